@@ -1,0 +1,239 @@
+"""Every error of the bus, as one tree under `EventBusError`.
+
+Class attributes carry what a caller decides by: `code` (stable, for machines), `retryable` (the same call may succeed later)
+and `close_code` (what a node closes a socket with, None when it does not). The message says what happened, with the numbers,
+and what to do. Redis's own errors are translated once, in `eventbus.store`. `docs/errors.md` is generated from this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import ClassVar
+
+__all__ = [
+    "AuthError",
+    "BadFrame",
+    "BreakerOpen",
+    "CloseCode",
+    "ConfigError",
+    "EventBusError",
+    "Forbidden",
+    "InvalidEvent",
+    "InvalidField",
+    "NotReplicated",
+    "PartialPublish",
+    "PublishTimeout",
+    "RateLimited",
+    "StoreBusy",
+    "StoreError",
+    "StoreFull",
+    "StoreMisconfigured",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "StreamFull",
+    "TooManySessions",
+    "UnknownOp",
+]
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes of the wire protocol: 4000-4499 reconnect, 4500-4999 do not. Source: docs/protocol.md, section 5."""
+
+    NORMAL = 1000
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    ABNORMAL = 1006
+    INVALID_DATA = 1007
+    DRAINING = 4001
+    SLOW_CONSUMER = 4002
+    HEARTBEAT_TIMEOUT = 4003
+    TOKEN_EXPIRED = 4004
+    STORE_UNAVAILABLE = 4005
+    RATE_LIMITED = 4006
+    OVERLOADED = 4007
+    PROTOCOL_VIOLATION = 4500
+    UNAUTHENTICATED = 4501
+    FORBIDDEN = 4502
+    HELLO_TIMEOUT = 4503
+    SUPERSEDED = 4504
+    FRAME_TOO_LARGE = 4505
+    SESSION_ENDED = 4506
+
+    @property
+    def reconnect(self) -> bool:
+        """Whether a client that got this code comes back with the same session."""
+        return not (4500 <= self < 5000 or self in (CloseCode.NORMAL, CloseCode.UNSUPPORTED_DATA))
+
+
+class EventBusError(Exception):
+    """The root: nothing of the bus raises anything else on purpose."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    close_code: ClassVar[CloseCode | None] = None
+
+
+class ConfigError(EventBusError):
+    """A setting is missing or wrong; the process does not start (exit status 2)."""
+
+    code = "bad_setting"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidField(EventBusError, ValueError):
+    """A value that a caller gave does not have the form that its field wants.
+
+    Attributes:
+        field: the path of the field (`user`, `data.text`).
+        index: its place in a batch, None outside one.
+    """
+
+    code = "invalid"
+
+    def __init__(self, field: str, problem: str, *, index: int | None = None) -> None:
+        super().__init__(f"{field}: {problem}" if index is None else f"event {index}: {field}: {problem}")
+        self.field = field
+        self.problem = problem
+        self.index = index
+
+    def at(self, index: int) -> InvalidField:
+        """The same error, for the event at `index` of a batch."""
+        return type(self)(self.field, self.problem, index=index)
+
+
+class InvalidEvent(InvalidField):
+    """An event is refused where it is made; `field` names the part that is wrong."""
+
+    code = "invalid_event"
+
+
+class BadFrame(InvalidField):
+    """A client's frame is malformed; answered by an `error` frame and a close."""
+
+    code = "bad_frame"
+    close_code = CloseCode.PROTOCOL_VIOLATION
+
+
+class UnknownOp(EventBusError):
+    """A client's frame has an `op` that this node does not know; answered by an `error` frame, the socket stays open."""
+
+    code = "unknown_op"
+
+
+class AuthError(EventBusError):
+    """A token is missing, malformed, expired, or signed with the wrong key. The message never holds the token."""
+
+    code = "unauthenticated"
+    close_code = CloseCode.UNAUTHENTICATED
+
+    def __init__(self, message: str, *, reason: str = "unauthenticated") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Forbidden(EventBusError):
+    """The token is good and lacks the scope, or the origin is not on the list."""
+
+    code = "forbidden"
+    close_code = CloseCode.FORBIDDEN
+
+
+class RateLimited(EventBusError):
+    """A limit is reached; `retry_after_ms` says when another try makes sense."""
+
+    code = "rate_limited"
+    retryable = True
+    close_code = CloseCode.RATE_LIMITED
+
+    def __init__(self, message: str, *, retry_after_ms: int = 1000) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class TooManySessions(RateLimited):
+    """The user has as many live sessions as the tier allows."""
+
+    code = "too_many_sessions"
+
+
+class StoreError(EventBusError):
+    """The store answered with an error or did not answer."""
+
+    code = "store_error"
+    close_code = CloseCode.STORE_UNAVAILABLE
+
+
+class StoreUnavailable(StoreError):
+    """No connection to the store, or it was lost before the answer came; whether the call took effect is unknown."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class StoreTimeout(StoreUnavailable):
+    """The store did not answer in time; whether the call took effect is unknown."""
+
+    code = "store_timeout"
+
+
+class StoreBusy(StoreUnavailable):
+    """The store refuses for the moment: it loads its data, runs a script, has no primary, or the queue before it is full."""
+
+    code = "store_busy"
+
+
+class StoreFull(StoreError):
+    """The store is at its memory limit (OOM): reading and acking go on, publishing waits."""
+
+    code = "store_full"
+    retryable = True
+
+
+class StoreMisconfigured(StoreError):
+    """The store answers, and can never do what is asked: wrong version, missing rights, wrong type of key."""
+
+    code = "store_misconfigured"
+
+
+class StreamFull(StoreError):
+    """The user's stream is at its hard cap with entries that somebody still needs, and the policy is `reject`."""
+
+    code = "stream_full"
+    retryable = True
+
+
+class NotReplicated(StoreError):
+    """The event is stored on the primary, and too few replicas confirmed it in time."""
+
+    code = "not_replicated"
+    retryable = True
+
+
+class BreakerOpen(StoreUnavailable):
+    """The circuit breaker is open: the store kept failing and is left alone until the next probe."""
+
+    code = "breaker_open"
+
+
+class PublishTimeout(StoreUnavailable):
+    """A publish did not succeed within its deadline; the same event id may be published again without making a second entry."""
+
+    code = "publish_timeout"
+
+
+class PartialPublish(StoreUnavailable):
+    """Some events of a batch are stored and others not.
+
+    Attributes:
+        results: one per event in the order given: a receipt, or the error of that event.
+    """
+
+    code = "partial_publish"
+
+    def __init__(self, message: str, results: Sequence[object]) -> None:
+        super().__init__(message)
+        self.results = tuple(results)
