@@ -78,7 +78,9 @@ def parse_user_id(value: object, field: str = "user") -> UserId:
     text = _matched(_USER, value, field, "[A-Za-z0-9_.@:|+-]{1,128}")
     if text.startswith(("run_", "thread_")):
         kind = "run" if text.startswith("run_") else "thread"
-        raise InvalidField(field, f"{text[:40]!r} looks like a {kind} id; give the user's id here and the {kind} as `{kind}`")
+        raise InvalidField(
+            field, f"{text[:40]!r} looks like a {kind} id; give the user's id here and the {kind} as `{kind}`"
+        )
     return UserId(text)
 
 

@@ -445,6 +445,9 @@ class Listener(Protocol):
     def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
         """Entries of a session of this node were acked through another door (D11)."""
 
+    def probed(self, token: str) -> None:
+        """A probe of this node came back through its channel."""
+
     def subscribed(self) -> None:
         """All channels are subscribed, for the first time or again: wake-ups may have been missed, so re-attach everything."""
 
@@ -462,7 +465,9 @@ class Listening(Protocol):
 class Store(Protocol):
     """Everything the delivery path asks of Redis."""
 
-    async def append(self, events: Sequence[Append], durability: Durability = Durability.MEMORY) -> Sequence[Appended | StoreError]:
+    async def append(
+        self, events: Sequence[Append], durability: Durability = Durability.MEMORY
+    ) -> Sequence[Appended | StoreError]:
         """Stores events, in the order given for each user; a known event id is answered with its first entry id.
 
         Returns one result for each event, in order: an `Appended`, or the error of that event alone (`StreamFull`,
@@ -529,9 +534,9 @@ class Store(Protocol):
         """Subscribes to the node's channels of every partition; returns at once and keeps (re)subscribing until closed."""
 
     async def probe(self, node: NodeName, token: str) -> None:
-        """Writes `token` and sends it through the node's probe channel; `Listener.woken` gets it back as a user id `probe:<token>`.
+        """Proves the path: writes `token`, reads it back, and sends it through one of the node's channels to `Listener.probed`.
 
-        A read of what was written is part of it; raises when any step fails.
+        Raises when the write or the read fails; that the wake-up came is for the listener to see.
         """
 
     async def sessions(self, user: UserId) -> Sequence[SessionRecord]:
@@ -552,7 +557,9 @@ class Store(Protocol):
     async def dead_letter_partitions(self) -> Sequence[int]:
         """The partitions that have dead letters."""
 
-    async def confirmations(self, user: UserId, after: EntryId, count: int) -> Sequence[tuple[EntryId, ConfirmationRecord]]:
+    async def confirmations(
+        self, user: UserId, after: EntryId, count: int
+    ) -> Sequence[tuple[EntryId, ConfirmationRecord]]:
         """Records of the user's confirmations and releases, oldest first, each with its own entry id."""
 
     async def entry(self, user: UserId, entry: EntryId) -> StoredEntry | None:
