@@ -1,0 +1,65 @@
+"""An event as a node holds it: read once, encoded once for each wire format, shared by all sessions of its user. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from eventbus.event import EventHead
+from eventbus.ids import EntryId
+from eventbus.moves import Sending
+from eventbus.wire import Format, event_item, events_payload, split_items
+
+from gateway.outbox import binary_frame, text_frame
+
+__all__ = ["Payload", "event_frames"]
+
+OVERHEAD_BYTES: Final = 400
+"""What a payload costs beside its body: the objects around it, and an encoding that is a little larger than the body."""
+
+
+class Payload:
+    """One stored event.
+
+    Args:
+        entry: its entry id.
+        body: the envelope as MessagePack, as it stands in the stream.
+        head: what routes, filters and expires it.
+    """
+
+    __slots__ = ("_frames", "body", "entry", "head")
+
+    def __init__(self, entry: EntryId, body: bytes, head: EventHead) -> None:
+        self.entry = entry
+        self.body = body
+        self.head = head
+        self._frames: dict[Format, bytes] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """What holding it costs, about."""
+        return 2 * len(self.body) + OVERHEAD_BYTES
+
+    def item(self, delivery: int, wire: Format) -> bytes:
+        """The `{id, delivery, event}` of an `events` frame."""
+        return event_item(self.entry, delivery, self.body, wire)
+
+    def first_frame(self, wire: Format) -> bytes:
+        """The whole WebSocket frame of its first delivery alone, built once."""
+        frame = self._frames.get(wire)
+        if frame is None:
+            frame = _framed(events_payload([self.item(1, wire)], wire), wire)
+            self._frames[wire] = frame
+        return frame
+
+
+def event_frames(events: Sequence[Sending], wire: Format) -> list[bytes]:
+    """The WebSocket frames that carry these events, in order; none above 1 MiB unless a single event is."""
+    if len(events) == 1 and events[0].delivery == 1:
+        return [events[0].payload.first_frame(wire)]
+    items = [event.payload.item(event.delivery, wire) for event in events]
+    return [_framed(events_payload(part, wire), wire) for part in split_items(items)]
+
+
+def _framed(payload: bytes, wire: Format) -> bytes:
+    return text_frame(payload) if wire is Format.JSON else binary_frame(payload)
