@@ -1,7 +1,7 @@
 """The settings that agents, nodes and tools share. A node has more of them, in `gateway.config`.
 
-Nothing is read at import: `Settings.from_env` reads the environment, once. Every class is checked when it is made, so that
-a value which arrives anywhere is a good one. `docs/configuration.md` is generated from the descriptions here.
+Nothing is read at import: `Settings.from_env` reads the environment, once. Every class is checked when it is made:
+a value that arrives anywhere is a good one. `docs/configuration.md` is generated from the descriptions here.
 """
 # ruff: noqa: RUF009 - `setting` and `group` return fields; nothing is computed or shared in a default.
 
@@ -163,8 +163,8 @@ class _RedisUrl:
 class StoreSettings:
     """What the store keeps and for how long; all processes of an installation must agree on these.
 
-    `session_ttl_ms` and `dedupe_ms` are never above `retention_ms`: where they are not given, a shorter retention shortens
-    them.
+    `session_ttl_ms` and `dedupe_ms` are never above `retention_ms`: where they are not given, a shorter retention
+    shortens them.
     """
 
     namespace: str = setting(

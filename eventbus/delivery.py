@@ -175,7 +175,7 @@ class Delivery:
         self._held_bytes = 0
         self._waiting = 0
         self._owed = 0
-        self._unstored: set[EntryId] = set()
+        self._unstored: dict[EntryId, ReleaseReason | None] = {}
         self._dirty = False
         self._read_count = 0
         self._verify: EntryId | None = None
@@ -355,16 +355,16 @@ class Delivery:
                 self._seen.add(item.id)
             return True
         if item.id in self._unstored:
-            effects.append(Acknowledge((item.id,)))
+            effects.append(self._repeat(item.id))
             return True
         if item.skip is not None:
-            self._flush_sending(sending, effects)
             effects.append(self._release((item.id,), item.skip))
+            self._previous = item.id
             return True
         if not self.room:
             return False
         fresh = self._fresh_above is not None and entry_order(item.id) > self._fresh_above
-        self._hold(item, item.attempts if fresh else item.attempts + 1, now_ms, sending)
+        self._hold(item, item.attempts if fresh else item.attempts + 1, now_ms, sending, effects)
         if self._seen is not None:
             self._seen.add(item.id)
         return True
@@ -394,10 +394,10 @@ class Delivery:
             if item.skip is not None:
                 skipped.setdefault(item.skip, []).append(item.id)
             elif item.id in self._unstored:
-                effects.append(Acknowledge((item.id,)))
+                effects.append(self._repeat(item.id))
             elif item.id not in self._held:
                 again = self._replayed_to is not None and entry_order(item.id) <= self._replayed_to
-                self._hold(item, 2 if again else 1, now_ms, sending)
+                self._hold(item, 2 if again else 1, now_ms, sending, effects)
             self._previous = item.id
         self._flush_sending(sending, effects)
         effects += [self._release(tuple(ids), reason) for reason, ids in skipped.items()]
@@ -441,7 +441,7 @@ class Delivery:
             elif entry_id in self._unstored or len(self._unstored) >= 4 * self._window:
                 continue  # said before, or more than this session can have had in flight
             # An id that is not held may have been delivered to an earlier connection; XACK decides.
-            self._unstored.add(entry_id)
+            self._unstored[entry_id] = None
             ids.append(entry_id)
         return [Acknowledge(tuple(ids))] if ids else []
 
@@ -552,7 +552,8 @@ class Delivery:
         return []
 
     def _stored(self, event: Stored, now_ms: int) -> list[Effect]:
-        self._unstored.difference_update(event.ids)
+        for entry_id in event.ids:
+            self._unstored.pop(entry_id, None)
         return []
 
     def _window_changed(self, event: WindowChanged, now_ms: int) -> list[Effect]:
@@ -568,13 +569,22 @@ class Delivery:
 
     # --- the window ---------------------------------------------------------------------------------------------------
 
-    def _hold(self, item: Item, delivery: int, now_ms: int, sending: list[Sending]) -> None:
+    def _hold(self, item: Item, delivery: int, now_ms: int, sending: list[Sending], effects: list[Effect]) -> None:
         deadline_ms = now_ms + ack_wait_ms(self._policy, item.attempts, item.id)
-        self._held[item.id] = _Entry(item, delivery, deadline_ms, self._previous)
-        self._previous = item.id
+        entry = self._held[item.id] = _Entry(item, delivery, deadline_ms, self._previous)
         self._held_bytes += item.size_bytes
+        self._previous = item.id
+        if item.poison:
+            self._flush_sending(sending, effects)
+            effects.append(self._give_up(entry, item.poison))
+            return
         self._due_ms = min(self._due_ms, deadline_ms)
         sending.append(Sending(item.id, delivery, item.payload))
+
+    def _repeat(self, entry_id: EntryId) -> Acknowledge | Release:
+        """Says again to the store what it may not have heard."""
+        reason = self._unstored[entry_id]
+        return Acknowledge((entry_id,)) if reason is None else Release((entry_id,), reason)
 
     def _forget(self, entry: _Entry) -> None:
         self._leave_waiting(entry)
@@ -587,7 +597,7 @@ class Delivery:
             self._waiting -= 1
 
     def _release(self, ids: Sequence[EntryId], reason: ReleaseReason) -> Release:
-        self._unstored.update(ids)
+        self._unstored.update(dict.fromkeys(ids, reason))
         return Release(ids, reason)
 
     def _due_at(self, entry: _Entry, deadline_ms: int) -> None:

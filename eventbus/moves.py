@@ -66,6 +66,7 @@ class Item:
         expires_ms: when it is not delivered any more, on the clock of `now_ms`; None for never.
         skip: why it is released unsent (filtered, expired); None when it is to be sent.
         attempts: Redis's delivery count of a pending entry; 1 for a new one.
+        poison: why it can not be sent at all and becomes a dead letter at once; empty when it can.
     """
 
     id: EntryId
@@ -74,6 +75,7 @@ class Item:
     expires_ms: int | None = None
     skip: ReleaseReason | None = None
     attempts: int = 1
+    poison: str = ""
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------

@@ -73,8 +73,10 @@ class Wheel(Generic[T]):
         passed = sorted(s for s in self._slots if s <= last) if span > len(self._slots) else range(self._next, last + 1)
         self._next = last + 1
         for slot in passed:
-            for item in self._slots.pop(slot, ()):
+            items = list(self._slots.pop(slot, ()))
+            for item in items:
                 item.wheel_slot = -1
+            for item in items:
                 if item.due_ms <= now_ms:
                     yield item
                 else:

@@ -200,6 +200,7 @@ class Attached:
 
     Attributes:
         resumed: it existed before.
+        first_pending: the lowest id that waits for an ack, None when none does.
         epoch: the partition's epoch now.
         position: the group's last delivered id: `>` reads what is after it.
         tail: the id of the stream's newest entry ever, `0-0` for an empty stream: what was stored when the session opened.
@@ -215,6 +216,7 @@ class Attached:
     pending: int
     gap: StoreGap | None
     displaced: ConnectionId | None
+    first_pending: EntryId | None = None
 
 
 @dataclass(frozen=True, slots=True)
