@@ -1,0 +1,245 @@
+"""What a `MemoryStore` holds: the keys of a user and of a partition, with their lives.
+
+Everything here is given `now_ms`. A life that is over is noticed when the state is next looked at, as Redis does.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, Epoch, EventId, NodeName, SessionId, UserId, entry_order
+from eventbus.store import (
+    Attach,
+    AttachMode,
+    ConfirmationRecord,
+    DeadLetterRecord,
+    GapReason,
+    NodeRecord,
+    Start,
+    StoreGap,
+)
+from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
+
+__all__ = ["Known", "Live", "Log", "PartitionState", "Seen", "UserState", "place_group", "verify_read"]
+
+ZERO: Final[Order] = (0, 0)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Live:
+    """A field of the live hash: who holds a session, and when that was last said."""
+
+    node: NodeName
+    connection: ConnectionId
+    seen_ms: int
+
+
+@dataclass(slots=True)
+class Known:
+    """A field of the hash of durable facts."""
+
+    created_ms: int
+    seen_ms: int
+    cursor: EntryId = ENTRY_ZERO
+
+
+@dataclass(slots=True)
+class Seen:
+    """A node's record and its stamp."""
+
+    record: NodeRecord
+    stamp_ms: int
+
+
+class Log(list[tuple[Order, T]]):
+    """A stream of records of which only ids and order matter (dead letters, confirmations)."""
+
+    def record(self, item: T, now_ms: int) -> EntryId:
+        """Append a record. Returns its entry id."""
+        last = self[-1][0] if self else ZERO
+        order = (now_ms, 0) if now_ms > last[0] else (last[0], last[1] + 1)
+        self.append((order, item))
+        return entry_id(order)
+
+    def forget_before(self, ms: int) -> None:
+        """Remove the records made before a time."""
+        self[:] = [(order, item) for order, item in self if order[0] >= ms]
+
+    def page(self, after: EntryId, count: int) -> list[tuple[Order, T]]:
+        """Records above `after`, oldest first."""
+        low = entry_order(after)
+        return [(order, item) for order, item in self if order > low][:count]
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """What all users of a partition share."""
+
+    epoch: Epoch = field(default_factory=lambda: Epoch(secrets.token_hex(8)))
+    buckets: dict[int, dict[tuple[UserId, EventId], EntryId]] = field(default_factory=dict)
+    dead: Log[DeadLetterRecord] = field(default_factory=Log)
+
+    def first_entry(self, user: UserId, event: EventId, bucket: int) -> EntryId | None:
+        """Where a known event is stored; the two newest buckets count."""
+        for number in [old for old in self.buckets if old < bucket - 1]:
+            del self.buckets[number]
+        for number in (bucket, bucket - 1):
+            if entry := self.buckets.get(number, {}).get((user, event)):
+                return entry
+        return None
+
+    def remember(self, user: UserId, event: EventId, bucket: int, entry: EntryId) -> None:
+        """Note where an event is stored."""
+        self.buckets.setdefault(bucket, {})[user, event] = entry
+
+
+@dataclass(slots=True)
+class UserState:
+    """The keys of one user."""
+
+    stream: MemoryStream | None = None
+    stream_until_ms: int = 0
+    live: dict[SessionId, Live] = field(default_factory=dict)
+    known: dict[SessionId, Known] = field(default_factory=dict)
+    confirmations: Log[ConfirmationRecord] = field(default_factory=Log)
+
+    def expire(self, now_ms: int, live_ttl_ms: int, session_ttl_ms: int) -> None:
+        """Let go of what is too old: the stream, live fields, and sessions with their groups (D16)."""
+        if self.stream is not None and now_ms >= self.stream_until_ms:
+            self.stream = None
+        for session, live in list(self.live.items()):
+            if now_ms - live.seen_ms >= live_ttl_ms:
+                del self.live[session]
+        for session, known in list(self.known.items()):
+            if now_ms - known.seen_ms >= session_ttl_ms and session not in self.live:
+                self.destroy(session, now_ms)
+
+    def opened_stream(self) -> MemoryStream:
+        """The stream, made when there is none."""
+        if self.stream is None:
+            self.stream = MemoryStream()
+        return self.stream
+
+    def group(self, session: SessionId) -> Group | None:
+        """A session's group, None when it is not there."""
+        return self.stream.groups.get(session) if self.stream is not None else None
+
+    def record(self, session: SessionId, level: str, entries: list[EntryId], now_ms: int) -> None:
+        """Note what a session did with some entries."""
+        if entries:
+            self.confirmations.record(
+                ConfirmationRecord(session=session, level=level, time_ms=now_ms, entries=tuple(entries)), now_ms
+            )
+
+    def destroy(self, session: SessionId, now_ms: int) -> int:
+        """End a session; its pending entries are recorded as expired. Returns how many those were."""
+        self.live.pop(session, None)
+        self.known.pop(session, None)
+        group = self.stream.groups.pop(session, None) if self.stream is not None else None
+        waiting = [entry_id(order) for order in group.pending_after()] if group is not None else []
+        self.record(session, "expired", waiting, now_ms)
+        return len(waiting)
+
+    def make_room(self, known_limit: int, now_ms: int) -> None:
+        """End the sessions longest unseen until one more fits; those that are live stay."""
+        away = sorted(
+            (session for session in self.known if session not in self.live),
+            key=lambda session: self.known[session].seen_ms,
+        )
+        for session in away[: max(0, len(self.known) + 1 - known_limit)]:
+            self.destroy(session, now_ms)
+
+
+def place_group(user: UserState, request: Attach, *, same_epoch: bool) -> StoreGap | None:
+    """Make the session's group, or look whether it still stands where the client believes.
+
+    Args:
+        user: its state; the stream is made when there is none.
+        request: the attach.
+        same_epoch: the client knows no epoch, or the one that holds now.
+
+    Returns:
+        What is lost, None when nothing is.
+    """
+    session = request.fence.session
+    existed = user.group(session) is not None
+    stream = user.opened_stream()
+    if not existed:
+        stream.create_group(session, _start(user, stream, request, same_epoch=same_epoch))
+    group = stream.groups[session]
+    if not same_epoch:
+        if group.position > stream.last:
+            stream.move_group(group, ZERO)
+        return StoreGap(reason=GapReason.RESET, after=request.cursor, before=_first(stream))
+    cursor = entry_order(request.cursor or ENTRY_ZERO)
+    absent = cursor != ZERO and cursor not in stream
+    diverged = absent and stream.first is not None and stream.first < cursor
+    if group.position > stream.last or (absent and cursor > stream.last) or diverged:
+        return _rollback(stream, group, cursor if absent else group.position, request.cursor)
+    lost = stream.trimmed - group.entries_read
+    if lost > 0:
+        return _trimmed_gap(stream, group, lost)
+    if absent and not existed and stream.trimmed:
+        # A new group has read nothing, so nobody can say how many of the trimmed entries lay behind the cursor.
+        return StoreGap(reason=GapReason.TRIMMED, after=request.cursor, before=_first(stream))
+    return None
+
+
+def _trimmed_gap(stream: MemoryStream, group: Group, lost: int) -> StoreGap:
+    """The gap of entries trimmed before the group read them; announced once, so the group is set past it (D15)."""
+    gap = StoreGap(
+        reason=GapReason.TRIMMED,
+        after=entry_id(group.position) if group.position != ZERO else None,
+        before=_first(stream),
+        count=lost,
+    )
+    group.entries_read = stream.trimmed
+    return gap
+
+
+def verify_read(stream: MemoryStream, group: Group, verify: EntryId | None) -> StoreGap | None:
+    """Look whether the next read follows the last one without a hole (D7).
+
+    Args:
+        stream: the stream.
+        group: the session's group.
+        verify: the last id that was read when the last read was a full one.
+    """
+    if verify is None or entry_order(verify) in stream:
+        return None
+    lost = stream.trimmed - group.entries_read
+    if lost > 0:
+        return _trimmed_gap(stream, group, lost)
+    # Read and trimmed since: nothing is lost (D15), unless the stream went back behind it.
+    if entry_order(verify) > stream.last or (stream.first is not None and stream.first < entry_order(verify)):
+        return _rollback(stream, group, entry_order(verify), verify)
+    return None
+
+
+def _start(user: UserState, stream: MemoryStream, request: Attach, *, same_epoch: bool) -> Order:
+    """Where a group that has to be made begins."""
+    if request.mode is AttachMode.REATTACH or request.fence.session in user.known or not same_epoch:
+        # The session was there and its group is not: never at the end (D10), the client drops what it has seen.
+        return ZERO
+    if request.start is Start.NEW:
+        return stream.last
+    return entry_order(request.cursor or ENTRY_ZERO) if request.start is Start.CURSOR else ZERO
+
+
+def _rollback(stream: MemoryStream, group: Group, upto: Order, seen: EntryId | None) -> StoreGap:
+    """The stream lost its newest entries: the group goes back to the newest surviving id at or below `upto` (D4)."""
+    surviving = stream.at_or_below(upto) or ZERO
+    stream.move_group(group, min(group.position, surviving))
+    following = stream.after(surviving, 1)
+    return StoreGap(
+        reason=GapReason.ROLLBACK,
+        after=entry_id(surviving) if surviving != ZERO else seen,
+        before=entry_id(following[0]) if following else None,
+    )
+
+
+def _first(stream: MemoryStream) -> EntryId | None:
+    return entry_id(stream.first) if stream.first is not None else None

@@ -1,0 +1,540 @@
+"""The Store in memory: an exact model of what Redis does for the bus, and the faults that tests need.
+
+It keeps the same contract suite as `RedisStore`. One `MemoryStore` is one server: hand the same object to a bus and to
+any number of nodes. Nothing is kept on disk, and several processes can not share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+from zlib import crc32
+
+from eventbus.clock import Clock, SystemClock
+from eventbus.config import ConfirmationRecords, StoreSettings, StreamFullPolicy
+from eventbus.errors import NotReplicated, StoreError, StreamFull
+from eventbus.ids import ENTRY_ZERO, EntryId, Epoch, NodeName, SessionId, UserId, entry_order
+from eventbus.store import (
+    LOST,
+    Append,
+    Appended,
+    Attach,
+    Attached,
+    AttachMode,
+    AttachRefused,
+    Beat,
+    BeatState,
+    ConfirmationRecord,
+    DeadLetter,
+    DeadLetterRecord,
+    DeadOutcome,
+    Durability,
+    Fence,
+    HistoryPage,
+    Listener,
+    Listening,
+    LiveRecord,
+    Lost,
+    NewRead,
+    NodeRecord,
+    PendingEntry,
+    PendingPage,
+    PendingRecord,
+    ReadRequest,
+    ReadState,
+    Redelivery,
+    RedeliveryOutcome,
+    ReleaseReason,
+    SessionRecord,
+    StoredEntry,
+    StoreInfo,
+    Ticket,
+)
+from eventbus.testing.memory_faults import FaultSwitches
+from eventbus.testing.memory_state import Known, Live, Log, PartitionState, Seen, UserState, place_group, verify_read
+from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
+
+__all__ = ["MemoryStore"]
+
+NODE_LIFE_MS: Final = 15_000
+
+
+class _Listening:
+    """A subscription of one listener; the store calls it until it is closed."""
+
+    __slots__ = ("_forget",)
+
+    def __init__(self, forget: Callable[[], object]) -> None:
+        self._forget = forget
+
+    async def aclose(self) -> None:
+        self._forget()
+
+
+class MemoryStore(FaultSwitches):
+    """An `eventbus.store.Store` in one process, with switches for the faults of a server.
+
+    Args:
+        settings: sizes and lives, as for Redis; the defaults when absent.
+        clock: Redis's clock; a `ManualClock` makes lives and entry ids predictable. The machine's when absent.
+
+    Every call gives the event loop one turn before it takes effect, as a call over a network would at the least. A call
+    that is cancelled while it waits has no effect.
+    """
+
+    def __init__(self, settings: StoreSettings | None = None, clock: Clock | None = None) -> None:
+        super().__init__()
+        self.settings = settings or StoreSettings()
+        self.clock: Clock = clock or SystemClock()
+        self._users: dict[UserId, UserState] = {}
+        self._partitions: dict[int, PartitionState] = {}
+        self._tickets: dict[str, tuple[str, int]] = {}
+        self._nodes: dict[NodeName, Seen] = {}
+        self._listeners: dict[NodeName, list[Listener]] = {}
+        self._primary = secrets.token_hex(20)
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore users={len(self._users)} nodes={len(self._nodes)} {self.health}>"
+
+    # --- faults that are no errors of a call ------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Everything is lost, the epochs too: FLUSHALL, or a server that came back without its file."""
+        self._users.clear()
+        self._partitions.clear()
+        self._tickets.clear()
+        self._nodes.clear()
+
+    def restart(self) -> None:
+        """The server comes back with its data under another `run_id`, as after a crash with its append-only file."""
+        self._primary = secrets.token_hex(20)
+
+    def trim(self, user: UserId, keep: int) -> int:
+        """Remove a user's oldest entries, read or not, pending or not, until `keep` are left. Returns how many went."""
+        stream = self._user(user).stream
+        return stream.keep(keep) if stream is not None else 0
+
+    def roll_back(self, user: UserId, to: EntryId) -> int:
+        """A failover to a replica that had the stream only up to the entry `to`. Returns how many entries went."""
+        self.restart()
+        stream = self._user(user).stream
+        return stream.drop_after(entry_order(to)) if stream is not None else 0
+
+    def lose_group(self, user: UserId, session: SessionId) -> None:
+        """A session's group vanishes, with its pending list, while the stream stays."""
+        stream = self._user(user).stream
+        if stream is not None:
+            stream.groups.pop(session, None)
+
+    def lose_live(self, user: UserId) -> None:
+        """The hash of the user's live sessions is gone, as if it had expired."""
+        self._user(user).live.clear()
+
+    # --- publishing -------------------------------------------------------------------------------------------------
+
+    async def append(
+        self, events: Sequence[Append], durability: Durability = Durability.MEMORY
+    ) -> Sequence[Appended | StoreError]:
+        """One process has no replicas, so `REPLICATED` answers `NotReplicated`; the events are stored all the same."""
+        try:
+            async with self._call():
+                results: list[Appended | StoreError] = [self._append(event) for event in events]
+        except StoreError as error:
+            return [error] * len(events)
+        if durability is Durability.REPLICATED:
+            missing = NotReplicated("stored, but a store in memory has no replicas that could confirm it")
+            return [missing if isinstance(result, Appended) else result for result in results]
+        return results
+
+    def _append(self, event: Append) -> Appended | StoreError:
+        now_ms = self.clock.now_ms()
+        user, partition = self._user(event.user), self._partition(event.user)
+        bucket = now_ms // self.settings.dedupe_ms
+        if known := partition.first_entry(event.user, event.event, bucket):
+            return Appended(entry=known, duplicate=True, primary=self._primary)
+        stream = user.opened_stream()
+        stream.trim_below((now_ms - self.settings.retention_ms, 0))
+        if full := self._make_room(event.user, stream, len(event.body)):
+            return full
+        entry = entry_id(stream.add(event.body, now_ms))
+        self._keep_stream(user, now_ms)
+        partition.remember(event.user, event.event, bucket, entry)
+        nodes = dict.fromkeys(live.node for live in user.live.values())
+        for node in nodes:
+            self._tell(node, lambda listener: listener.woken(event.user))
+        return Appended(entry=entry, duplicate=False, primary=self._primary, woken=len(nodes))
+
+    def _make_room(self, user: UserId, stream: MemoryStream, size: int) -> StreamFull | None:
+        """At the cap what nobody needs goes first, as little as possible; the policy decides on the rest (D18)."""
+        limit, limit_bytes = self.settings.max_stream_entries, self.settings.max_stream_bytes
+
+        def full() -> bool:
+            return len(stream) >= limit or (len(stream) > 0 and stream.bytes + size > limit_bytes)
+
+        while full() and (first := stream.first) is not None:
+            if self.settings.stream_full_policy is StreamFullPolicy.REJECT:
+                needed = stream.lowest_needed()
+                if needed is not None and first >= needed:
+                    return StreamFull(
+                        f"the stream of {user} holds {len(stream)} entries that sessions still need, of at most {limit}"
+                        f" entries and {limit_bytes} bytes; publish again when they are acked"
+                    )
+            stream.keep(len(stream) - 1)
+        return None
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    async def attach(self, request: Attach) -> Attached | AttachRefused:
+        async with self._call():
+            fence, now_ms = request.fence, self.clock.now_ms()
+            user = self._user(fence.user)
+            held = user.live.get(fence.session)
+            if request.mode is AttachMode.REATTACH and held is not None and held.connection != fence.connection:
+                return AttachRefused.LOST
+            if held is None and len(user.live) >= request.live_limit:
+                return AttachRefused.TOO_MANY_SESSIONS
+            resumed = user.group(fence.session) is not None or fence.session in user.known
+            if fence.session not in user.known:
+                user.make_room(request.known_limit, now_ms)
+            epoch = self._partition(fence.user).epoch
+            gap = place_group(user, request, same_epoch=request.epoch in (None, epoch))
+            displaced = held.connection if held is not None and held.connection != fence.connection else None
+            if displaced is not None and held is not None:
+                self._tell(held.node, lambda listener: listener.displaced(fence.user, fence.session, fence.connection))
+            self._keep_stream(user, now_ms)
+            user.live[fence.session] = Live(request.node, fence.connection, now_ms)
+            user.known.setdefault(fence.session, Known(now_ms, now_ms)).seen_ms = now_ms
+            stream = user.opened_stream()
+            group = stream.groups[fence.session]
+            waiting = group.pending_after()
+            return Attached(
+                resumed=resumed,
+                epoch=epoch,
+                position=entry_id(group.position),
+                tail=entry_id(stream.last),
+                pending=len(waiting),
+                gap=gap,
+                displaced=displaced,
+                first_pending=entry_id(waiting[0]) if waiting else None,
+            )
+
+    async def heartbeat(self, fences: Sequence[Fence], node: NodeName) -> Sequence[Beat | StoreError]:
+        try:
+            async with self._call():
+                return [self._beat(fence, node) for fence in fences]
+        except StoreError as error:
+            return [error] * len(fences)
+
+    def _beat(self, fence: Fence, node: NodeName) -> Beat:
+        now_ms = self.clock.now_ms()
+        user = self._user(fence.user)
+        held, group = user.live.get(fence.session), user.group(fence.session)
+        if held is not None and held.connection != fence.connection:
+            return Beat(state=BeatState.LOST)
+        if held is None or group is None or user.stream is None:
+            return Beat(state=BeatState.MISSING)
+        user.live[fence.session] = Live(node, fence.connection, now_ms)
+        user.known.setdefault(fence.session, Known(now_ms, now_ms)).seen_ms = now_ms
+        self._keep_stream(user, now_ms)
+        unread = bool(user.stream.after(group.position, 1))
+        return Beat(state=BeatState.HELD, pending=len(group.pending), unread=unread)
+
+    async def detach(self, fence: Fence, cursor: EntryId) -> bool | Lost:
+        async with self._call():
+            now_ms = self.clock.now_ms()
+            user = self._held(fence)
+            if user is None:
+                return LOST
+            del user.live[fence.session]
+            known = user.known.setdefault(fence.session, Known(now_ms, now_ms))
+            known.seen_ms, known.cursor = now_ms, cursor
+            self._keep_stream(user, now_ms)
+            return True
+
+    async def end_session(self, user: UserId, session: SessionId) -> int:
+        async with self._call():
+            return self._user(user).destroy(session, self.clock.now_ms())
+
+    # --- delivering -------------------------------------------------------------------------------------------------
+
+    async def read_pending(self, fence: Fence, after: EntryId, count: int) -> PendingPage | Lost:
+        async with self._call():
+            user = self._held(fence)
+            if user is None:
+                return LOST
+            group, stream = user.group(fence.session), user.stream
+            if group is None or stream is None:
+                return PendingPage(entries=(), last=True)
+            waiting = group.pending_after(after)
+            page = [
+                PendingEntry(entry_id(order), stream.body(order), group.pending[order].attempts)
+                for order in waiting[:count]
+            ]
+            return PendingPage(entries=tuple(page), last=len(waiting) <= count)
+
+    async def read_new(self, requests: Sequence[ReadRequest]) -> Sequence[NewRead | StoreError]:
+        try:
+            async with self._call():
+                return [self._read(request) for request in requests]
+        except StoreError as error:
+            return [error] * len(requests)
+
+    def _read(self, request: ReadRequest) -> NewRead:
+        user = self._held(request.fence)
+        if user is None:
+            return NewRead(state=ReadState.LOST)
+        group, stream = user.group(request.fence.session), user.stream
+        if group is None or stream is None:
+            return NewRead(state=ReadState.NO_GROUP)
+        gap = verify_read(stream, group, request.verify)
+        orders = stream.read_group(group, request.count, self.clock.now_ms())
+        return NewRead(state=ReadState.OK, entries=tuple(_stored(stream, orders)), gap=gap)
+
+    async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
+        async with self._call():
+            state = self._user(user)
+            group = state.group(session)
+            released = group.drop(entries) if group is not None else []
+            if self.settings.confirmation_records is ConfirmationRecords.ALL:
+                state.record(session, "received", released, self.clock.now_ms())
+            return len(released)
+
+    async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
+        async with self._call():
+            user = self._held(fence)
+            if user is None:
+                return LOST
+            group = user.group(fence.session)
+            released = group.drop(entries) if group is not None else []
+            user.record(fence.session, reason.value, released, self.clock.now_ms())
+            return len(released)
+
+    async def redeliver(self, fence: Fence, entries: Sequence[Redelivery]) -> Sequence[RedeliveryOutcome] | Lost:
+        async with self._call():
+            user = self._held(fence)
+            if user is None:
+                return LOST
+            group, stream = user.group(fence.session), user.stream
+            if group is None or stream is None:
+                return [RedeliveryOutcome.GONE] * len(entries)
+            return [self._redeliver(stream, group, entry) for entry in entries]
+
+    def _redeliver(self, stream: MemoryStream, group: Group, entry: Redelivery) -> RedeliveryOutcome:
+        order = entry_order(entry.id)
+        pending = group.pending.get(order)
+        if pending is None:
+            return RedeliveryOutcome.GONE
+        if order not in stream:
+            # XCLAIM would drop it from the pending list without a word, so it is left as it is (D11).
+            return RedeliveryOutcome.TRIMMED
+        pending.attempts, pending.sent_ms = entry.attempts, self.clock.now_ms()
+        return RedeliveryOutcome.READY
+
+    async def dead_letter(self, fence: Fence, letter: DeadLetter) -> DeadOutcome | Lost:
+        async with self._call():
+            user = self._held(fence)
+            if user is None:
+                return LOST
+            group = user.group(fence.session)
+            if group is None or not group.drop([letter.id]):
+                return DeadOutcome.GONE
+            now_ms, partition = self.clock.now_ms(), self._partition(fence.user)
+            record = DeadLetterRecord(
+                id=ENTRY_ZERO,  # given by the log
+                partition=self._number(fence.user),
+                user=fence.user,
+                session=fence.session,
+                entry=letter.id,
+                event=letter.event,
+                type=letter.type,
+                reason=letter.reason,
+                attempts=letter.attempts,
+                node=user.live[fence.session].node,
+                time_ms=now_ms,
+                body=letter.body,
+            )
+            partition.dead.record(record, now_ms)
+            return DeadOutcome.DEAD
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def tail(self, user: UserId) -> tuple[EntryId, Epoch]:
+        async with self._call():
+            stream = self._user(user).stream
+            return (entry_id(stream.last) if stream is not None else ENTRY_ZERO), self._partition(user).epoch
+
+    async def history(self, user: UserId, after: EntryId, count: int) -> HistoryPage:
+        async with self._call():
+            epoch = self._partition(user).epoch
+            stream = self._user(user).stream
+            if stream is None:
+                return HistoryPage(entries=(), tail=ENTRY_ZERO, epoch=epoch, more=False)
+            orders = stream.after(entry_order(after), count + 1)
+            entries = tuple(_stored(stream, orders[:count]))
+            return HistoryPage(entries=entries, tail=entry_id(stream.last), epoch=epoch, more=len(orders) > count)
+
+    async def entry(self, user: UserId, entry: EntryId) -> StoredEntry | None:
+        async with self._call():
+            stream = self._user(user).stream
+            body = stream.body(entry_order(entry)) if stream is not None else None
+            return StoredEntry(entry, body) if body is not None else None
+
+    async def sessions(self, user: UserId) -> Sequence[SessionRecord]:
+        async with self._call():
+            state = self._user(user)
+            return [self._session(user, state, session) for session in sorted(state.known)]
+
+    def _session(self, user: UserId, state: UserState, session: SessionId) -> SessionRecord:
+        known, live, group = state.known[session], state.live.get(session), state.group(session)
+        waiting = group.pending_after() if group is not None else []
+        return SessionRecord(
+            user=user,
+            session=session,
+            created_ms=known.created_ms,
+            last_seen_ms=known.seen_ms,
+            cursor=known.cursor,
+            position=entry_id(group.position) if group is not None else ENTRY_ZERO,
+            pending=len(waiting),
+            unread=bool(group and state.stream and state.stream.after(group.position, 1)),
+            live=LiveRecord(node=live.node, connection=live.connection, last_seen_ms=live.seen_ms) if live else None,
+            oldest_pending=entry_id(waiting[0]) if waiting else None,
+            max_attempts=max((group.pending[order].attempts for order in waiting), default=0) if group else 0,
+        )
+
+    async def pending(self, user: UserId, session: SessionId, after: EntryId, count: int) -> Sequence[PendingRecord]:
+        async with self._call():
+            group, now_ms = self._user(user).group(session), self.clock.now_ms()
+            waiting = group.pending_after(after)[:count] if group is not None else []
+            return [
+                PendingRecord(id=entry_id(order), attempts=held.attempts, idle_ms=now_ms - held.sent_ms)
+                for order, held in ((order, group.pending[order]) for order in waiting if group is not None)
+            ]
+
+    async def users(self, cursor: str, count: int) -> tuple[Sequence[UserId], str]:
+        async with self._call():
+            names = sorted(user for user in list(self._users) if self._user(user).stream is not None)
+            start = int(cursor or 0)
+            following = start + count
+            return names[start:following], str(following) if following < len(names) else ""
+
+    async def dead_letters(self, partition: int, after: EntryId, count: int) -> Sequence[DeadLetterRecord]:
+        async with self._call():
+            dead = self._dead(partition)
+            return [replace(record, id=entry_id(order)) for order, record in dead.page(after, count)]
+
+    async def dead_letter_partitions(self) -> Sequence[int]:
+        async with self._call():
+            return [number for number in sorted(self._partitions) if self._dead(number)]
+
+    async def confirmations(
+        self, user: UserId, after: EntryId, count: int
+    ) -> Sequence[tuple[EntryId, ConfirmationRecord]]:
+        async with self._call():
+            return [(entry_id(order), record) for order, record in self._user(user).confirmations.page(after, count)]
+
+    # --- tickets and nodes ------------------------------------------------------------------------------------------
+
+    async def put_ticket(self, ticket: Ticket) -> None:
+        async with self._call():
+            self._tickets[ticket.ticket] = ticket.claims, self.clock.now_ms() + ticket.life_ms
+
+    async def take_ticket(self, ticket: str) -> str | None:
+        async with self._call():
+            claims, until_ms = self._tickets.pop(ticket, ("", 0))
+            return claims if self.clock.now_ms() < until_ms else None
+
+    async def beat_node(self, record: NodeRecord) -> None:
+        async with self._call():
+            self._nodes[record.node] = Seen(record, self.clock.now_ms())
+
+    async def leave_node(self, node: NodeName) -> None:
+        async with self._call():
+            self._nodes.pop(node, None)
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        async with self._call():
+            since_ms = self.clock.now_ms() - NODE_LIFE_MS
+            return [seen.record for _, seen in sorted(self._nodes.items()) if seen.stamp_ms > since_ms]
+
+    async def listen(self, node: NodeName, listener: Listener) -> Listening:
+        """`Listener.subscribed` is called in the next turn of the loop; the subscription never breaks by itself."""
+        async with self._call():
+            listeners = self._listeners.setdefault(node, [])
+            listeners.append(listener)
+            asyncio.get_running_loop().call_soon(listener.subscribed)
+
+            def forget() -> None:
+                if listener in listeners:
+                    listeners.remove(listener)
+
+            return _Listening(forget)
+
+    async def probe(self, node: NodeName, token: str) -> None:
+        async with self._call():
+            self._tell(node, lambda listener: listener.probed(token))
+
+    async def info(self) -> StoreInfo:
+        async with self._call():
+            held = sum(state.stream.bytes for state in self._users.values() if state.stream is not None)
+            return StoreInfo(
+                kind="memory",
+                version="0",
+                primary=self._primary,
+                time_ms=self.clock.now_ms(),
+                memory_bytes=held,
+                replicas=0,
+                settings={},
+            )
+
+    async def ping(self) -> int:
+        async with self._call():
+            return self.clock.now_ms()
+
+    async def aclose(self) -> None:
+        self._close()
+
+    # --- within -----------------------------------------------------------------------------------------------------
+
+    def _number(self, user: UserId) -> int:
+        return crc32(user.encode()) % self.settings.partitions
+
+    def _partition(self, user: UserId) -> PartitionState:
+        return self._partitions.setdefault(self._number(user), PartitionState())
+
+    def _dead(self, partition: int) -> Log[DeadLetterRecord]:
+        dead = self._partitions.get(partition, PartitionState()).dead
+        dead.forget_before(self.clock.now_ms() - self.settings.dead_letter_ttl_ms)
+        return dead
+
+    def _user(self, name: UserId) -> UserState:
+        """A user's state with what is over taken away."""
+        now_ms = self.clock.now_ms()
+        user = self._users.setdefault(name, UserState())
+        user.expire(now_ms, self.settings.live_ttl_ms, self.settings.session_ttl_ms)
+        user.confirmations.forget_before(now_ms - self.settings.retention_ms)
+        return user
+
+    def _held(self, fence: Fence) -> UserState | None:
+        """The state behind a fenced call, None when another connection, or none, holds the session (D2, D3)."""
+        user = self._user(fence.user)
+        live = user.live.get(fence.session)
+        return user if live is not None and live.connection == fence.connection else None
+
+    def _keep_stream(self, user: UserState, now_ms: int) -> None:
+        user.stream_until_ms = now_ms + self.settings.retention_ms
+
+    def _tell(self, node: NodeName, call: Callable[[Listener], object]) -> None:
+        """Calls a node's listeners in the next turn, as a message from a channel would come."""
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners.get(node, ()):
+            loop.call_soon(call, listener)
+
+
+def _stored(stream: MemoryStream, orders: Sequence[Order]) -> Iterator[StoredEntry]:
+    for order in orders:
+        body = stream.body(order)
+        if body is not None:
+            yield StoredEntry(entry_id(order), body)
