@@ -1,0 +1,995 @@
+/**
+ * The event bus in a browser or in Node: one plain ES module without dependencies.
+ *
+ * Each event is handed to the application once and in order, and acked after its handler has returned. The connection is
+ * remade by itself, and the session goes on where it stood. The wire contract is docs/protocol.md of the project, the
+ * guide for applications docs/javascript.md.
+ *
+ * One file, though a long one, because a page loads it without a build step. It reads from the small to the large: pure
+ * decisions first (functions and classes that know no socket and no timer), then the client that wires them to a
+ * WebSocket. Exported beside EventBusClient and EventBusError is what the tests look at; applications leave it alone.
+ */
+
+const SUBPROTOCOL = "eventbus.v1.json";
+const CONNECT_PATH = "/v1/connect";
+
+const WAIT_BASE_MS = 250;
+const WAIT_MAX_MS = 15_000;
+/** A connection that lived this long was a good one: the waits start small again. */
+const STABLE_MS = 5_000;
+const OPEN_TIMEOUT_MS = 15_000;
+/** A node whose store is away holds a `hello` for up to 30 s before it gives up by itself. */
+const WELCOME_TIMEOUT_MS = 40_000;
+const PONG_TIMEOUT_MS = 10_000;
+/** A timer later than this says that the page was busy, not that the node was silent. */
+const LATE_MS = 1_000;
+const CLOSE_TIMEOUT_MS = 2_000;
+const TOKEN_MARGIN_MS = 5_000;
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+const SEEN_COUNT = 4_096;
+const SEEN_MS = 600_000;
+const IDS_A_FRAME = 1_000;
+const MAX_UNANSWERED = 1_024;
+const MAX_NOTE_CHARACTERS = 256;
+/** The lowest tier allows 20 frames a second and saves up 200: confirmations stay below both. */
+const PACE_BURST = 100;
+const PACE_PER_SECOND = 15;
+
+/** Codes of `error` frames after which the same request may be tried again. */
+const RETRYABLE = new Set(["store_unavailable", "rate_limited", "overloaded", "draining", "too_many_sessions"]);
+
+/** What goes wrong. `retryable`: the same thing may work later (the client tries by itself, except for `send`). */
+export class EventBusError extends Error {
+  constructor(code, message, { retryable = false, closeCode, cause, event } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "EventBusError";
+    this.code = code;
+    this.retryable = retryable;
+    if (closeCode !== undefined) this.closeCode = closeCode;
+    if (event !== undefined) this.event = event;
+  }
+}
+
+const CLOSE_NAMES = {
+  4001: "draining", 4002: "slow_consumer", 4003: "heartbeat_timeout", 4004: "token_expired", 4005: "store_unavailable",
+  4006: "rate_limited", 4007: "overloaded", 4500: "protocol_violation", 4501: "unauthenticated", 4502: "forbidden",
+  4503: "hello_timeout", 4504: "superseded", 4505: "frame_too_large", 4506: "session_ended",
+};
+
+// ---------------------------------------------------------------------------------------------------- pure decisions
+
+/** The address of the socket: http becomes ws, a relative address is the page's, and `/v1/connect` is added. */
+export function socketUrl(url, base = globalThis.location?.href) {
+  const result = new URL(url, base);
+  result.protocol = { "http:": "ws:", "https:": "wss:" }[result.protocol] ?? result.protocol;
+  if (result.protocol !== "ws:" && result.protocol !== "wss:") throw new TypeError(`no address of a node: ${url}`);
+  result.pathname = result.pathname.replace(/\/+$/, "");
+  if (!result.pathname.endsWith(CONNECT_PATH)) result.pathname = result.pathname.replace(/\/+$/, "") + CONNECT_PATH;
+  result.hash = "";
+  return result.href;
+}
+
+/** Orders two entry ids `<ms>-<n>`: negative, zero or positive. Digits only, so a longer number is a larger one. */
+export function compareEntries(a, b) {
+  const [aMs, aN = "0"] = a.split("-");
+  const [bMs, bN = "0"] = b.split("-");
+  const compare = (x, y) => x.length - y.length || (x < y ? -1 : Number(x > y));
+  return compare(aMs, bMs) || compare(aN, bN);
+}
+
+/** Full jitter: anything between nothing and a limit that doubles with each attempt in a row (the first is 0). */
+export function backoffMs(attempt, random) {
+  return Math.floor(random() * Math.min(WAIT_MAX_MS, WAIT_BASE_MS * 2 ** Math.min(attempt, 16)));
+}
+
+/**
+ * What a close code asks for: `reconnect`, `new_token` (then reconnect) or `final`.
+ * `refusals` counts the 4501 in a row, this one included; the second is final, for a fresh token was refused.
+ */
+export function closeVerdict(code, { tokenCallback = false, refusals = 0 } = {}) {
+  if (code === 4501) return tokenCallback && refusals < 2 ? "new_token" : "final";
+  if (code === 4004) return tokenCallback ? "new_token" : "reconnect";
+  return code >= 4500 && code <= 4999 ? "final" : "reconnect";
+}
+
+/**
+ * When to refresh a token that lives `lifeMs` more: at 80 % of it, or 30 s before its end when that is earlier.
+ * Undefined when it seems to be over: then the two clocks disagree, and the node's word (4004) is waited for.
+ */
+export function refreshDelayMs(lifeMs) {
+  if (!(lifeMs > 0)) return undefined;
+  return Math.min(Math.max(Math.min(0.8 * lifeMs, Math.max(lifeMs - 30_000, lifeMs / 2)), 1_000), MAX_TIMER_MS);
+}
+
+/** The `hello` frame. `known`: this session had a `welcome` before; a new one starts at the page's cursor or `earliest`. */
+export function helloFrame({ token, session, start, cursor, epoch, window, filter, known }) {
+  const frame = { op: "hello", token, session };
+  if (!known) {
+    frame.start = start ?? (cursor === undefined ? "earliest" : "cursor");
+    if (frame.start === "cursor") frame.cursor = cursor;
+  } else {
+    if (cursor === undefined) frame.start = "earliest";
+    else frame.cursor = cursor; // without `start` this means `start: cursor`
+    frame.epoch = epoch;
+  }
+  return { ...frame, window, filter };
+}
+
+/**
+ * The events handled lately, by event id: the last 4,096 and all of the last 10 minutes. Entry ids do not do: after a
+ * failover an event may come again under another one.
+ */
+export class SeenEvents {
+  #entries = new Map(); // event id -> {entry, atMs}, the oldest first
+
+  has(eventId) {
+    return this.#entries.has(eventId);
+  }
+
+  entryOf(eventId) {
+    return this.#entries.get(eventId)?.entry;
+  }
+
+  add(eventId, entry, nowMs) {
+    this.#entries.delete(eventId);
+    this.#entries.set(eventId, { entry, atMs: nowMs });
+    for (const [oldest, { atMs }] of this.#entries) {
+      if (this.#entries.size <= SEEN_COUNT || nowMs - atMs < SEEN_MS) break;
+      this.#entries.delete(oldest);
+    }
+  }
+
+  get size() {
+    return this.#entries.size;
+  }
+}
+
+/**
+ * The highest entry id up to which everything has been handled: not the newest seen, which would skip what still waits.
+ * Each entry under way remembers the highest id that was there when it came; the oldest under way holds the cursor there.
+ */
+export class CursorTracker {
+  #highest;
+  #underWay = new Map(); // entry id -> the cursor while this is the oldest under way; in order of arrival
+
+  constructor(cursor) {
+    this.#highest = cursor;
+  }
+
+  get cursor() {
+    for (const before of this.#underWay.values()) return before;
+    return this.#highest;
+  }
+
+  arrived(entry) {
+    if (!this.#underWay.has(entry)) this.#underWay.set(entry, this.#highest);
+    this.#raise(entry);
+  }
+
+  /** Handled, or never to come again. */
+  done(entry) {
+    this.#underWay.delete(entry);
+  }
+
+  /** Everything up to this entry has been sent. */
+  passed(entry) {
+    this.#raise(entry);
+  }
+
+  /** The connection ended: the node sends all that is pending again, so only what is still held is under way. */
+  rewind(held) {
+    this.#highest = this.cursor;
+    this.#underWay = new Map([...held].map((entry) => [entry, this.#highest]));
+  }
+
+  /** The store lost its end (`rollback`) or all (`reset`): ids may be lower from here on. */
+  rebase(after) {
+    this.#highest = after;
+    for (const entry of this.#underWay.keys()) this.#underWay.set(entry, after);
+  }
+
+  #raise(entry) {
+    if (this.#highest === undefined || compareEntries(entry, this.#highest) > 0) this.#highest = entry;
+  }
+}
+
+/** A token bucket for the frames that confirm. */
+export class Pacer {
+  #tokens = PACE_BURST;
+  #atMs;
+
+  constructor(nowMs) {
+    this.#atMs = nowMs;
+  }
+
+  /** Takes one frame's worth and returns 0, or returns how long to wait for it. */
+  take(nowMs) {
+    this.#tokens = Math.min(PACE_BURST, this.#tokens + (Math.max(0, nowMs - this.#atMs) * PACE_PER_SECOND) / 1000);
+    this.#atMs = nowMs;
+    if (this.#tokens < 1) return Math.ceil(((1 - this.#tokens) * 1000) / PACE_PER_SECOND);
+    this.#tokens -= 1;
+    return 0;
+  }
+}
+
+/** The confirmations of one turn, gathered into as few frames as can be. */
+export class Outbox {
+  #received = [];
+  #displayed = [];
+  #frames = [];
+  #unanswered = new Map(); // ref -> ack frame of a later level: sent again on the next connection until `acked`
+  #newRef;
+
+  constructor(newRef) {
+    this.#newRef = newRef;
+  }
+
+  received(entries) {
+    this.#received.push(...entries);
+  }
+
+  displayed(entry) {
+    this.#displayed.push(entry);
+  }
+
+  confirmed(entry, note) {
+    this.#keep({ op: "ack", ids: [entry], level: "confirmed", ...(note === undefined ? {} : { note }) });
+  }
+
+  nack(id, reason, delayMs) {
+    this.#frames.push({ op: "nack", id, reason, ...(delayMs === undefined ? {} : { delay_ms: delayMs }) });
+  }
+
+  answered(ref) {
+    this.#unanswered.delete(ref);
+  }
+
+  /** The connection ended. `received` and nacks are dropped: what they were for is delivered again, and acked then. */
+  disconnected() {
+    this.#received = [];
+    this.#frames = [...this.#unanswered.values()];
+  }
+
+  /** The next frame to send, or undefined. `received` goes first: it releases. */
+  next() {
+    if (this.#received.length > 0) return { op: "ack", ids: this.#received.splice(0, IDS_A_FRAME) };
+    if (this.#displayed.length > 0) {
+      this.#keep({ op: "ack", ids: this.#displayed.splice(0, IDS_A_FRAME), level: "displayed" });
+    }
+    return this.#frames.shift();
+  }
+
+  get empty() {
+    return this.#received.length + this.#displayed.length + this.#frames.length === 0;
+  }
+
+  #keep(frame) {
+    frame.ref = this.#newRef();
+    this.#unanswered.set(frame.ref, frame);
+    if (this.#unanswered.size > MAX_UNANSWERED) this.#unanswered.delete(this.#unanswered.keys().next().value);
+    this.#frames.push(frame);
+  }
+}
+
+/**
+ * What lies between the socket and the handlers: one handler at a time, in order, each event once.
+ * The node keeps the window, so the queue is bounded by it. What was received before a connection ended stays queued, and
+ * what the node sends again of it is merged by event id.
+ */
+export class Inbox {
+  #queue = []; // functions, each one turn of a handler
+  #held = new Map(); // event id -> item: queued or in handling
+  #seen = new SeenEvents();
+  #running = false;
+  #stopped = false;
+  #hooks;
+
+  /** `hooks`: now(), handle(event, meta), handled(entries), failed(entry, error, event) -> true when it comes again. */
+  constructor(tracker, hooks) {
+    this.tracker = tracker;
+    this.#hooks = hooks;
+  }
+
+  arrived(entries) {
+    const nowMs = this.#hooks.now();
+    for (const { id, delivery, event } of entries) this.#take(id, delivery, event, nowMs);
+    this.#run();
+  }
+
+  /** Puts a turn of another handler behind the events that came before it. */
+  inOrder(turn) {
+    this.#queue.push(turn);
+    this.#run();
+  }
+
+  /** These will not come again: what is queued of them is not handed over any more. */
+  withdrawn(entries) {
+    const gone = new Set(entries);
+    for (const entry of gone) this.tracker.done(entry);
+    for (const [eventId, item] of this.#held) {
+      if (!item.handling && gone.has(item.entry)) this.#held.delete(eventId);
+    }
+  }
+
+  disconnected() {
+    this.tracker.rewind([...this.#held.values()].flatMap((item) => [...item.entries]));
+    for (const item of this.#held.values()) item.onThisConnection = false;
+  }
+
+  /** Entries held for at least `ageMs` since they came or were last named here: the node is to go on waiting for them. */
+  overdue(ageMs) {
+    const nowMs = this.#hooks.now();
+    const late = [...this.#held.values()].filter((item) => item.onThisConnection && nowMs - item.renewedMs >= ageMs);
+    for (const item of late) item.renewedMs = nowMs;
+    return late.map((item) => item.entry);
+  }
+
+  /** Runs `action(entry)` when the event's handler has succeeded: at once for a handled event. */
+  whenHandled(eventId, action) {
+    const item = this.#held.get(eventId);
+    const entry = this.#seen.entryOf(eventId);
+    if (item !== undefined) item.afterwards.push(action);
+    else if (entry !== undefined) action(entry);
+    else return false;
+    return true;
+  }
+
+  stop() {
+    this.#stopped = true;
+    this.#queue = [];
+  }
+
+  get held() {
+    return this.#held.size;
+  }
+
+  #take(entry, delivery, event, nowMs) {
+    if (this.#seen.has(event.id)) {
+      this.tracker.done(entry);
+      this.tracker.passed(entry);
+      this.#hooks.handled([entry]); // its ack was lost, or it was stored twice: acked again, not handed over
+      return;
+    }
+    this.tracker.arrived(entry);
+    const held = this.#held.get(event.id);
+    if (held !== undefined) {
+      held.entries.add(entry);
+      Object.assign(held, { entry, delivery, renewedMs: nowMs, onThisConnection: true });
+      return;
+    }
+    const item = {
+      event, entry, delivery, entries: new Set([entry]), renewedMs: nowMs,
+      onThisConnection: true, handling: false, afterwards: [],
+    };
+    this.#held.set(event.id, item);
+    this.#queue.push(() => this.#handOver(item));
+  }
+
+  async #run() {
+    if (this.#running) return;
+    this.#running = true;
+    while (!this.#stopped && this.#queue.length > 0) await this.#queue.shift()();
+    this.#running = false;
+  }
+
+  async #handOver(item) {
+    if (this.#held.get(item.event.id) !== item) return; // withdrawn while it was queued
+    const { event, entry, delivery } = item;
+    item.handling = true;
+    let failure;
+    try {
+      await this.#hooks.handle(event, { entry, delivery, redelivered: delivery > 1 });
+    } catch (error) {
+      failure = { error };
+    }
+    this.#held.delete(event.id);
+    // A failed event that comes again must not count as seen: it would be dropped then.
+    if (failure && this.#hooks.failed(item.entry, failure.error, event)) return;
+    this.#seen.add(event.id, item.entry, this.#hooks.now());
+    for (const id of item.entries) this.tracker.done(id);
+    this.#hooks.handled(item.entries);
+    for (const action of item.afterwards) action(item.entry);
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------- the client
+
+/** Runs a function in the next macrotask. Not a timer where it can be helped: a hidden page's timers wait for a minute. */
+function nextTurn(action) {
+  if (typeof globalThis.setImmediate === "function") return void globalThis.setImmediate(action);
+  const channel = new MessageChannel();
+  channel.port1.onmessage = () => {
+    channel.port1.close();
+    action();
+  };
+  channel.port2.postMessage(null);
+}
+
+const systemClock = {
+  now: () => Date.now(),
+  setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
+  clearTimeout: (handle) => globalThis.clearTimeout(handle),
+  nextTurn,
+};
+
+function checkedOptions(options) {
+  const { token, session, start, cursor, window = 256, onEvent, failedEvents = "redeliver" } = options;
+  const WebSocket = options.WebSocket ?? globalThis.WebSocket;
+  const fail = (message) => {
+    throw new TypeError(message);
+  };
+  if (typeof onEvent !== "function") fail("onEvent must be a function");
+  if (typeof WebSocket !== "function") fail("no WebSocket here: pass one as the option WebSocket");
+  if (token !== undefined && typeof token !== "string" && typeof token !== "function") {
+    fail("token must be a string or a function that returns a promise of one");
+  }
+  if (session !== undefined && !/^[A-Za-z0-9_-]{1,64}$/.test(session)) fail("session must match [A-Za-z0-9_-]{1,64}");
+  if (cursor !== undefined && !/^\d{1,20}-\d{1,20}$/.test(cursor)) fail("cursor must be an entry id <ms>-<n>");
+  if (start !== undefined && !["new", "earliest", "cursor"].includes(start)) {
+    fail("start must be new, earliest or cursor");
+  }
+  if ((start === "cursor" && cursor === undefined) || (start && start !== "cursor" && cursor !== undefined)) {
+    fail("start cursor and the option cursor go together");
+  }
+  if (!Number.isInteger(window) || window < 1 || window > 1024) fail("window must be an integer from 1 to 1024");
+  if (!["redeliver", "skip"].includes(failedEvents)) fail("failedEvents must be redeliver or skip");
+  return { onError: (error) => console.error(error), ...options, WebSocket, window, failedEvents };
+}
+
+export class EventBusClient {
+  #url;
+  #options;
+  #clock;
+  #random;
+  #state = "connecting";
+  #closing; // the promise of close()
+  #socket;
+  #welcome; // the frame, while the connection has one
+  #welcomedMs;
+  #timers = new Map(); // name -> handle
+  #wasStable = false;
+  #attempts = 0;
+  #comeBackMs; // a goaway's time, on our clock
+  #token;
+  #tokenExpiresMs = Infinity;
+  #refusals = 0;
+  #session;
+  #epoch;
+  #known = false; // this session had a welcome
+  #filter;
+  #filterWaiters = [];
+  #refs = 0;
+  #sends = new Map(); // ref -> {resolve, reject}
+  #inbox;
+  #outbox = new Outbox(() => this.#newRef());
+  #pacer;
+  #flushing = false;
+  #heard = false; // anything came since the last ping
+  #heardMs = 0;
+
+  /** Connects at once (callbacks begin after the constructor has returned). The options: docs/javascript.md. */
+  constructor(url, options = {}) {
+    this.#options = checkedOptions(options);
+    this.#url = socketUrl(url);
+    this.#clock = options.clock ?? systemClock;
+    this.#random = options.random ?? Math.random;
+    this.#session = options.session;
+    this.#filter = options.filter;
+    const stored = this.#load();
+    this.#inbox = new Inbox(new CursorTracker(stored.cursor ?? options.cursor), {
+      now: () => this.#clock.now(),
+      handle: (event, meta) => this.#options.onEvent(event, meta),
+      handled: (entries) => this.#acknowledge(entries),
+      failed: (entry, error, event) => this.#handlerFailed(entry, error, event),
+    });
+    queueMicrotask(() => this.#connect());
+  }
+
+  /** `connecting`, `open` (hello sent), `catching_up` (welcome came), `live`, `waiting` (to reconnect) or `closed`. */
+  get state() {
+    return this.#state;
+  }
+
+  /** The session id, once it is known. */
+  get session() {
+    return this.#session;
+  }
+
+  /** The highest entry id up to which every event has been handled. */
+  get cursor() {
+    return this.#inbox.tracker.cursor;
+  }
+
+  /** Sends the acks that wait, closes, and calls no handler any more. Resolves when the socket is closed. */
+  close() {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** Records that the user has seen this event. Sent after its handler has succeeded, and again until it is stored. */
+  displayed(event) {
+    this.#afterHandling(event, (entry) => this.#outbox.displayed(entry));
+  }
+
+  /** Records that the user got the value, with a note of at most 256 characters. Sent as `displayed` is. */
+  confirm(event, note) {
+    if (note !== undefined && (typeof note !== "string" || [...note].length > MAX_NOTE_CHARACTERS)) {
+      throw new TypeError(`note must be a string of at most ${MAX_NOTE_CHARACTERS} characters`);
+    }
+    this.#afterHandling(event, (entry) => this.#outbox.confirmed(entry, note));
+  }
+
+  /** Sends a command to the agent; resolves with `{id}` once it is stored. Rejected (retryable) when the connection ends. */
+  send(type, data, { run, thread } = {}) {
+    return new Promise((resolve, reject) => {
+      if (!this.#welcome) throw this.#unsent();
+      const ref = this.#newRef();
+      const text = JSON.stringify({ op: "send", type, data, ref, run, thread });
+      const bytes = new TextEncoder().encode(text).length;
+      const limit = this.#welcome.max_frame_bytes ?? Infinity;
+      if (bytes > limit) {
+        throw new EventBusError("too_large", `the command has ${bytes} bytes, the node takes ${limit}`);
+      }
+      this.#sends.set(ref, { resolve, reject });
+      this.#socket.send(text);
+    });
+  }
+
+  /** Changes the filter from here on (undefined: everything). Resolves when the node has it, also by a reconnect. */
+  setFilter(filter = {}) {
+    const ref = this.#newRef();
+    const done = new Promise((resolve, reject) => {
+      if (this.#state === "closed") throw this.#unsent();
+      this.#filterWaiters.push({ ref, resolve, reject });
+    });
+    done.catch(() => {}); // a caller that does not look must not see an unhandled rejection
+    this.#filter = filter;
+    if (this.#welcome) this.#send({ op: "filter", filter, ref });
+    return done;
+  }
+
+  // ---- connecting
+
+  async #connect() {
+    if (this.#state === "closed") return;
+    this.#setState("connecting");
+    let token;
+    try {
+      token = await this.#currentToken();
+    } catch (cause) {
+      if (this.#state === "closed") return;
+      this.#report(new EventBusError("token_failed", "the token callback gave no token", { retryable: true, cause }));
+      return this.#wait();
+    }
+    if (this.#state === "closed") return;
+    let socket;
+    try {
+      socket = new this.#options.WebSocket(this.#url, [SUBPROTOCOL]);
+    } catch (cause) {
+      return this.#finish(new EventBusError("bad_url", `no socket can be made for ${this.#url}`, { cause }));
+    }
+    this.#socket = socket;
+    this.#arm("deadline", OPEN_TIMEOUT_MS, () => this.#lost("the socket did not open"));
+    socket.onopen = () => this.#opened(token);
+    socket.onmessage = (message) => this.#received(message.data);
+    socket.onclose = ({ code, reason }) => this.#ended(code, reason);
+    socket.onerror = () => {}; // a close always follows, and says more
+  }
+
+  #opened(token) {
+    this.#setState("open");
+    this.#arm("deadline", WELCOME_TIMEOUT_MS, () => this.#lost("no welcome came"));
+    const { start, window } = this.#options;
+    this.#send(helloFrame({
+      token, session: this.#session, start, cursor: this.cursor, epoch: this.#epoch, window, filter: this.#filter,
+      known: this.#known,
+    }));
+  }
+
+  #welcomed(frame) {
+    this.#disarm("deadline");
+    const startedNew = !this.#known && this.#options.start === "new" && !frame.resumed;
+    if (startedNew && frame.cursor) this.#inbox.tracker.passed(frame.cursor);
+    this.#welcome = frame;
+    this.#welcomedMs = this.#clock.now();
+    this.#pacer = new Pacer(this.#welcomedMs);
+    this.#refusals = 0;
+    this.#session = frame.session;
+    this.#epoch = frame.epoch;
+    this.#known = true;
+    this.#save();
+    this.#settleFilter((waiter) => waiter.resolve());
+    this.#scheduleRefresh(frame.token_expires_ms);
+    this.#watch(frame.heartbeat_ms);
+    this.#arm("working", frame.ack_timeout_ms / 3, () => this.#working());
+    this.#flushSoon();
+    this.#setState("catching_up");
+  }
+
+  /** The socket closed, by whoever. */
+  #ended(code, reason) {
+    this.#release();
+    const tokenCallback = typeof this.#options.token === "function";
+    if (code === 4501) this.#refusals += 1;
+    if (code === 4501 || code === 4004) this.#token = undefined;
+    const name = CLOSE_NAMES[code] ?? `close_${code}`;
+    const error = (retryable) =>
+      new EventBusError(name, `the node closed with ${code}${reason ? `: ${reason}` : ""}`, { retryable, closeCode: code });
+    if (closeVerdict(code, { tokenCallback, refusals: this.#refusals }) === "final") {
+      if (code === 4506) this.#forget();
+      return this.#finish(error(false));
+    }
+    if (code === 1011) this.#report(error(true)); // a defect of the node: worth a line, and worth another try
+    this.#wait({ code, reason });
+  }
+
+  /** Gives a silent socket up without waiting for its close, which a dead peer never answers. */
+  #lost(reason) {
+    const socket = this.#socket;
+    this.#release();
+    if (socket.terminate) socket.terminate();
+    else socket.close();
+    this.#wait({ code: 1006, reason });
+  }
+
+  /** Lets go of the socket; what waited for an answer on it hears so. */
+  #release() {
+    const socket = this.#socket;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    this.#socket = undefined;
+    this.#timers.forEach((_, name) => this.#disarm(name));
+    this.#wasStable = this.#welcome !== undefined && this.#clock.now() - this.#welcomedMs >= STABLE_MS;
+    if (this.#wasStable) this.#attempts = 0;
+    this.#welcome = undefined;
+    this.#inbox.disconnected();
+    this.#outbox.disconnected();
+    for (const { reject } of this.#sends.values()) reject(this.#unsent());
+    this.#sends.clear();
+  }
+
+  /** Reconnects later: when a goaway said so, else after a jittered wait that grows. Never in the same turn. */
+  #wait(detail = {}) {
+    let waitMs = 0;
+    // After a good connection the goaway's time alone counts; after a short one it must not make a tight loop.
+    if (this.#comeBackMs === undefined || !this.#wasStable) waitMs = backoffMs(this.#attempts++, this.#random);
+    if (this.#comeBackMs !== undefined) waitMs = Math.max(waitMs, this.#comeBackMs - this.#clock.now());
+    this.#comeBackMs = undefined;
+    this.#arm("retry", waitMs, () => this.#connect());
+    this.#setState("waiting", { ...detail, waitMs });
+  }
+
+  #finish(error) {
+    this.#shut(error);
+    this.#report(error);
+    this.#setState("closed", { code: error.closeCode, reason: error.message });
+  }
+
+  #shut(error) {
+    this.#inbox.stop();
+    this.#timers.forEach((_, name) => this.#disarm(name));
+    this.#settleFilter((waiter) => waiter.reject(error));
+  }
+
+  async #close() {
+    if (this.#state === "closed") return;
+    if (this.#welcome) {
+      for (let frame; (frame = this.#outbox.next()); ) this.#send(frame);
+      this.#save();
+    }
+    const socket = this.#socket;
+    this.#shut(new EventBusError("closed", "the client is closed"));
+    let closed = Promise.resolve();
+    if (socket) {
+      this.#release();
+      closed = new Promise((resolve) => {
+        socket.onclose = resolve;
+        this.#arm("closing", CLOSE_TIMEOUT_MS, resolve);
+      });
+      socket.close(1000, "closed");
+    }
+    this.#setState("closed", { code: 1000, reason: "closed" });
+    await closed;
+    this.#disarm("closing");
+    if (socket && socket.readyState !== 3) socket.terminate?.();
+  }
+
+  // ---- frames from the node
+
+  #received(data) {
+    this.#heard = true;
+    this.#heardMs = this.#clock.now();
+    try {
+      const frame = JSON.parse(data);
+      EventBusClient.#frames[frame.op]?.(this, frame); // an op that a later version added is passed over
+    } catch (cause) {
+      this.#report(new EventBusError("bad_frame", "the node sent what is no frame", { retryable: true, cause }));
+      if (this.#socket) this.#lost("bad frame");
+    }
+  }
+
+  static #frames = {
+    __proto__: null,
+    welcome: (client, frame) => client.#welcomed(frame),
+    events: (client, frame) => client.#inbox.arrived(frame.events),
+    caught_up: (client, frame) => client.#caughtUp(frame.cursor),
+    gap: (client, { reason, after, before, count }) => client.#gap({ reason, after, before, count }),
+    dropped: (client, { ids, reason }) => {
+      client.#inbox.withdrawn(ids);
+      client.#call("onDropped", { ids, reason });
+    },
+    released: (client, frame) => client.#inbox.withdrawn(frame.ids),
+    text: (client, { op, ...text }) => client.#call("onText", text),
+    acked: (client, frame) => client.#outbox.answered(frame.ref),
+    sent: (client, { ref, id }) => {
+      client.#sends.get(ref)?.resolve({ id });
+      client.#sends.delete(ref);
+    },
+    filtered: (client, { ref }) => client.#settleFilter((waiter) => waiter.resolve(), ref),
+    refreshed: (client, frame) => client.#scheduleRefresh(frame.token_expires_ms),
+    goaway: (client, frame) => client.#goneAway(frame),
+    error: (client, frame) => client.#refused(frame),
+  };
+
+  #caughtUp(cursor) {
+    if (cursor !== undefined) this.#inbox.tracker.passed(cursor);
+    const connection = this.#welcome;
+    this.#inbox.inOrder(() => {
+      if (connection && this.#welcome === connection) this.#setState("live");
+    });
+  }
+
+  #gap(gap) {
+    const { reason, after } = gap;
+    if (reason === "reset") this.#inbox.tracker.rebase(undefined);
+    if (reason === "rollback") {
+      const survives = after !== undefined && this.cursor !== undefined && compareEntries(after, this.cursor) < 0;
+      this.#inbox.tracker.rebase(survives ? after : undefined);
+    }
+    this.#inbox.inOrder(() => this.#call("onGap", gap));
+  }
+
+  #goneAway({ reason, reconnect_after_ms: afterMs }) {
+    if (reason === "token_expiring") this.#token = undefined;
+    this.#comeBackMs = this.#clock.now() + Math.max(0, Number(afterMs) || 0);
+    this.#arm("goaway", this.#comeBackMs - this.#clock.now(), () => {
+      for (let frame; (frame = this.#outbox.next()); ) this.#send(frame);
+      const socket = this.#socket;
+      this.#release();
+      socket.close(1000, "goaway");
+      this.#wait({ reason });
+    });
+  }
+
+  #refused({ code, message, ref }) {
+    const error = new EventBusError(code, message, { retryable: RETRYABLE.has(code) });
+    const send = this.#sends.get(ref);
+    this.#outbox.answered(ref);
+    if (send) {
+      this.#sends.delete(ref);
+      send.reject(error);
+    } else if (ref !== undefined && this.#filterWaiters.some((waiter) => waiter.ref === ref)) {
+      this.#settleFilter((waiter) => waiter.reject(error), ref);
+    } else {
+      this.#report(error);
+    }
+  }
+
+  // ---- confirmations
+
+  #acknowledge(entries) {
+    if (!this.#welcome) return; // the node sends them again on the next connection, and they are acked then
+    this.#outbox.received(entries);
+    this.#flushSoon();
+    this.#renew();
+  }
+
+  /** Returns whether the event comes again. */
+  #handlerFailed(entry, cause, event) {
+    const again = this.#options.failedEvents === "redeliver";
+    const reason = String(cause?.message ?? cause).slice(0, 256);
+    if (again && this.#welcome) {
+      this.#outbox.nack(entry, reason, this.#options.nackDelayMs);
+      this.#flushSoon();
+    }
+    this.#report(new EventBusError("handler_failed", `onEvent failed: ${reason}`, { retryable: again, cause, event }));
+    return again;
+  }
+
+  #afterHandling(event, action) {
+    const known = this.#inbox.whenHandled(event.id, (entry) => {
+      action(entry);
+      this.#flushSoon();
+    });
+    if (!known) throw new EventBusError("unknown_event", `event ${event.id} was not handed over here lately`);
+  }
+
+  #flushSoon() {
+    if (this.#flushing || !this.#welcome) return;
+    this.#flushing = true;
+    const flush = () => {
+      this.#flushing = false;
+      this.#flush();
+    };
+    if (this.#clock.nextTurn) this.#clock.nextTurn(flush);
+    else this.#clock.setTimeout(flush, 0);
+  }
+
+  #flush() {
+    if (!this.#welcome || this.#timers.has("flush")) return;
+    this.#save();
+    while (!this.#outbox.empty) {
+      const waitMs = this.#pacer.take(this.#clock.now());
+      if (waitMs > 0) return this.#arm("flush", waitMs, () => this.#flush());
+      this.#send(this.#outbox.next());
+    }
+  }
+
+  #working() {
+    this.#renew();
+    this.#arm("working", this.#welcome.ack_timeout_ms / 3, () => this.#working());
+  }
+
+  /** Keeps the node waiting for what is queued behind a slow handler. Also after each event: timers may be throttled. */
+  #renew() {
+    const ids = this.#inbox.overdue(this.#welcome.ack_timeout_ms / 3);
+    if (ids.length > 0) this.#send({ op: "working", ids });
+  }
+
+  // ---- liveness
+
+  #watch(heartbeatMs) {
+    const quietMs = this.#clock.now() - this.#heardMs;
+    if (quietMs < heartbeatMs) return this.#arm("watch", heartbeatMs - quietMs, () => this.#watch(heartbeatMs));
+    this.#heard = false;
+    this.#send({ op: "ping", ref: this.#newRef() });
+    const dueMs = this.#clock.now() + PONG_TIMEOUT_MS;
+    const decide = () => (this.#heard ? this.#watch(heartbeatMs) : this.#lost("the node does not answer"));
+    this.#arm("watch", PONG_TIMEOUT_MS, () => {
+      // A timer that comes late may have overtaken messages that wait to be dispatched: one more look after them.
+      if (!this.#heard && this.#clock.now() - dueMs > LATE_MS) this.#arm("watch", LATE_MS, decide);
+      else decide();
+    });
+  }
+
+  // ---- tokens
+
+  async #currentToken() {
+    const { token } = this.#options;
+    if (typeof token !== "function") return token;
+    if (this.#token === undefined || this.#tokenExpiresMs - this.#clock.now() < TOKEN_MARGIN_MS) await this.#fetchToken();
+    return this.#token;
+  }
+
+  async #fetchToken() {
+    const token = await this.#options.token();
+    if (typeof token !== "string" || token === "") throw new TypeError("the token callback returned no string");
+    this.#token = token;
+    this.#tokenExpiresMs = Infinity; // until the node says
+  }
+
+  #scheduleRefresh(expiresMs) {
+    if (typeof this.#options.token !== "function" || typeof expiresMs !== "number") return;
+    this.#tokenExpiresMs = expiresMs;
+    const delayMs = refreshDelayMs(expiresMs - this.#clock.now());
+    if (delayMs !== undefined) this.#arm("refresh", delayMs, () => this.#refresh(expiresMs));
+  }
+
+  async #refresh(expiresMs) {
+    const connection = this.#welcome;
+    let failure;
+    try {
+      await this.#fetchToken();
+    } catch (cause) {
+      failure = new EventBusError("token_failed", "the token callback gave no token", { retryable: true, cause });
+    }
+    if (failure) this.#report(failure);
+    if (this.#welcome !== connection) return;
+    if (failure) this.#scheduleRefresh(expiresMs);
+    else this.#send({ op: "refresh", token: this.#token });
+  }
+
+  // ---- small things
+
+  #send(frame) {
+    this.#socket.send(JSON.stringify(frame));
+  }
+
+  #newRef() {
+    this.#refs += 1;
+    return `c${this.#refs}`;
+  }
+
+  #unsent() {
+    if (this.#state === "closed") return new EventBusError("closed", "the client is closed");
+    return new EventBusError("disconnected", "the connection ended before an answer came", { retryable: true });
+  }
+
+  #settleFilter(settle, ref) {
+    const settled = this.#filterWaiters.filter((waiter) => ref === undefined || waiter.ref === ref);
+    this.#filterWaiters = this.#filterWaiters.filter((waiter) => !settled.includes(waiter));
+    settled.forEach(settle);
+  }
+
+  #setState(state, detail = {}) {
+    if (this.#state === "closed") return;
+    this.#state = state;
+    const { onState } = this.#options;
+    if (onState) this.#guarded(() => onState(state, detail));
+  }
+
+  /** Calls a callback of the application: never after the end, and its failure is reported and stops nothing. */
+  #call(name, argument) {
+    const callback = this.#options[name];
+    if (callback && this.#state !== "closed") return this.#guarded(() => callback(argument));
+  }
+
+  async #guarded(callback) {
+    try {
+      await callback();
+    } catch (cause) {
+      this.#report(new EventBusError("callback_failed", `a callback failed: ${cause?.message ?? cause}`, { cause }));
+    }
+  }
+
+  #report(error) {
+    if (this.#state === "closed") return;
+    try {
+      this.#options.onError(error);
+    } catch (failure) {
+      console.error(failure, error);
+    }
+  }
+
+  #arm(name, ms, action) {
+    this.#disarm(name);
+    const handle = this.#clock.setTimeout(() => {
+      this.#timers.delete(name);
+      action();
+    }, Math.min(ms, MAX_TIMER_MS));
+    this.#timers.set(name, handle);
+  }
+
+  #disarm(name) {
+    this.#clock.clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+
+  // ---- a session that survives the page, when the option `storage` says so
+
+  get #storageKey() {
+    return this.#options.storageKey ?? `eventbus:${this.#url}`;
+  }
+
+  #load() {
+    let stored = {};
+    try {
+      stored = JSON.parse(this.#options.storage?.getItem(this.#storageKey) ?? "{}");
+    } catch {
+      // unreadable: as if there were none
+    }
+    if (!stored.session || (this.#session !== undefined && this.#session !== stored.session)) return {};
+    this.#session = stored.session;
+    this.#epoch = stored.epoch;
+    this.#known = true;
+    return stored;
+  }
+
+  #save() {
+    if (!this.#options.storage) return;
+    const state = { session: this.#session, cursor: this.cursor, epoch: this.#epoch };
+    try {
+      this.#options.storage.setItem(this.#storageKey, JSON.stringify(state));
+    } catch {
+      // full or forbidden: the session then lives as long as the page
+    }
+  }
+
+  #forget() {
+    try {
+      this.#options.storage?.removeItem(this.#storageKey);
+    } catch {
+      // forbidden
+    }
+  }
+}
