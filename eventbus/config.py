@@ -15,18 +15,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from eventbus.errors import ConfigError
-from eventbus.settings import (
-    Choice,
-    Integer,
-    Ratio,
-    Text,
-    check,
-    group,
-    read,
-    setting,
-    unknown_variables,
-    variables,
-)
+from eventbus.kinds import Choice, Integer, Ratio, Text
+from eventbus.settings import check, group, read, setting, unknown_variables, variables
 from eventbus.tiers import BUILT_IN_TIERS, Tier, TierTable
 
 __all__ = [
@@ -213,7 +203,7 @@ class StoreSettings:
         64 * MIB,
         "MAX_STREAM_BYTES",
         "Hard cap of one user's stream in memory.",
-        Integer(64 * KIB, 64 * KIB * MIB),
+        Integer(1 * KIB, 64 * KIB * MIB),
         unit="bytes",
     )
     stream_full_policy: StreamFullPolicy = setting(
@@ -359,7 +349,7 @@ class PublishSettings:
         1_000, "REPLICATED_TIMEOUT_MS", "Longest wait for the replicas of one batch.", Integer(1, MINUTE_MS), unit="ms"
     )
     max_event_bytes: int = setting(
-        256 * KIB, "MAX_EVENT_BYTES", "Largest event, as MessagePack.", Integer(1 * KIB, 16 * MIB), unit="bytes"
+        256 * KIB, "MAX_EVENT_BYTES", "Largest event, as MessagePack.", Integer(64, 16 * MIB), unit="bytes"
     )
     kept_ms: int = setting(
         30_000,
@@ -420,7 +410,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
-        check_sizes(self.store, self.publish)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], **overrides: object) -> Settings:
@@ -441,16 +430,6 @@ class Settings:
 
 # Read elsewhere, by the tests and the tools of the project.
 FOREIGN_VARIABLES: Final = ("EVENTBUS_TEST_*", "EVENTBUS_BENCH_*", "EVENTBUS_DEMO_*")
-
-
-def check_sizes(store: StoreSettings, publish: PublishSettings) -> None:
-    """Check what goes over two groups. Raises: ConfigError."""
-    if publish.max_event_bytes > store.max_stream_bytes:
-        raise ConfigError(
-            f"EVENTBUS_MAX_EVENT_BYTES is {publish.max_event_bytes}: it must not be above EVENTBUS_MAX_STREAM_BYTES,"
-            f" which is {store.max_stream_bytes}",
-            field="max_event_bytes",
-        )
 
 
 def warn_of_unknown_variables(env: Mapping[str, str], known: list[str]) -> None:

@@ -9,29 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from eventbus.errors import ConfigError
+from eventbus.kinds import Kind, SecretBytes, secret_problem
 
 __all__ = [
     "PREFIX",
-    "Choice",
     "Entry",
-    "FileName",
-    "Integer",
-    "Kind",
-    "Listed",
-    "Network",
-    "NetworkKind",
     "Option",
-    "Ratio",
-    "SecretBytes",
-    "Text",
     "check",
     "entries",
     "group",
@@ -44,191 +32,10 @@ __all__ = [
 ]
 
 PREFIX: Final = "EVENTBUS_"
-SECRET_BYTES_MIN: Final = 32
 _OPTION: Final = "option"
 _GROUP: Final = "group"
 
-Network = IPv4Network | IPv6Network
 T = TypeVar("T")
-
-
-class Kind(Protocol):
-    """What values a setting takes."""
-
-    @property
-    def allowed(self) -> str:
-        """The end of the sentence "it must be ..."."""
-        ...
-
-    def parse(self, text: str) -> object:
-        """Convert the text of a variable; `accepts` judges the result. Raises: ValueError, ConfigError."""
-        ...
-
-    def accepts(self, value: object) -> bool: ...
-
-    def show(self, value: Any) -> str:
-        """The value as one would write it in the environment."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Integer:
-    """A whole number in decimal digits, both ends included."""
-
-    minimum: int
-    maximum: int
-
-    @property
-    def allowed(self) -> str:
-        return f"a whole number from {self.minimum} to {self.maximum}"
-
-    def parse(self, text: str) -> int:
-        # int() alone would also take underscores, blanks and digits of other scripts.
-        if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
-            raise ValueError(text)
-        return int(text)
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
-
-    def show(self, value: Any) -> str:
-        return str(value)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ratio:
-    """A decimal fraction, both ends included."""
-
-    minimum: float
-    maximum: float
-
-    @property
-    def allowed(self) -> str:
-        return f"a number from {self.minimum:g} to {self.maximum:g}"
-
-    def parse(self, text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII):
-            raise ValueError(text)
-        return float(text)
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
-
-    def show(self, value: Any) -> str:
-        return f"{value:g}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
-    """One word of an enum."""
-
-    of: type[StrEnum]
-
-    @property
-    def allowed(self) -> str:
-        return "one of " + ", ".join(self.of)
-
-    def parse(self, text: str) -> StrEnum:
-        return self.of(text)
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, self.of)
-
-    def show(self, value: Any) -> str:
-        return str(value)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Text:
-    """A string that matches a pattern as a whole."""
-
-    pattern: str
-    allowed: str
-
-    def parse(self, text: str) -> str:
-        return text
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
-
-    def show(self, value: Any) -> str:
-        return str(value)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class FileName:
-    """The name of a file, which is read when the settings are used."""
-
-    allowed: str = "the name of a file"
-
-    def parse(self, text: str) -> str:
-        return text
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, str) and value != "" and "\0" not in value
-
-    def show(self, value: Any) -> str:
-        return str(value)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class NetworkKind:
-    """An address or a CIDR block."""
-
-    allowed: str = "an IP address or a CIDR block such as 10.0.0.0/8"
-
-    def parse(self, text: str) -> Network:
-        return ip_network(text)
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, IPv4Network | IPv6Network)
-
-    def show(self, value: Any) -> str:
-        return str(value)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Listed:
-    """Items separated by commas; blanks around them do not count."""
-
-    item: Kind
-
-    @property
-    def allowed(self) -> str:
-        return f"a list, separated by commas, each {self.item.allowed}"
-
-    def parse(self, text: str) -> tuple[object, ...]:
-        return tuple(self.item.parse(part.strip()) for part in text.split(",") if part.strip())
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, tuple) and all(self.item.accepts(part) for part in value)
-
-    def show(self, value: Any) -> str:
-        return ",".join(self.item.show(part) for part in value)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SecretBytes:
-    """Key material. It comes as text or from a file, and no message ever shows it."""
-
-    minimum_bytes: int = SECRET_BYTES_MIN
-
-    @property
-    def allowed(self) -> str:
-        return (
-            f"a random secret of at least {self.minimum_bytes} bytes and no PEM key "
-            "(make one with: openssl rand -hex 32)"
-        )
-
-    def parse(self, text: str) -> bytes:
-        return text.encode()
-
-    def accepts(self, value: object) -> bool:
-        # A public key in the place of the shared secret would let everyone who knows it sign tokens.
-        return isinstance(value, bytes) and len(value) >= self.minimum_bytes and not value.startswith(b"-----BEGIN")
-
-    def show(self, value: Any) -> str:
-        return "(hidden)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +60,8 @@ class Option:
 
     def refuse(self, value: object, name: str) -> ConfigError:
         """The error for `value` in the field `name`: one sentence with the variable, the value and what is allowed."""
+        if isinstance(value, bytes) and (problem := secret_problem(value)):
+            return ConfigError(f"{self.env} {problem}", field=name)
         if self.secret:
             return ConfigError(f"{self.env} is not usable: it must be {self.kind.allowed}", field=name)
         shown = repr(value) if isinstance(value, str) else f"'{self._show(value)}'"

@@ -12,7 +12,8 @@ from typing import Any, Final
 import orjson
 
 from eventbus.errors import ConfigError
-from eventbus.settings import Integer, Text, check, setting
+from eventbus.kinds import Integer, Text
+from eventbus.settings import check, setting
 
 __all__ = [
     "AGENT_MARGIN_MS",

@@ -1,0 +1,358 @@
+"""The settings of a node, and the loading of what they name: keys, certificates' names, the node's own name.
+
+`NodeSettings.from_env` is the one place that reads the environment. Nothing is read at import.
+"""
+# ruff: noqa: RUF009 - `setting` and `group` return fields; nothing is computed or shared in a default.
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from eventbus.config import (
+    FOREIGN_VARIABLES,
+    HOUR_MS,
+    KIB,
+    MIB,
+    MINUTE_MS,
+    DeliverySettings,
+    PublishSettings,
+    Settings,
+    StoreSettings,
+    redis_url_setting,
+    warn_of_unknown_variables,
+)
+from eventbus.errors import ConfigError
+from eventbus.ids import NodeName, parse_node_name
+from eventbus.kinds import Choice, FileName, Integer, Listed, Network, NetworkKind, SecretBytes, Text
+from eventbus.settings import check, group, read, setting, variables
+from eventbus.tiers import TierTable
+from gateway.auth import Authenticator, AuthSettings, parse_origin
+from gateway.keys import Algorithm, VerificationKey, key_from_pem, key_from_secret, keys_from_jwks
+
+__all__ = [
+    "JwtSettings",
+    "LimitSettings",
+    "ListenSettings",
+    "LivenessSettings",
+    "NodeSettings",
+    "load_authenticator",
+    "load_keys",
+]
+
+_HOST: Final = Text(r"[A-Za-z0-9.:_-]{1,253}", "a host name or an IP address")
+_PORT: Final = Integer(0, 65_535)
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    allowed: str = "an exact origin such as https://app.example.org (no path, no wildcard)"
+
+    def parse(self, text: str) -> str:
+        return text
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, str) and parse_origin(value) is not None
+
+    def show(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenSettings:
+    """Where a node listens, and what it is called."""
+
+    host: str = setting("127.0.0.1", "HOST", "Address for clients; `0.0.0.0` is every one of IPv4.", _HOST)
+    port: int = setting(8080, "PORT", "Port for clients; 0 takes a free one.", _PORT)
+    admin_host: str = setting("127.0.0.1", "ADMIN_HOST", "Address for metrics and operators.", _HOST)
+    admin_port: int = setting(8081, "ADMIN_PORT", "Port for metrics and operators; 0 takes a free one.", _PORT)
+    node: str = setting(
+        "",
+        "NODE",
+        "Name of the node, unique in the installation.",
+        Text(r"[A-Za-z0-9_.-]{0,56}", "1 to 56 of the characters A-Z, a-z, 0-9, _, . and -"),
+        default_text="<host name>-<process id>",
+    )
+    workers: int = setting(1, "WORKERS", "Processes that share the port; each is a node of its own.", Integer(1, 256))
+    tls_cert_file: str | None = setting(
+        None, "TLS_CERT_FILE", "Certificate chain (PEM), to serve TLS directly.", FileName()
+    )
+    tls_key_file: str | None = setting(None, "TLS_KEY_FILE", "Private key of the certificate (PEM).", FileName())
+    allowed_origins: tuple[str, ...] = setting(
+        (),
+        "ALLOWED_ORIGINS",
+        "Origins whose pages may connect; none means the host that serves the page.",
+        Listed(_Origin()),
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        (), "TRUSTED_PROXIES", "Proxies whose `X-Forwarded-For` or PROXY protocol is believed.", Listed(NetworkKind())
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            missing, given = "CERT", "KEY"
+            if self.tls_key_file is None:
+                missing, given = given, missing
+            raise ConfigError(
+                f"EVENTBUS_TLS_{given}_FILE is set and EVENTBUS_TLS_{missing}_FILE is not: TLS needs both",
+                field=f"tls_{missing.lower()}_file",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessSettings:
+    """How a node tells the living from the dead, and how it ends."""
+
+    hello_timeout_ms: int = setting(
+        5_000,
+        "HELLO_TIMEOUT_MS",
+        "A client sends its `hello` within this time.",
+        Integer(10, 10 * MINUTE_MS),
+        unit="ms",
+    )
+    heartbeat_ms: int = setting(
+        20_000, "HEARTBEAT_MS", "Time between two pings on a connection.", Integer(50, 10 * MINUTE_MS), unit="ms"
+    )
+    session_heartbeat_ms: int = setting(
+        10_000,
+        "SESSION_HEARTBEAT_MS",
+        "Time between two checks of a session against the store; a takeover shows within one.",
+        Integer(50, 10 * MINUTE_MS),
+        unit="ms",
+    )
+    sweep_ms: int = setting(
+        30_000,
+        "SWEEP_MS",
+        "Each live session is read at least this often, in case a wake-up was lost.",
+        Integer(50, HOUR_MS),
+        unit="ms",
+    )
+    node_heartbeat_ms: int = setting(
+        5_000,
+        "NODE_HEARTBEAT_MS",
+        "Time between two signs of life of the node; it counts as gone after three.",
+        Integer(50, MINUTE_MS),
+        unit="ms",
+    )
+    ready_probe_ms: int = setting(
+        2_000,
+        "READY_PROBE_MS",
+        "Time between two probes of write, wake-up and read, on which readiness stands.",
+        Integer(50, MINUTE_MS),
+        unit="ms",
+    )
+    store_wait_ms: int = setting(
+        30_000,
+        "STORE_WAIT_MS",
+        "Longest wait of a frame for a store that is away.",
+        Integer(10, 10 * MINUTE_MS),
+        unit="ms",
+    )
+    store_down_ms: int = setting(
+        60_000,
+        "STORE_DOWN_MS",
+        "When the store is away for this long, connections are closed and new ones refused.",
+        Integer(10, HOUR_MS),
+        unit="ms",
+    )
+    drain_ms: int = setting(
+        10_000,
+        "DRAIN_MS",
+        "Longest time from SIGTERM to the end; connections are told to leave, spread over it.",
+        Integer(1_000, HOUR_MS),
+        unit="ms",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What a client may ask of a node."""
+
+    max_frame_bytes: int = setting(
+        64 * KIB, "MAX_FRAME_BYTES", "Largest frame of a client.", Integer(256, 16 * MIB), unit="bytes"
+    )
+    max_body_bytes: int = setting(
+        8 * MIB, "MAX_BODY_BYTES", "Largest body of an HTTP request.", Integer(64, KIB * MIB), unit="bytes"
+    )
+    max_batch_bytes: int = setting(
+        1 * MIB,
+        "MAX_BATCH_BYTES",
+        "Largest `events` frame that a node makes.",
+        Integer(16 * KIB, 64 * MIB),
+        unit="bytes",
+    )
+    max_connections: int = setting(
+        50_000, "MAX_CONNECTIONS", "Connections of one node; one more is refused as overloaded.", Integer(1, 10_000_000)
+    )
+    slow_consumer_ms: int = setting(
+        30_000,
+        "SLOW_CONSUMER_MS",
+        "A client that has not read for this long, with too much waiting for it, is closed.",
+        Integer(100, HOUR_MS),
+        unit="ms",
+    )
+    slow_consumer_bytes: int = setting(
+        1 * MIB, "SLOW_CONSUMER_BYTES", "How much is too much waiting.", Integer(16 * KIB, 256 * MIB), unit="bytes"
+    )
+    handshakes_per_address: int = setting(
+        200, "HANDSHAKES_PER_ADDRESS", "New connections of one address a second; 0 is no limit.", Integer(0, 1_000_000)
+    )
+    connections_per_address: int = setting(
+        10_000, "CONNECTIONS_PER_ADDRESS", "Open connections of one address; 0 is no limit.", Integer(0, 10_000_000)
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtSettings:
+    """How tokens are verified. At least one key is needed."""
+
+    jwt_secret: bytes | None = setting(None, "JWT_SECRET", "Shared secret for HS256.", SecretBytes(), secret=True)
+    jwt_algorithms: tuple[Algorithm, ...] = setting(
+        tuple(Algorithm), "JWT_ALGORITHMS", "Allow-list of signature algorithms.", Listed(Choice(Algorithm))
+    )
+    jwt_public_key_files: tuple[str, ...] = setting(
+        (),
+        "JWT_PUBLIC_KEY_FILES",
+        "Public keys or certificates (PEM), each as `file` or `kid=file`.",
+        Listed(FileName("`file` or `kid=file`")),
+    )
+    jwt_jwks_file: str | None = setting(None, "JWT_JWKS_FILE", "A JSON Web Key Set, for several keys.", FileName())
+    jwt_issuer: str | None = setting(
+        None, "JWT_ISSUER", "What `iss` must be.", Text(r"[!-~]{1,512}", "1 to 512 printable ASCII characters")
+    )
+    jwt_audience: str | None = setting(
+        None,
+        "JWT_AUDIENCE",
+        "What `aud` must be or hold.",
+        Text(r"[!-~]{1,512}", "1 to 512 printable ASCII characters"),
+    )
+    jwt_leeway_ms: int = setting(
+        5_000,
+        "JWT_LEEWAY_MS",
+        "How far the issuer's clock may be ahead (`nbf`).",
+        Integer(0, 10 * MINUTE_MS),
+        unit="ms",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.jwt_algorithms:
+            raise ConfigError("EVENTBUS_JWT_ALGORITHMS is empty: it must allow at least one", field="jwt_algorithms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """All that a node needs."""
+
+    redis_url: str = redis_url_setting()
+    listen: ListenSettings = group(ListenSettings)
+    jwt: JwtSettings = group(JwtSettings)
+    liveness: LivenessSettings = group(LivenessSettings)
+    limits: LimitSettings = group(LimitSettings)
+    store: StoreSettings = group(StoreSettings)
+    delivery: DeliverySettings = group(DeliverySettings)
+    publish: PublishSettings = group(PublishSettings)
+    tiers: TierTable = group(TierTable)
+
+    def __post_init__(self) -> None:
+        check(self)
+        # Two missed heartbeats must not make a living session look gone.
+        if 2 * self.liveness.session_heartbeat_ms > self.store.live_ttl_ms:
+            raise ConfigError(
+                f"EVENTBUS_LIVE_TTL_MS is {self.store.live_ttl_ms}: it must be at least twice"
+                f" EVENTBUS_SESSION_HEARTBEAT_MS, which is {self.liveness.session_heartbeat_ms}",
+                field="live_ttl_ms",
+            )
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], **overrides: object) -> NodeSettings:
+        """Read the settings; a node without a name gets one from the machine and the process.
+
+        Args:
+            env: the environment, as a rule `os.environ`.
+            overrides: values that stand above it (the command line's), by field name, also of fields in groups
+                (`port=...`); a string is parsed like a variable, None counts as absent, `jwt_secret_file=` names
+                a file.
+
+        Raises:
+            ConfigError: one sentence with the variable, its value and what is allowed.
+        """
+        made = read(cls, env, overrides)
+        warn_of_unknown_variables(env, [*variables(cls), *FOREIGN_VARIABLES])
+        if made.listen.node:
+            return made
+        return replace(made, listen=replace(made.listen, node=default_node_name()))
+
+    @property
+    def node_name(self) -> NodeName:
+        """The node's name as the store wants it."""
+        return parse_node_name(self.listen.node or default_node_name())
+
+    def for_agents(self) -> Settings:
+        """The part that an agent's process has too, for a `Bus` inside a node."""
+        return Settings(
+            redis_url=self.redis_url, store=self.store, delivery=self.delivery, publish=self.publish, tiers=self.tiers
+        )
+
+
+def default_node_name() -> str:
+    """The host's name and the process's id, in the characters that a node's name may have."""
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40] or "node"
+    return f"{host}-{os.getpid()}"
+
+
+def load_keys(settings: JwtSettings) -> tuple[VerificationKey, ...]:
+    """Read and check all keys that the settings name.
+
+    Raises:
+        ConfigError: a file cannot be read or holds no usable key.
+    """
+    keys: list[VerificationKey] = []
+    if settings.jwt_secret is not None:
+        keys.append(key_from_secret(settings.jwt_secret))
+    for item in settings.jwt_public_key_files:
+        kid, _, file = item.partition("=") if "=" in item else ("", "", item)
+        pem = _file_bytes(file, "EVENTBUS_JWT_PUBLIC_KEY_FILES", "jwt_public_key_files")
+        keys.append(key_from_pem(pem, name=file, kid=kid or None))
+    if settings.jwt_jwks_file is not None:
+        text = _file_bytes(settings.jwt_jwks_file, "EVENTBUS_JWT_JWKS_FILE", "jwt_jwks_file")
+        keys.extend(keys_from_jwks(text, name=settings.jwt_jwks_file))
+    return tuple(keys)
+
+
+def load_authenticator(settings: NodeSettings) -> Authenticator:
+    """Make the authenticator of a node: reads the key files, so it is called once at the start and for a rotation.
+
+    Raises:
+        ConfigError: no key, an unusable one, or one whose algorithm is not allowed.
+    """
+    return Authenticator(
+        AuthSettings(
+            keys=load_keys(settings.jwt),
+            algorithms=frozenset(settings.jwt.jwt_algorithms),
+            tiers=frozenset(settings.tiers.names),
+            default_tier=settings.tiers.default_tier,
+            issuer=settings.jwt.jwt_issuer,
+            audience=settings.jwt.jwt_audience,
+            leeway_ms=settings.jwt.jwt_leeway_ms,
+        )
+    )
+
+
+def _file_bytes(name: str, variable: str, field: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{variable} names {name!r}, which cannot be read: {error.strerror}", field=field) from None
