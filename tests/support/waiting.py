@@ -6,13 +6,19 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 _POLL_MS = 5
 
 
+@overload
+async def until(
+    condition: Callable[[], Awaitable[T]], timeout_ms: int = 5_000, message: str | Callable[[], str] = ""
+) -> T: ...
+@overload
+async def until(condition: Callable[[], T], timeout_ms: int = 5_000, message: str | Callable[[], str] = "") -> T: ...
 async def until(
     condition: Callable[[], T | Awaitable[T]], timeout_ms: int = 5_000, message: str | Callable[[], str] = ""
 ) -> T:
