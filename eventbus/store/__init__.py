@@ -25,6 +25,7 @@ from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, Sessio
 
 __all__ = [
     "LOST",
+    "AckRequest",
     "Append",
     "Appended",
     "Attach",
@@ -242,6 +243,15 @@ class PendingPage:
 
     entries: Sequence[PendingEntry]
     last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckRequest:
+    """What a client of one session acked."""
+
+    user: UserId
+    session: SessionId
+    entries: Sequence[EntryId]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -492,6 +502,9 @@ class Store(Protocol):
 
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
         """Releases what a client acked, and records it by the setting. Returns how many were pending. Not fenced. Redis: XACK."""
+
+    async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
+        """`ack` for many sessions in one write; one result for each request, in order."""
 
     async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
         """A node's own ack: filtered, expired, trimmed or released entries; recorded, never a confirmation."""

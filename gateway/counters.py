@@ -1,0 +1,33 @@
+"""What a node counts: plain integers, raised on the hot path and read by whoever exports them (metrics, `eb:nodes`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["Counters"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the node started. A name here is the name in the metrics, without the prefix `eventbus_` and `_total`."""
+
+    connections_opened: int = 0
+    connections_refused: Counter[str] = field(default_factory=Counter)
+    connections_closed: Counter[int] = field(default_factory=Counter)
+    sessions_attached: Counter[str] = field(default_factory=Counter)
+    events_delivered: int = 0
+    events_redelivered: int = 0
+    events_acked: int = 0
+    events_nacked: int = 0
+    events_released: Counter[str] = field(default_factory=Counter)
+    events_dead_lettered: Counter[str] = field(default_factory=Counter)
+    gaps: Counter[str] = field(default_factory=Counter)
+    frames_received: int = 0
+    frames_refused: Counter[str] = field(default_factory=Counter)
+    wakeups: int = 0
+    reattaches: Counter[str] = field(default_factory=Counter)
+    store_errors: Counter[str] = field(default_factory=Counter)
+    stalls: int = 0
+    subscriptions: int = 0
+    events_published: int = 0

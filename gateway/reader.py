@@ -1,0 +1,406 @@
+"""Where a node talks to the store for its sessions: reads, acks, and the steps that only Redis can take, in cycles.
+
+A cycle takes up all that has gathered and leaves in one write; the next one begins when it is answered. So the batches grow
+by themselves with the load, and a session has at most one read under way. Acks are kept until Redis answered (D1), also those
+of sessions that are gone; a session's hold is given up only after its acks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from eventbus import moves, wire
+from eventbus.clock import Clock, seconds
+from eventbus.delivery import Phase
+from eventbus.errors import InvalidEvent, StoreError
+from eventbus.event import peek
+from eventbus.ids import EntryId, EventId, SessionId, UserId
+from eventbus.store import (
+    LOST,
+    AckRequest,
+    DeadLetter,
+    DeadOutcome,
+    Fence,
+    NewRead,
+    PendingPage,
+    ReadRequest,
+    ReadState,
+    Store,
+)
+
+from gateway.counters import Counters
+from gateway.payload import Payload
+from gateway.session import STORE_WAIT_MS, Session
+
+__all__ = ["Reader"]
+
+logger = logging.getLogger(__name__)
+
+READS_MAX: Final = 512
+"""Most sessions that one cycle reads for; the others go first in the next."""
+
+STEPS_MAX: Final = 128
+"""Most pages and steps under way in one cycle."""
+
+PAUSE_MS: Final = 100
+"""How long a cycle waits after the store failed."""
+
+Step = moves.Release | moves.Redeliver | moves.GiveUp
+
+
+@dataclass(slots=True)
+class _Acks:
+    """The acks of one session that Redis has not answered yet; kept when the session is gone."""
+
+    user: UserId
+    session_id: SessionId
+    session: Session | None
+    ids: list[EntryId] = field(default_factory=list)
+    refs: list[tuple[wire.Ref, Sequence[EntryId], int]] = field(default_factory=list)
+    leaving: tuple[Fence, EntryId] | None = None
+
+
+class Reader:
+    """The cycles of a node.
+
+    Args:
+        store: where everything is.
+        clock: the node's.
+        counters: what the node counts.
+    """
+
+    def __init__(self, store: Store, clock: Clock, counters: Counters) -> None:
+        self._store = store
+        self._clock = clock
+        self._counters = counters
+        self._dirty: dict[Session, None] = {}
+        self._acks: dict[int, _Acks] = {}
+        self._steps: list[tuple[Session, Step]] = []
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._reading = True
+        self._failed_since_ms: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Reader dirty={len(self._dirty)} acks={len(self._acks)} steps={len(self._steps)}>"
+
+    @property
+    def failed_since_ms(self) -> int | None:
+        """Since when the store does not answer (monotonic); None while it does."""
+        return self._failed_since_ms
+
+    @property
+    def backlog(self) -> dict[str, int]:
+        """What waits, by kind."""
+        return {"reads": len(self._dirty), "acks": len(self._acks), "steps": len(self._steps)}
+
+    # --- what sessions ask ----------------------------------------------------------------------------------------------
+
+    def want_read(self, session: Session) -> None:
+        """The session wants to read in the next cycle."""
+        self._dirty[session] = None
+        self._wanted.set()
+
+    def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
+        """Puts acks on their way; with `ref`, the answer is counted for these ids alone."""
+        acks = self._acks_of(session)
+        if ref is None:
+            acks.ids.extend(ids)
+        else:
+            acks.refs.append((ref, ids, self._clock.monotonic_ms()))
+        self._wanted.set()
+
+    def step(self, session: Session, effect: Step) -> None:
+        """Puts a step on its way."""
+        self._steps.append((session, effect))
+        self._wanted.set()
+
+    def leave(self, session: Session) -> None:
+        """Gives the session's hold up, after its acks."""
+        self._dirty.pop(session, None)
+        acks = self._acks_of(session)
+        acks.session = None
+        acks.leaving = (session.fence, session.last_cursor)
+        self._wanted.set()
+
+    def _acks_of(self, session: Session) -> _Acks:
+        acks = self._acks.get(id(session))
+        if acks is None:
+            acks = self._acks[id(session)] = _Acks(session.user, session.session_id, session)
+        return acks
+
+    # --- the cycles -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Runs cycles until it is cancelled. What a cancelled cycle asked for may or may not have taken effect."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            self._idle.clear()
+            if not await self._cycle():
+                self._wanted.set()
+                await asyncio.sleep(seconds(PAUSE_MS))
+            if not (self._wanted.is_set() or self._acks or self._steps):
+                self._idle.set()
+
+    def stop_reading(self) -> None:
+        """From now on only acks and steps are carried out: the node drains."""
+        self._reading = False
+        self._dirty.clear()
+
+    async def flush(self, timeout_ms: int) -> bool:
+        """Waits until every ack is stored and every hold given up. Returns False when the time did not suffice."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds(timeout_ms)):
+                self._wanted.set()
+                await self._idle.wait()
+        return not self._acks
+
+    async def _cycle(self) -> bool:
+        """One write to the store and its answers. Returns whether the store answered."""
+        acks, self._acks = self._acks, {}
+        steps, self._steps = self._steps[:STEPS_MAX], self._steps[STEPS_MAX:]
+        reads, pages = self._take_reads()
+        # Acks go first: an entry that is acked in this cycle is not pending for a page that is read in it.
+        work = [self._ack(list(acks.values()))] if acks else []
+        if reads:
+            work.append(self._read(reads))
+        work += [self._page(session, read) for session, read in pages]
+        work += [self._carry_out(session, step) for session, step in steps]
+        answers = await asyncio.gather(*work)
+        answered = all(answers)
+        if answered:
+            self._failed_since_ms = None
+        elif self._failed_since_ms is None:
+            self._failed_since_ms = self._clock.monotonic_ms()
+        if self._steps or self._dirty:
+            self._wanted.set()
+        return answered
+
+    def _take_reads(self) -> tuple[list[tuple[Session, ReadRequest]], list[tuple[Session, moves.ReadPending]]]:
+        reads: list[tuple[Session, ReadRequest]] = []
+        pages: list[tuple[Session, moves.ReadPending]] = []
+        later: dict[Session, None] = {}
+        for session in self._dirty:
+            if len(reads) >= READS_MAX or len(pages) >= STEPS_MAX:
+                later[session] = None
+                continue
+            read = session.delivery.take_read() if self._reading else None
+            if read is None:
+                continue
+            session.count_read()
+            if isinstance(read, moves.ReadNew):
+                reads.append((session, ReadRequest(fence=session.fence, count=read.count, verify=read.verify)))
+            else:
+                pages.append((session, read))
+        self._dirty = later
+        return reads, pages
+
+    def _failed(self, error: StoreError) -> None:
+        self._counters.store_errors[error.code] += 1
+        logger.debug("the store failed: %s", error)
+
+    # --- reads ----------------------------------------------------------------------------------------------------------
+
+    async def _read(self, reads: Sequence[tuple[Session, ReadRequest]]) -> bool:
+        answers: Sequence[NewRead | StoreError]
+        try:
+            answers = await self._store.read_new([request for _, request in reads])
+        except StoreError as error:
+            answers = [error] * len(reads)
+        payloads: dict[tuple[UserId, EntryId], Payload | str] = {}
+        wall_ms = self._clock.now_ms()
+        answered = True
+        for (session, _), answer in zip(reads, answers, strict=True):
+            session.count_read()
+            if isinstance(answer, StoreError):
+                answered = False
+                self._failed(answer)
+                session.apply(moves.ReadFailed())
+            elif answer.state is ReadState.LOST:
+                session.lost()
+            elif answer.state is ReadState.NO_GROUP:
+                session.apply(moves.ReadFailed())
+            else:
+                items = []
+                for entry in answer.entries:
+                    key = (session.user, entry.id)
+                    payload = payloads.get(key)
+                    if payload is None:
+                        payload = payloads[key] = _payload(entry.id, entry.body)
+                    items.append(self._item(session, entry.id, payload, 1, wall_ms))
+                if answer.gap:
+                    self._counters.gaps[answer.gap.reason] += 1
+                session.apply(moves.NewItems(items=items, gap=answer.gap))
+        return answered
+
+    async def _page(self, session: Session, read: moves.ReadPending) -> bool:
+        try:
+            page = await self._store.read_pending(session.fence, read.after, read.count)
+        except StoreError as error:
+            self._failed(error)
+            session.count_read()
+            session.apply(moves.ReadFailed())
+            return False
+        session.count_read()
+        if isinstance(page, PendingPage):
+            wall_ms = self._clock.now_ms()
+            items = []
+            for entry in page.entries:
+                payload = None if entry.body is None else _payload(entry.id, entry.body)
+                items.append(self._item(session, entry.id, payload, entry.attempts, wall_ms))
+            if session.delivery.phase is Phase.PENDING:
+                session.apply(moves.PendingItems(items=items, last=page.last))
+        else:
+            session.lost()
+        return True
+
+    def _item(
+        self, session: Session, entry: EntryId, payload: Payload | str | None, attempts: int, wall_ms: int
+    ) -> moves.Item:
+        if payload is None:
+            return moves.Item(id=entry, payload=None, attempts=attempts)
+        if isinstance(payload, str):
+            return moves.Item(id=entry, payload=None, attempts=attempts, poison=payload)
+        head = payload.head
+        expires_ms = None
+        if head.expires_ms is not None:
+            expires_ms = head.expires_ms - wall_ms + self._clock.monotonic_ms()
+        return moves.Item(
+            id=entry,
+            payload=payload,
+            size_bytes=payload.size_bytes,
+            expires_ms=expires_ms,
+            skip=session.skip_of(head, wall_ms),
+            attempts=attempts,
+        )
+
+    # --- acks and leaving -------------------------------------------------------------------------------------------------
+
+    async def _ack(self, batch: Sequence[_Acks]) -> bool:
+        requests: list[AckRequest] = []
+        owners: list[tuple[_Acks, Sequence[EntryId], wire.Ref | None, int]] = []
+        for acks in batch:
+            if acks.ids:
+                ids = tuple(acks.ids)
+                requests.append(AckRequest(user=acks.user, session=acks.session_id, entries=ids))
+                owners.append((acks, ids, None, 0))
+            for ref, ids_of_ref, since_ms in acks.refs:
+                requests.append(AckRequest(user=acks.user, session=acks.session_id, entries=ids_of_ref))
+                owners.append((acks, ids_of_ref, ref, since_ms))
+        answers: Sequence[int | StoreError] = ()
+        if requests:
+            try:
+                answers = await self._store.ack_many(requests)
+            except StoreError as error:
+                answers = [error] * len(requests)
+        failed: set[int] = set()
+        for (acks, ids, ref, since_ms), answer in zip(owners, answers, strict=True):
+            if isinstance(answer, StoreError):
+                self._failed(answer)
+                failed.add(id(acks))
+                self._keep(acks, ids, ref, since_ms)
+            elif acks.session is not None:
+                acks.session.acks_stored(ids, answer, ref)
+            else:
+                self._counters.events_acked += answer
+        leaving = [acks for acks in batch if acks.leaving is not None and id(acks) not in failed]
+        results = await asyncio.gather(*(self._detach(acks) for acks in leaving))
+        return not failed and all(results)
+
+    def _keep(self, acks: _Acks, ids: Sequence[EntryId], ref: wire.Ref | None, since_ms: int) -> None:
+        """Keeps acks whose fate is unknown: XACK may be repeated."""
+        key = id(acks.session) if acks.session is not None else -id(acks)
+        kept = self._acks.setdefault(key, _Acks(acks.user, acks.session_id, acks.session))
+        kept.leaving = kept.leaving or acks.leaving
+        if ref is None:
+            kept.ids[:0] = ids
+            return
+        if acks.session is not None and 0 < since_ms <= self._clock.monotonic_ms() - STORE_WAIT_MS:
+            acks.session.ack_is_late(ref)
+            kept.ids.extend(ids)
+            return
+        kept.refs.append((ref, ids, since_ms))
+
+    async def _detach(self, acks: _Acks) -> bool:
+        assert acks.leaving is not None
+        fence, cursor = acks.leaving
+        try:
+            await self._store.detach(fence, cursor)
+        except StoreError as error:
+            # Its field in the live hash ages out by itself; nothing is lost.
+            self._failed(error)
+            return False
+        return True
+
+    # --- steps ------------------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, session: Session, step: Step) -> bool:
+        try:
+            match step:
+                case moves.Release():
+                    released = await self._store.release(session.fence, step.ids, step.reason)
+                    if released is LOST:
+                        session.lost()
+                    else:
+                        self._counters.events_released[step.reason] += released
+                        session.apply(moves.Stored(step.ids))
+                case moves.Redeliver():
+                    await self._redeliver(session, step)
+                case moves.GiveUp():
+                    await self._give_up(session, step)
+        except StoreError as error:
+            self._failed(error)
+            if isinstance(step, moves.Release):
+                self.step(session, step)
+            elif isinstance(step, moves.Redeliver):
+                session.apply(moves.StepFailed([entry.id for entry in step.entries]))
+            else:
+                session.apply(moves.StepFailed([step.id]))
+            return False
+        return True
+
+    async def _redeliver(self, session: Session, step: moves.Redeliver) -> None:
+        outcomes = await self._store.redeliver(session.fence, step.entries)
+        if outcomes is LOST:
+            session.lost()
+            return
+        pairs = [(entry.id, outcome) for entry, outcome in zip(step.entries, outcomes, strict=True)]
+        session.apply(moves.Redelivered(pairs))
+
+    async def _give_up(self, session: Session, step: moves.GiveUp) -> None:
+        payload = step.payload
+        known = isinstance(payload, Payload)
+        letter = DeadLetter(
+            id=step.id,
+            event=payload.head.id if known else EventId(""),
+            type=payload.head.type if known else "",
+            reason=step.reason,
+            attempts=step.attempts,
+            body=payload.body if known else b"",
+        )
+        outcome = await self._store.dead_letter(session.fence, letter)
+        if outcome is LOST:
+            session.lost()
+            return
+        if outcome is DeadOutcome.DEAD:
+            self._counters.events_dead_lettered[step.reason] += 1
+            logger.warning(
+                "dead letter: user=%s session=%s entry=%s event=%s reason=%s deliveries=%d",
+                session.user, session.session_id, step.id, letter.event, step.reason, step.attempts,
+            )  # fmt: skip
+        session.apply(moves.GivenUp(step.id, dead=outcome is DeadOutcome.DEAD))
+
+
+def _payload(entry: EntryId, body: bytes) -> Payload | str:
+    """The payload of an entry, or why it can not be read: somebody else wrote into the stream."""
+    try:
+        return Payload(entry, body, peek(body))
+    except InvalidEvent as error:
+        return f"undecodable: {error}"
