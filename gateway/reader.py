@@ -19,7 +19,7 @@ from eventbus.clock import Clock, seconds
 from eventbus.delivery import Phase
 from eventbus.errors import InvalidEvent, StoreError
 from eventbus.event import peek
-from eventbus.ids import EntryId, EventId, SessionId, UserId
+from eventbus.ids import ConnectionId, EntryId, EventId, UserId
 from eventbus.store import (
     LOST,
     AckRequest,
@@ -57,12 +57,11 @@ Step = moves.Release | moves.Redeliver | moves.GiveUp
 class _Acks:
     """The acks of one session that Redis has not answered yet; kept when the session is gone."""
 
-    user: UserId
-    session_id: SessionId
+    fence: Fence
     session: Session | None
     ids: list[EntryId] = field(default_factory=list)
     refs: list[tuple[wire.Ref, Sequence[EntryId], int]] = field(default_factory=list)
-    leaving: tuple[Fence, EntryId] | None = None
+    leaving: EntryId | None = None
 
 
 class Reader:
@@ -79,7 +78,7 @@ class Reader:
         self._clock = clock
         self._counters = counters
         self._dirty: dict[Session, None] = {}
-        self._acks: dict[int, _Acks] = {}
+        self._acks: dict[ConnectionId, _Acks] = {}
         self._steps: list[tuple[Session, Step]] = []
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -126,13 +125,13 @@ class Reader:
         self._dirty.pop(session, None)
         acks = self._acks_of(session)
         acks.session = None
-        acks.leaving = (session.fence, session.last_cursor)
+        acks.leaving = session.last_cursor
         self._wanted.set()
 
     def _acks_of(self, session: Session) -> _Acks:
-        acks = self._acks.get(id(session))
+        acks = self._acks.get(session.connection_id)
         if acks is None:
-            acks = self._acks[id(session)] = _Acks(session.user, session.session_id, session)
+            acks = self._acks[session.connection_id] = _Acks(session.fence, session)
         return acks
 
     # --- the cycles -----------------------------------------------------------------------------------------------------
@@ -289,10 +288,10 @@ class Reader:
         for acks in batch:
             if acks.ids:
                 ids = tuple(acks.ids)
-                requests.append(AckRequest(user=acks.user, session=acks.session_id, entries=ids))
+                requests.append(AckRequest(user=acks.fence.user, session=acks.fence.session, entries=ids))
                 owners.append((acks, ids, None, 0))
             for ref, ids_of_ref, since_ms in acks.refs:
-                requests.append(AckRequest(user=acks.user, session=acks.session_id, entries=ids_of_ref))
+                requests.append(AckRequest(user=acks.fence.user, session=acks.fence.session, entries=ids_of_ref))
                 owners.append((acks, ids_of_ref, ref, since_ms))
         answers: Sequence[int | StoreError] = ()
         if requests:
@@ -300,24 +299,23 @@ class Reader:
                 answers = await self._store.ack_many(requests)
             except StoreError as error:
                 answers = [error] * len(requests)
-        failed: set[int] = set()
+        failed: set[ConnectionId] = set()
         for (acks, ids, ref, since_ms), answer in zip(owners, answers, strict=True):
             if isinstance(answer, StoreError):
                 self._failed(answer)
-                failed.add(id(acks))
+                failed.add(acks.fence.connection)
                 self._keep(acks, ids, ref, since_ms)
             elif acks.session is not None:
                 acks.session.acks_stored(ids, answer, ref)
             else:
                 self._counters.events_acked += answer
-        leaving = [acks for acks in batch if acks.leaving is not None and id(acks) not in failed]
+        leaving = [acks for acks in batch if acks.leaving is not None and acks.fence.connection not in failed]
         results = await asyncio.gather(*(self._detach(acks) for acks in leaving))
         return not failed and all(results)
 
     def _keep(self, acks: _Acks, ids: Sequence[EntryId], ref: wire.Ref | None, since_ms: int) -> None:
         """Keeps acks whose fate is unknown: XACK may be repeated."""
-        key = id(acks.session) if acks.session is not None else -id(acks)
-        kept = self._acks.setdefault(key, _Acks(acks.user, acks.session_id, acks.session))
+        kept = self._acks.setdefault(acks.fence.connection, _Acks(acks.fence, acks.session))
         kept.leaving = kept.leaving or acks.leaving
         if ref is None:
             kept.ids[:0] = ids
@@ -330,9 +328,8 @@ class Reader:
 
     async def _detach(self, acks: _Acks) -> bool:
         assert acks.leaving is not None
-        fence, cursor = acks.leaving
         try:
-            await self._store.detach(fence, cursor)
+            await self._store.detach(acks.fence, acks.leaving)
         except StoreError as error:
             # Its field in the live hash ages out by itself; nothing is lost.
             self._failed(error)
