@@ -9,7 +9,6 @@ from eventbus.event import EventHead
 from eventbus.ids import EntryId
 from eventbus.moves import Sending
 from eventbus.wire import Format, event_item, events_payload, split_items
-
 from gateway.outbox import binary_frame, text_frame
 
 __all__ = ["Payload", "event_frames"]

@@ -32,10 +32,9 @@ from eventbus.store import (
     ReadState,
     Store,
 )
-
 from gateway.counters import Counters
 from gateway.payload import Payload
-from gateway.session import STORE_WAIT_MS, Session
+from gateway.session import Session
 
 __all__ = ["Reader"]
 
@@ -71,12 +70,14 @@ class Reader:
         store: where everything is.
         clock: the node's.
         counters: what the node counts.
+        store_wait_ms: so long may an ack wait before a client that wants an answer is told.
     """
 
-    def __init__(self, store: Store, clock: Clock, counters: Counters) -> None:
+    def __init__(self, store: Store, clock: Clock, counters: Counters, *, store_wait_ms: int) -> None:
         self._store = store
         self._clock = clock
         self._counters = counters
+        self._store_wait_ms = store_wait_ms
         self._dirty: dict[Session, None] = {}
         self._acks: dict[ConnectionId, _Acks] = {}
         self._steps: list[tuple[Session, Step]] = []
@@ -320,7 +321,7 @@ class Reader:
         if ref is None:
             kept.ids[:0] = ids
             return
-        if acks.session is not None and 0 < since_ms <= self._clock.monotonic_ms() - STORE_WAIT_MS:
+        if acks.session is not None and 0 < since_ms <= self._clock.monotonic_ms() - self._store_wait_ms:
             acks.session.ack_is_late(ref)
             kept.ids.extend(ids)
             return

@@ -7,7 +7,7 @@ calls back. The order of a life: `on_open` -> `hello` -> `attached` -> frames an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, assert_never
@@ -30,10 +30,11 @@ from eventbus.store import (
     Start,
 )
 from eventbus.tiers import Tier
-
 from gateway.auth import Identity, Scope, require_scope
 from gateway.counters import Counters
+from gateway.handshake import Subprotocol
 from gateway.limits import FrameLimit, FrameVerdict
+from gateway.liveness import Liveness, LivenessRules
 from gateway.outbox import binary_frame, text_frame
 from gateway.payload import event_frames
 from gateway.websocket import Connection
@@ -41,17 +42,7 @@ from gateway.wheel import NEVER_MS
 
 __all__ = ["Host", "Session", "SessionSettings", "State"]
 
-BEAT_MS: Final = 10_000
-"""How often a session renews its hold in Redis: a takeover must show within 15 s (D17)."""
-
-UNREAD_BYTES_MAX: Final = 1 << 20
-"""More than this waiting for a socket is a slow consumer's backlog."""
-
-UNREAD_MS_MAX: Final = 30_000
-"""So long may such a backlog stand still before the connection is closed, when the client owes nothing."""
-
-STORE_WAIT_MS: Final = 30_000
-"""So long may a frame wait for Redis before the client is told."""
+_FORMATS: Final = {Subprotocol.JSON: wire.Format.JSON, Subprotocol.MSGPACK: wire.Format.MSGPACK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +51,9 @@ class SessionSettings:
 
     node: NodeName
     policy: RedeliveryPolicy
-    heartbeat_ms: int
+    liveness: LivenessRules
     hello_timeout_ms: int
+    store_wait_ms: int
     max_frame_bytes: int
     window_default: int
     window_max: int
@@ -120,23 +112,21 @@ class Session:
     Args:
         host: the node.
         identity: who it is, when the handshake told; else `hello` must.
+        left: called once when the connection is over.
     """
 
     __slots__ = (
-        "_beat_due_ms",
         "_close_code",
         "_cursor_said",
         "_epoch",
         "_filter",
         "_frames",
-        "_host",
         "_hello_due_ms",
-        "_ping_due_ms",
-        "_pinged_ms",
+        "_host",
+        "_left",
+        "_liveness",
         "_reads",
-        "_resume_due_ms",
         "_start",
-        "_stood_since_ms",
         "_tier",
         "_waiting_refs",
         "attaching",
@@ -151,12 +141,13 @@ class Session:
         "state",
         "user",
         "wheel_slot",
-        "wire_format",
         "window",
+        "wire_format",
     )
 
-    def __init__(self, host: Host, identity: Identity | None) -> None:
+    def __init__(self, host: Host, identity: Identity | None, *, left: Callable[[], None] = lambda: None) -> None:
         self._host = host
+        self._left = left
         self.identity = identity
         self.state = State.HELLO
         self.user = UserId("")
@@ -172,10 +163,8 @@ class Session:
         self._start = Start.NEW
         self._filter: wire.Filter | None = None
         self._reads = 0
-        self._pinged_ms = 0
-        self._stood_since_ms: int | None = None
         self._close_code: CloseCode | None = None
-        self._beat_due_ms = self._ping_due_ms = self._resume_due_ms = NEVER_MS
+        self._hello_due_ms = NEVER_MS
 
     def __repr__(self) -> str:
         return f"<Session {self.user}/{self.session_id} {self.state} {getattr(self, 'delivery', None)!r}>"
@@ -191,7 +180,7 @@ class Session:
         """The handshake is through: `hello` must come in time."""
         now_ms = self._host.clock.monotonic_ms()
         self.connection = connection
-        self.wire_format = connection.format
+        self.wire_format = _FORMATS[connection.subprotocol]
         self.opened_ms = now_ms
         self._hello_due_ms = now_ms + self._host.settings.hello_timeout_ms
         self._host.counters.connections_opened += 1
@@ -207,13 +196,13 @@ class Session:
             self._take(payload)
 
     def on_writable(self) -> None:
-        """The backlog is gone."""
-        self._stood_since_ms = None
+        """The peer reads again; what waited goes out by itself."""
 
     def on_close(self, code: int, reason: str) -> None:
         """The socket is gone, whoever closed it."""
         self._host.counters.connections_closed[int(self._close_code or code)] += 1
         self._end()
+        self._left()
 
     # --- frames -------------------------------------------------------------------------------------------------------
 
@@ -243,7 +232,7 @@ class Session:
             return True
         self.paused_frames.appendleft(payload)
         self.connection.pause_reading()
-        self._resume_due_ms = now_ms + self._frames.resume_in_ms(now_ms)
+        self._liveness.resume_due_ms = now_ms + self._frames.resume_in_ms(now_ms)
         self._host.place(self)
         return True
 
@@ -293,11 +282,9 @@ class Session:
                 assert_never(frame)
 
     def _hello(self, hello: wire.Hello) -> None:
-        if self.identity is None:
-            if hello.token is None:
-                raise AuthError("no token: give it in the handshake or in `hello`", reason="no_token")
+        if self.identity is None and hello.token is not None:
             self.identity = self._host.authenticate(hello.token)
-        identity = self.identity
+        identity = self._token()
         require_scope(identity, Scope.SUBSCRIBE)
         if identity.session is not None and hello.session not in (None, identity.session):
             raise Forbidden(f"the token is pinned to session {identity.session!r}")
@@ -317,7 +304,7 @@ class Session:
         self.delivery = Delivery(settings.policy, window=self.window, cursor=hello.cursor or ENTRY_ZERO)
         self.state = State.ATTACHING
         self.attaching = True
-        self._hello_due_ms = self._host.clock.monotonic_ms() + STORE_WAIT_MS
+        self._hello_due_ms = self._host.clock.monotonic_ms() + settings.store_wait_ms
         self.connection.pause_reading()
         # Seated before the attach is written: a wake-up may come before its answer.
         self._host.seat(self)
@@ -342,6 +329,8 @@ class Session:
         if identity.session not in (None, self.session_id):
             raise Forbidden(f"the token is pinned to session {identity.session!r}")
         self.identity = identity
+        self._liveness.token_ends(self._host.clock.monotonic_ms(), self._token_left_ms())
+        self._host.place(self)
         self.send(wire.Refreshed(token_expires_ms=identity.expires_ms))
 
     # --- attaching ----------------------------------------------------------------------------------------------------
@@ -387,9 +376,7 @@ class Session:
             self._open(answer)
         if answer.gap:
             self._host.counters.gaps[answer.gap.reason] += 1
-        self.apply(
-            moves.Opened(position=answer.position, tail=answer.tail, pending=answer.pending, gap=answer.gap)
-        )
+        self.apply(moves.Opened(position=answer.position, tail=answer.tail, pending=answer.pending, gap=answer.gap))
         if self.paused_frames and self.state is State.OPEN:
             self._handle_paused()
 
@@ -399,11 +386,13 @@ class Session:
         self.state = State.OPEN
         self._hello_due_ms = NEVER_MS
         host.counters.sessions_attached["resumed" if answer.resumed else "new"] += 1
-        # Sessions that came in one storm must not beat in one storm (D17).
-        spread = int(self.connection_id[:4], 16)
-        self._beat_due_ms = now_ms + BEAT_MS // 2 + spread % (BEAT_MS // 2)
-        self._ping_due_ms = now_ms + host.settings.heartbeat_ms // 2 + spread % max(1, host.settings.heartbeat_ms // 2)
-        assert self.identity is not None
+        self._liveness = Liveness(
+            host.settings.liveness,
+            connection_timeout_ms=self._tier.connection_timeout_ms,
+            now_ms=now_ms,
+            spread=int(self.connection_id[:6], 16),
+        )
+        self._liveness.token_ends(now_ms, self._token_left_ms())
         # With entries pending, nothing but what the client said itself is known to be handled.
         cursor = answer.position if not answer.pending else self._cursor_said or ENTRY_ZERO
         self.send(
@@ -416,10 +405,10 @@ class Session:
                 cursor=cursor,
                 pending=answer.pending,
                 window=self.window,
-                heartbeat_ms=host.settings.heartbeat_ms,
+                heartbeat_ms=host.settings.liveness.heartbeat_ms,
                 ack_timeout_ms=host.settings.policy.ack_timeout_ms,
                 max_frame_bytes=host.settings.max_frame_bytes,
-                token_expires_ms=self.identity.expires_ms,
+                token_expires_ms=self._token().expires_ms,
                 epoch=answer.epoch,
             )
         )
@@ -446,7 +435,7 @@ class Session:
         if delivery.wants_read:
             self._host.want_read(self)
         if self.state is State.OPEN:
-            if delivery.due_ms < self.wheel_due_ms:
+            if delivery.due_ms < self._liveness.due_ms:
                 self._host.place(self)
             if delivery.reattach_wanted and not self.attaching:
                 self.reattach("read_failed")
@@ -476,7 +465,10 @@ class Session:
                     assert_never(effect)
 
     def _step(self, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
-        if isinstance(effect, moves.Redeliver) and self.connection.buffered_bytes > UNREAD_BYTES_MAX:
+        if (
+            isinstance(effect, moves.Redeliver)
+            and self.connection.buffered_bytes > self._host.settings.liveness.backlog_bytes
+        ):
             # The client has not even read the copies before: another one would only pile up, and count against it.
             self.apply(moves.StepFailed([entry.id for entry in effect.entries]))
         else:
@@ -519,14 +511,8 @@ class Session:
     def due_ms(self) -> int:
         """When `on_clock` is wanted next."""
         if self.state is State.OPEN:
-            assert self.identity is not None
-            return min(self._beat_due_ms, self._ping_due_ms, self._resume_due_ms, self.delivery.due_ms)
+            return min(self._liveness.due_ms, self.delivery.due_ms)
         return self._hello_due_ms if self.state is not State.CLOSED else NEVER_MS
-
-    @property
-    def wheel_due_ms(self) -> int:
-        """When the wheel brings it up at the latest, but for the machine's own deadlines."""
-        return min(self._beat_due_ms, self._ping_due_ms, self._resume_due_ms)
 
     def on_clock(self, now_ms: int) -> bool:
         """Does what is due. Returns whether a heartbeat in Redis is wanted."""
@@ -535,14 +521,15 @@ class Session:
         if self.state is not State.OPEN:
             self._too_late()
             return False
+        liveness = self._liveness
         wants_beat = False
-        if self._ping_due_ms <= now_ms:
-            self._ping(now_ms)
-        if self._resume_due_ms <= now_ms:
-            self._resume_due_ms = NEVER_MS
+        if liveness.look_due_ms <= now_ms:
+            self._look(now_ms)
+        if liveness.resume_due_ms <= now_ms:
+            liveness.resume_due_ms = NEVER_MS
             self._handle_paused()
-        if self._beat_due_ms <= now_ms:
-            self._beat_due_ms = now_ms + BEAT_MS
+        if liveness.beat_due_ms <= now_ms:
+            liveness.beat_due_ms = now_ms + self._host.settings.liveness.beat_ms
             wants_beat = self.state is State.OPEN and not self.attaching
         if self.delivery.due_ms <= now_ms:
             self.apply(moves.Clock())
@@ -555,31 +542,26 @@ class Session:
         else:
             self.close(CloseCode.STORE_UNAVAILABLE, "the store does not answer")
 
-    def _ping(self, now_ms: int) -> None:
-        """Looks at liveness, the token's end and a standing backlog, twice a heartbeat; pings once in it."""
-        heartbeat_ms = self._host.settings.heartbeat_ms
-        silent_ms = now_ms - self.connection.last_received_ms
-        assert self.identity is not None
-        left_ms = self.identity.expires_ms - self._host.clock.now_ms()
-        self._watch_backlog(now_ms)
-        if left_ms <= 0:
-            self.close(CloseCode.TOKEN_EXPIRED, "the token has expired")
-        elif silent_ms > max(heartbeat_ms * 5 // 2, self._tier.connection_timeout_ms):
-            self.close(CloseCode.HEARTBEAT_TIMEOUT, f"nothing was heard for {silent_ms} ms")
-        elif self._stood_since_ms is not None and now_ms - self._stood_since_ms >= UNREAD_MS_MAX:
-            self.close(CloseCode.SLOW_CONSUMER, f"nothing was read for {now_ms - self._stood_since_ms} ms")
-        else:
-            if now_ms - self._pinged_ms >= heartbeat_ms - 1:
-                self._pinged_ms = now_ms
-                self.connection.ping()
-            self._ping_due_ms = now_ms + max(1, min(heartbeat_ms // 2, left_ms))
+    def _look(self, now_ms: int) -> None:
+        found = self._liveness.look(
+            now_ms,
+            silent_ms=now_ms - self.connection.last_received_ms,
+            token_left_ms=self._token_left_ms(),
+            owes=self.delivery.in_flight > 0,
+            waiting_bytes=self.connection.buffered_bytes,
+        )
+        if found.close is not None:
+            self.close(found.close, found.reason)
+        elif found.ping:
+            self.connection.ping()
 
-    def _watch_backlog(self, now_ms: int) -> None:
-        owes_nothing = self.delivery.in_flight == 0
-        if not owes_nothing or self.connection.buffered_bytes <= UNREAD_BYTES_MAX:
-            self._stood_since_ms = None
-        elif self._stood_since_ms is None:
-            self._stood_since_ms = now_ms
+    def _token(self) -> Identity:
+        if self.identity is None:
+            raise AuthError("no token: give it in the handshake or in `hello`", reason="no_token")
+        return self.identity
+
+    def _token_left_ms(self) -> int:
+        return self._token().expires_ms - self._host.clock.now_ms()
 
     def beaten(self, beat: Beat, reads_then: int) -> None:
         """Redis answered a heartbeat; `reads_then` is `reads` when it was asked."""

@@ -1,0 +1,62 @@
+"""Turns the wheel: everything of a node that happens because time has passed. Notices when the node itself stood still (D23)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from eventbus.clock import Clock, seconds
+from gateway.wheel import Timed, Wheel
+
+__all__ = ["STALL_MS", "TICK_MS", "Clockwork"]
+
+logger = logging.getLogger(__name__)
+
+TICK_MS: Final = 50
+"""How often the wheel is turned."""
+
+STALL_MS: Final = 5_000
+"""A tick that comes so late means that the node stood still: frozen, swapped out, or blocked."""
+
+
+class Clockwork:
+    """The node's ticks.
+
+    Args:
+        clock: the node's.
+        wheel: what is due when.
+        due: called with each item that is due, and the time.
+        stalled: called with how long the node stood still, before anything is due.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        wheel: Wheel[Timed],
+        *,
+        due: Callable[[Timed, int], None],
+        stalled: Callable[[int], None],
+    ) -> None:
+        self._clock = clock
+        self._wheel = wheel
+        self._due = due
+        self._stalled = stalled
+
+    async def run(self) -> None:
+        """Ticks until it is cancelled."""
+        last_ms = self._clock.monotonic_ms()
+        while True:
+            await asyncio.sleep(seconds(TICK_MS))
+            now_ms = self._clock.monotonic_ms()
+            late_ms = now_ms - last_ms - TICK_MS
+            last_ms = now_ms
+            if late_ms >= STALL_MS:
+                logger.warning("the node stood still for %d ms", late_ms)
+                self._stalled(late_ms)
+                # What clients sent meanwhile is waiting in the sockets: it is read before anybody is found late.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            for item in self._wheel.turn(now_ms):
+                self._due(item, now_ms)

@@ -1,0 +1,132 @@
+"""Who gets a socket: origin, load, limits, token, in this order. The only I/O is a ticket, which Redis burns."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final, Protocol
+
+import orjson
+
+from eventbus.clock import Clock
+from eventbus.errors import AuthError, CloseCode, EventBusError, Forbidden, RateLimited
+from eventbus.store import Store
+from gateway.auth import Authenticator, Identity, Scope, TokenWay, check_origin, find_token, require_scope
+from gateway.config import NodeSettings
+from gateway.counters import Counters
+from gateway.handshake import Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
+from gateway.identities import identity_from_claims
+from gateway.limits import AddressConnections, HandshakeLimit
+from gateway.session import Host, Session
+
+__all__ = ["Doorkeeper", "Openness"]
+
+RETRY_AFTER_S: Final = 2
+
+
+class Openness(Protocol):
+    """Whether the node takes connections now."""
+
+    @property
+    def draining(self) -> bool:
+        """It is about to end."""
+
+    @property
+    def store_is_down(self) -> bool:
+        """It has no working store, for too long."""
+
+    @property
+    def connections(self) -> int:
+        """How many it has."""
+
+
+class Doorkeeper:
+    """Decides about upgrades."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        host: Host,
+        openness: Openness,
+        store: Store,
+        authenticator: Authenticator,
+        clock: Clock,
+        counters: Counters,
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._openness = openness
+        self._store = store
+        self._authenticator = authenticator
+        self._clock = clock
+        self._counters = counters
+        self._handshakes = HandshakeLimit(settings.limits.handshakes_per_address)
+        self._addresses = AddressConnections(settings.limits.connections_per_address)
+
+    def decide(self, request: UpgradeRequest) -> Decision | Awaitable[Decision]:
+        """Decides about one request. Source: docs/protocol.md, sections 1 and 7."""
+        if not check_origin(request.origin, request.header("host"), self._settings.listen.allowed_origins):
+            return self._reject(403, "forbidden_origin", f"the origin {request.origin!r} is not on the allow-list")
+        refusal = self._refused_for_load(request)
+        if refusal is not None:
+            return refusal
+        try:
+            source = find_token(list(request.headers.items()), request.offered, request.query)
+            if source.way is TokenWay.TICKET:
+                return self._by_ticket(request, source.value or "")
+            identity = None
+            if source.value is not None:
+                identity = self._authenticator.verify(source.value, self._clock.now_ms())
+                require_scope(identity, Scope.SUBSCRIBE)
+        except AuthError as error:
+            return self._reject(401, error.reason, str(error))
+        except Forbidden as error:
+            return self._reject(403, error.code, str(error))
+        return self._accept(request, identity)
+
+    def _refused_for_load(self, request: UpgradeRequest) -> Decision | None:
+        openness = self._openness
+        if openness.draining:
+            return self._turn_away(request, 503, "draining", "the node is draining", CloseCode.DRAINING)
+        if openness.store_is_down:
+            return self._turn_away(
+                request, 503, "store_unavailable", "the node has no working store", CloseCode.STORE_UNAVAILABLE
+            )
+        if openness.connections >= self._settings.limits.max_connections:
+            message = f"the node has {openness.connections} connections, its limit"
+            return self._turn_away(request, 503, "overloaded", message, CloseCode.OVERLOADED)
+        try:
+            self._handshakes.check(request.client, self._clock.monotonic_ms())
+        except RateLimited as error:
+            return self._turn_away(request, 429, error.code, str(error), CloseCode.RATE_LIMITED)
+        return None
+
+    async def _by_ticket(self, request: UpgradeRequest, ticket: str) -> Decision:
+        try:
+            claims = await self._store.take_ticket(ticket)
+        except EventBusError as error:
+            return self._turn_away(request, 503, error.code, str(error), CloseCode.STORE_UNAVAILABLE)
+        if claims is None:
+            return self._reject(401, "bad_ticket", "the ticket is unknown, used, or older than 60 s")
+        return self._accept(request, identity_from_claims(orjson.loads(claims)))
+
+    def _accept(self, request: UpgradeRequest, identity: Identity | None) -> Decision:
+        try:
+            self._addresses.add(request.client)
+        except RateLimited as error:
+            return self._turn_away(request, 429, error.code, str(error), CloseCode.RATE_LIMITED)
+        return Accept(handler=Session(self._host, identity, left=lambda: self._addresses.remove(request.client)))
+
+    def _reject(self, status: int, code: str, message: str) -> Reject:
+        self._counters.connections_refused[code] += 1
+        headers = (("Retry-After", str(RETRY_AFTER_S)),) if status in (429, 503) else ()
+        if status == 401:
+            headers = (("WWW-Authenticate", "Bearer"),)
+        return Reject(status=status, code=code, message=message, headers=headers)
+
+    def _turn_away(self, request: UpgradeRequest, status: int, code: str, message: str, close: CloseCode) -> Decision:
+        """A browser can not read a status: it is let in and sent away with a close code."""
+        if request.origin is None:
+            return self._reject(status, code, message)
+        self._counters.connections_refused[code] += 1
+        return AcceptThenClose(code=int(close), reason=message)

@@ -1,0 +1,119 @@
+"""Keeps sessions' hold in Redis: attaches, re-attaches and heartbeats, in batches that leave in one write.
+
+An attach is tried again until the store answers or the session is gone; the sessions of a storm share the waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from eventbus.clock import seconds
+from eventbus.errors import StoreError
+from eventbus.ids import NodeName
+from eventbus.store import Attached, AttachRefused, Beat, Store
+from gateway.counters import Counters
+from gateway.session import Session, State
+
+__all__ = ["Keeper"]
+
+logger = logging.getLogger(__name__)
+
+BATCH_MAX: Final = 256
+"""Most attaches or heartbeats of one write."""
+
+PAUSE_MS: Final = 100
+"""First wait after the store failed; doubles up to `PAUSE_MAX_MS`."""
+
+PAUSE_MAX_MS: Final = 1_000
+
+
+class Keeper:
+    """The holds of a node's sessions."""
+
+    def __init__(self, store: Store, node: NodeName, counters: Counters) -> None:
+        self._store = store
+        self._node = node
+        self._counters = counters
+        self._attaches: dict[Session, None] = {}
+        self._beats: dict[Session, int] = {}
+        self._attach_wanted = asyncio.Event()
+        self._beat_wanted = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Keeper attaches={len(self._attaches)} beats={len(self._beats)}>"
+
+    @property
+    def waiting(self) -> int:
+        """How many attaches wait."""
+        return len(self._attaches)
+
+    def attach(self, session: Session) -> None:
+        """Attaches a session soon; `session.attached` gets the answer."""
+        self._attaches[session] = None
+        self._attach_wanted.set()
+
+    def beat(self, session: Session) -> None:
+        """Renews a session's hold soon; `session.beaten` gets the answer, nothing does when the store fails."""
+        self._beats[session] = session.reads
+        self._beat_wanted.set()
+
+    def forget(self, session: Session) -> None:
+        """The session is gone."""
+        self._attaches.pop(session, None)
+        self._beats.pop(session, None)
+
+    async def run_attaches(self) -> None:
+        """Carries attaches out until it is cancelled."""
+        pause_ms = PAUSE_MS
+        while True:
+            await self._attach_wanted.wait()
+            self._attach_wanted.clear()
+            batch = [session for session, _ in zip(self._attaches, range(BATCH_MAX), strict=False)]
+            for session in batch:
+                del self._attaches[session]
+            answers = await asyncio.gather(*(self._attach(session) for session in batch))
+            for session, answer in zip(batch, answers, strict=True):
+                if answer is not None:
+                    session.attached(answer)
+                elif session.state is not State.CLOSED:
+                    self._attaches[session] = None
+            if self._attaches:
+                self._attach_wanted.set()
+            if None in answers:
+                await asyncio.sleep(seconds(pause_ms))
+                pause_ms = min(2 * pause_ms, PAUSE_MAX_MS)
+            else:
+                pause_ms = PAUSE_MS
+
+    async def _attach(self, session: Session) -> Attached | AttachRefused | None:
+        if session.state is State.CLOSED:
+            return AttachRefused.LOST
+        try:
+            return await self._store.attach(session.attach_request())
+        except StoreError as error:
+            self._counters.store_errors[error.code] += 1
+            return None
+
+    async def run_beats(self) -> None:
+        """Carries heartbeats out until it is cancelled."""
+        while True:
+            await self._beat_wanted.wait()
+            self._beat_wanted.clear()
+            batch = [pair for pair, _ in zip(self._beats.items(), range(BATCH_MAX), strict=False)]
+            for session, _ in batch:
+                del self._beats[session]
+            answers: Sequence[Beat | StoreError]
+            try:
+                answers = await self._store.heartbeat([session.fence for session, _ in batch], self._node)
+            except StoreError as error:
+                answers = [error] * len(batch)
+            for (session, reads), answer in zip(batch, answers, strict=True):
+                if isinstance(answer, StoreError):
+                    self._counters.store_errors[answer.code] += 1
+                else:
+                    session.beaten(answer, reads)
+            if self._beats:
+                self._beat_wanted.set()

@@ -1,0 +1,84 @@
+"""Readiness proves the delivery path: a write, a read and a wake-up came back within the last seconds (R30)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Final
+
+from eventbus.clock import Clock, seconds
+from eventbus.errors import StoreError
+from eventbus.ids import NodeName
+from eventbus.store import Store
+
+__all__ = ["Readiness"]
+
+logger = logging.getLogger(__name__)
+
+PROOF_LIFE_PROBES: Final = 2
+"""A proof older than so many probes counts no more."""
+
+
+class Readiness:
+    """The probes of a node.
+
+    Args:
+        store: what is probed.
+        node: whose channel is probed.
+        clock: the node's.
+        probe_ms: time between two probes.
+    """
+
+    def __init__(self, store: Store, node: NodeName, clock: Clock, *, probe_ms: int) -> None:
+        self._store = store
+        self._node = node
+        self._clock = clock
+        self._probe_ms = probe_ms
+        self._token = ""
+        self._proven_ms: int | None = None
+        self._written_ms: int | None = None
+        self._problem = "no probe has come back yet"
+        self.first = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Readiness {self.problem() or 'ready'}>"
+
+    def probed(self, token: str) -> None:
+        """A probe came back through the node's channel."""
+        if token == self._token:
+            self._proven_ms = self._clock.monotonic_ms()
+            self.first.set()
+
+    def problem(self) -> str | None:
+        """Why the node is not ready; None when it is."""
+        if self._proven_ms is None:
+            return self._problem
+        age_ms = self._clock.monotonic_ms() - self._proven_ms
+        if age_ms > PROOF_LIFE_PROBES * self._probe_ms + 500:
+            return f"no probe came back for {age_ms} ms: {self._problem}"
+        return None
+
+    def store_failed_ms(self) -> int:
+        """For how long no write and read went through; 0 while they do."""
+        if self._written_ms is None:
+            return 0
+        silent_ms = self._clock.monotonic_ms() - self._written_ms
+        return silent_ms if silent_ms > PROOF_LIFE_PROBES * self._probe_ms + 500 else 0
+
+    async def run(self) -> None:
+        """Probes until it is cancelled."""
+        self._written_ms = self._clock.monotonic_ms()
+        while True:
+            self._token = secrets.token_hex(8)
+            try:
+                async with asyncio.timeout(seconds(max(self._probe_ms, 1_000))):
+                    await self._store.probe(self._node, self._token)
+                self._written_ms = self._clock.monotonic_ms()
+                self._problem = "the wake-up of the last probe has not come: the node is deaf"
+            except StoreError as error:
+                self._problem = str(error)
+            except TimeoutError:
+                self._problem = "the store does not answer"
+            # At the start, and while it is not ready, a proof is looked for more often.
+            await asyncio.sleep(seconds(self._probe_ms if self.problem() is None else min(self._probe_ms, 250)))
