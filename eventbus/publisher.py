@@ -1,0 +1,526 @@
+"""The publisher: what was made is stored, in order for each user, with retries and a breaker.
+
+All publishes of a turn of the event loop leave in one `Store.append`. A call carries at most one event of each user,
+because the store goes on after a failed event, and only so can no later event overtake it. The happy path costs a
+future a publish and a task a call; all that takes time (waits before retries, deadlines, the next probe) shares one
+alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from eventbus.breaker import Breaker, BreakerState, Permit
+from eventbus.clock import Clock
+from eventbus.config import PublishSettings
+from eventbus.errors import EventBusError, PublishTimeout, StoreBusy, StoreError, StoreTimeout, StoreUnavailable
+from eventbus.ids import UserId
+from eventbus.kept import Kept, KeptEvent
+from eventbus.lines import Call, Item, Line, LineState
+from eventbus.receipt import PublishStatistics
+from eventbus.retries import RetryPolicy, final_error
+from eventbus.store import Append, Appended, Durability, Store
+from eventbus.timers import Cancellable, Timers
+
+__all__ = ["Publisher"]
+
+_log = logging.getLogger("eventbus.publisher")
+
+MAX_CALLS: Final = 8
+"""Calls to the store under way at once. While all are, publishes gather, and the next call carries more of them."""
+MAX_CALL_EVENTS: Final = 500
+MAX_CALL_BYTES: Final = 4 * 1024 * 1024
+QUEUE_BYTES: Final = 64 * 1024 * 1024
+"""Bodies that may wait for the store; one publish more is refused as busy."""
+
+_DEADLINE_GRAIN_MS: Final = 25  # deadlines are looked at no more often than this, for a look goes over all that waits
+_NEVER: Final = 1 << 62
+
+
+class Publisher:
+    """Stores events for a `Bus`. Made and used in one running event loop.
+
+    Args:
+        store: where to.
+        settings: deadlines, waits, bounds.
+        clock: monotonic time.
+        timers: where waits go.
+        on_breaker: called in the event loop whenever the breaker has moved.
+        queue_bytes: most bytes of bodies that may wait.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: PublishSettings,
+        *,
+        clock: Clock,
+        timers: Timers,
+        on_breaker: Callable[[BreakerState], object] | None = None,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._timers = timers
+        self._on_breaker = on_breaker
+        self._loop = asyncio.get_running_loop()
+        self._max_events = settings.queue_events
+        self._max_bytes = queue_bytes
+        self._kept_ms = settings.kept_ms
+        self._call_limit_ms = settings.publish_deadline_ms
+        self._policy = RetryPolicy(base_ms=settings.retry_base_ms, max_ms=settings.retry_max_ms)
+        self._kept = Kept(kept_ms=settings.kept_ms, max_bytes=settings.kept_bytes)
+        self._breaker = Breaker(
+            failures=settings.breaker_failures,
+            open_ms=settings.breaker_open_ms,
+            open_max_ms=settings.breaker_open_max_ms,
+        )
+        self._told_state = BreakerState.CLOSED
+
+        self._lines: dict[UserId, Line] = {}
+        self._ready: deque[Line] = deque()
+        self._waiting: list[tuple[int, int, Line]] = []  # a heap: when its retry is due, a number, the line
+        self._calls: set[Call] = set()
+        self._ping: asyncio.Task[None] | None = None
+        self._flush_scheduled = False
+        self._alarm: Cancellable | None = None
+        self._alarm_ms = _NEVER
+        self._deadline_ms = _NEVER  # no publish that waits has an earlier deadline
+        self._number = 0
+        self._closing: asyncio.Future[None] | None = None
+        self._close_ms = _NEVER
+        self._ended = False
+
+        self._queued_events = self._queued_bytes = 0
+        self._published = self._duplicates = self._failed = self._retries = 0
+        self._resent = self._recovered = self._resend_failed = 0
+
+    def statistics(self) -> PublishStatistics:
+        """How it stands."""
+        self._kept.expire(self._clock.monotonic_ms())
+        return PublishStatistics(
+            published=self._published,
+            duplicates=self._duplicates,
+            failed=self._failed,
+            retries=self._retries,
+            resent=self._resent,
+            recovered=self._recovered,
+            resend_failed=self._resend_failed,
+            queued_events=self._queued_events,
+            queued_bytes=self._queued_bytes,
+            calls=len(self._calls),
+            kept_events=len(self._kept),
+            kept_bytes=self._kept.bytes,
+            kept_overflow=self._kept.overflow,
+            breaker=self._breaker.state,
+            breaker_failures=self._breaker.failures,
+            breaker_opened=self._breaker.opened,
+        )
+
+    # --- taking publishes in ----------------------------------------------------------------------------------------
+
+    def check_room(self, events: int, size: int) -> None:
+        """Refuse what would not fit beside what already waits.
+
+        Args:
+            events: how many events are to come.
+            size: bytes of their bodies.
+
+        Raises:
+            StoreBusy: too much waits.
+            EventBusError: the bus is closed.
+        """
+        if self._closing is not None:
+            raise EventBusError("the bus is closed: publish inside `async with Bus(...)`")
+        if self._has_room(events, size):
+            return
+        self._purge(self._clock.monotonic_ms())  # what its callers have left does not count
+        if not self._has_room(events, size):
+            self._failed += events
+            raise StoreBusy(
+                f"{self._queued_events} events with {self._queued_bytes} bytes already wait for the store, at most"
+                f" {self._max_events} events and {self._max_bytes} bytes may: nothing of this was sent, try again later"
+                " or raise EVENTBUS_QUEUE_EVENTS"
+            )
+
+    def submit(self, append: Append, durability: Durability, deadline_ms: int) -> Item:
+        """Take an event in; `check_room` came before.
+
+        Args:
+            append: the event.
+            durability: what its success is to promise.
+            deadline_ms: milliseconds from now.
+
+        Returns:
+            The item; its `future` gets the answer of the store, or the error. Cancelling the future abandons the event:
+            it is not sent any more; when it is already under way, it may still be stored.
+
+        Raises:
+            BreakerOpen: the next probe comes after the deadline.
+        """
+        now_ms = self._clock.monotonic_ms()
+        item = Item(append, durability, now_ms, now_ms + deadline_ms, self._loop.create_future())
+        if item.deadline_ms <= self._next_probe_ms():
+            self._failed += 1
+            raise final_error(item, self._breaker, now_ms)
+        self._queued_events += 1
+        self._queued_bytes += len(append.body)
+        line = self._lines.get(append.user)
+        if line is None:
+            line = self._lines[append.user] = Line(append.user)
+            self._make_ready(line)
+        line.queue.append(item)
+        if item.deadline_ms < self._deadline_ms:
+            self._deadline_ms = item.deadline_ms
+            self._arm(item.deadline_ms)
+        return item
+
+    def _has_room(self, events: int, size: int) -> bool:
+        return self._queued_events + events <= self._max_events and self._queued_bytes + size <= self._max_bytes
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def _make_ready(self, line: Line) -> None:
+        line.state = LineState.READY
+        self._ready.append(line)
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_scheduled and not self._ended:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Sends what is ready, one item of each line."""
+        self._flush_scheduled = False
+        now_ms = self._clock.monotonic_ms()
+        while self._ready and len(self._calls) < MAX_CALLS and not self._ended:
+            permit = self._breaker.ask(now_ms)
+            if permit is Permit.WAIT:
+                if next_probe_ms := self._next_probe_ms():
+                    self._arm(next_probe_ms)
+                break
+            calls = self._collect(permit, now_ms)
+            for call in calls:
+                self._calls.add(call)
+                call.task = self._loop.create_task(self._run(call), name="eventbus-append")
+            if calls:
+                self._arm(now_ms + self._call_limit_ms)
+            elif permit is Permit.PROBE:
+                self._breaker.withdrawn()
+        self._tell_breaker()
+
+    def _collect(self, permit: Permit, now_ms: int) -> Sequence[Call]:
+        """Takes the next item of each ready line, as far as they fit into one call for each durability."""
+        calls: dict[Durability, Call] = {}
+        events, size = 0, 0
+        most = 1 if permit is Permit.PROBE else MAX_CALL_EVENTS
+        while self._ready and events < most and size < MAX_CALL_BYTES:
+            line = self._ready.popleft()
+            item = self._next_wanted(line)
+            if item is None:
+                self._go_on(line)
+                continue
+            if item.kept is None and (check := self._kept.to_check(line.user)) is not None:
+                line.put_back(item)
+                item = self._again(check, now_ms)
+            line.state = LineState.CALLED
+            item.attempts += 1
+            call = calls.get(item.durability)
+            if call is None:
+                call = calls[item.durability] = Call(item.durability, permit, now_ms, self._kept.doubts)
+            call.lines.append(line)
+            call.items.append(item)
+            events += 1
+            size += len(item.append.body)
+        return tuple(calls.values())
+
+    def _next_wanted(self, line: Line) -> Item | None:
+        while line:
+            item = line.pop()
+            if not item.abandoned:
+                return item
+            self._leave(item)
+        return None
+
+    async def _run(self, call: Call) -> None:
+        """Makes one call. When it is cancelled, its events count as failed with an unknown outcome."""
+        results: Sequence[Appended | BaseException]
+        try:
+            results = await self._store.append([item.append for item in call.items], call.durability)
+            if len(results) != len(call.items):
+                results = [StoreError(f"{len(results)} answers for {len(call.items)} events")] * len(call.items)
+        except asyncio.CancelledError:
+            self._settle(call, [StoreTimeout("the store did not answer")] * len(call.items))
+            raise
+        except Exception as error:  # whatever it is: a line must not be left standing
+            results = [error] * len(call.items)
+        self._settle(call, results)
+
+    # --- what became of it ------------------------------------------------------------------------------------------
+
+    def _settle(self, call: Call, results: Sequence[Appended | BaseException]) -> None:
+        now_ms = self._clock.monotonic_ms()
+        self._calls.discard(call)
+        unknown = sum([isinstance(result, StoreUnavailable) for result in results])
+        if unknown:
+            self._kept.doubt(now_ms)
+        if unknown == len(results):
+            self._note_failure(call.permit, now_ms)
+        else:
+            self._note_success(call.permit)
+        for line, item, result in zip(call.lines, call.items, results, strict=True):
+            if isinstance(result, Appended):
+                self._kept.trust(result.primary, call.doubts)
+                self._stored(line, item, result, now_ms)
+            else:
+                self._not_stored(line, item, result, now_ms)
+        if self._ready:
+            self._schedule_flush()  # for those that waited for a call to end, or for the breaker
+        self._tell_breaker()
+        self._tell_closing()
+
+    def _stored(self, line: Line, item: Item, answer: Appended, now_ms: int) -> None:
+        if item.kept is None:
+            self._published += 1
+            self._duplicates += answer.duplicate
+            self._leave(item)
+            if item.future is not None and not item.future.done():
+                item.future.set_result(answer)
+            again = self._kept.stored(item.append, answer.primary, now_ms)
+        else:
+            self._resent += 1
+            self._recovered += not answer.duplicate
+            again = self._kept.stored_again(item.kept, answer.primary)
+        if again:
+            self._send_again(again, now_ms)
+        line.failures = 0
+        self._go_on(line)
+
+    def _not_stored(self, line: Line, item: Item, error: BaseException, now_ms: int) -> None:
+        item.error = error
+        wait_ms = self._policy.wait_ms(error, line.failures + 1) if not self._ended else None
+        if wait_ms is None:
+            self._give_up(item, now_ms)
+            self._leave(item)
+            self._go_on(line)
+            return
+        line.failures += 1
+        due_ms = now_ms + wait_ms
+        if item.abandoned:
+            self._leave(item)
+        elif max(due_ms, self._next_probe_ms()) >= item.deadline_ms:
+            self._give_up(item, now_ms)
+            self._leave(item)
+        else:
+            self._retries += 1
+            line.put_back(item)
+        line.state = LineState.WAITING
+        self._number += 1
+        heapq.heappush(self._waiting, (due_ms, self._number, line))
+        self._arm(due_ms)
+
+    def _go_on(self, line: Line) -> None:
+        """The line may send its next item; an empty one is forgotten."""
+        if line:
+            self._make_ready(line)
+        else:
+            del self._lines[line.user]
+
+    def _leave(self, item: Item) -> None:
+        """The item is in no line any more."""
+        if item.kept is None:
+            self._queued_events -= 1
+            self._queued_bytes -= len(item.append.body)
+
+    # --- again, after a primary change --------------------------------------------------------------------------------
+
+    def _send_again(self, events: Sequence[KeptEvent], now_ms: int) -> None:
+        by_user: dict[UserId, list[Item]] = {}
+        for kept in events:
+            by_user.setdefault(kept.append.user, []).append(self._again(kept, now_ms))
+        _log.warning("a primary of the store has changed: %d kept events are sent again", len(events))
+        for user, items in by_user.items():
+            line = self._lines.get(user)
+            if line is None:
+                line = self._lines[user] = Line(user)
+                self._make_ready(line)
+            line.send_again(items)
+
+    def _again(self, kept: KeptEvent, now_ms: int) -> Item:
+        # In memory, whatever the first time promised: right after a failover there may be no replica to wait for.
+        return Item(kept.append, Durability.MEMORY, now_ms, now_ms + self._kept_ms, None, kept)
+
+    # --- giving up --------------------------------------------------------------------------------------------------
+
+    def _give_up(self, item: Item, now_ms: int) -> None:
+        if item.future is None:
+            self._resend_failed += 1
+            _log.error("event %s could not be sent again: %s", item.append.event, item.error)
+        elif not item.future.done():
+            self._failed += 1
+            item.future.set_exception(final_error(item, self._breaker, now_ms))
+
+    def _purge(self, now_ms: int, upto_ms: int = 0) -> None:
+        """Gives up what is past its deadline (or will be at `upto_ms`), and forgets what nobody waits for."""
+        limit_ms = max(now_ms, upto_ms)
+        earliest_ms = _NEVER
+        for line in self._lines.values():
+            wanted = set()
+            for item in line:
+                if item.deadline_ms <= limit_ms:
+                    self._give_up(item, now_ms)
+                if item.abandoned or item.deadline_ms <= limit_ms:
+                    self._leave(item)
+                else:
+                    wanted.add(id(item))
+                    earliest_ms = min(earliest_ms, item.deadline_ms)
+            line.keep(wanted)
+        for call in self._calls:
+            for item in call.items:
+                if item.deadline_ms <= now_ms:
+                    # It may still be stored: the line waits for the answer, the caller does not.
+                    if item.future is not None:
+                        self._give_up(item, now_ms)
+                elif not item.abandoned:
+                    earliest_ms = min(earliest_ms, item.deadline_ms)
+        self._deadline_ms = earliest_ms if earliest_ms is _NEVER else max(earliest_ms, now_ms + _DEADLINE_GRAIN_MS)
+
+    # --- the breaker --------------------------------------------------------------------------------------------------
+
+    def _next_probe_ms(self) -> int:
+        return self._breaker.next_probe_ms if self._breaker.state is BreakerState.OPEN else 0
+
+    def _note_success(self, permit: Permit) -> None:
+        was_closed = self._breaker.state is BreakerState.CLOSED
+        self._breaker.succeeded(permit)
+        if not was_closed:
+            # The store answers: the waits before retries have lost their reason.
+            for _, _, line in sorted(self._waiting, key=lambda waiting: waiting[1]):
+                self._go_on(line)
+            self._waiting.clear()
+
+    def _note_failure(self, permit: Permit, now_ms: int) -> None:
+        self._breaker.failed(permit, now_ms)
+        if next_probe_ms := self._next_probe_ms():
+            self._purge(now_ms, next_probe_ms)
+            self._arm(next_probe_ms)
+
+    def _tell_breaker(self) -> None:
+        state = self._breaker.state
+        if state is self._told_state:
+            return
+        self._told_state = state
+        _log.warning("the circuit breaker of the store is %s", state)
+        if self._on_breaker is not None:
+            try:
+                self._on_breaker(state)
+            except Exception:
+                _log.exception("on_breaker raised")
+
+    async def _probe(self) -> None:
+        """Probes the store when nothing waits that could serve as the probe."""
+        try:
+            await self._store.ping()
+        except asyncio.CancelledError:
+            self._breaker.withdrawn()
+            raise
+        except Exception:
+            self._note_failure(Permit.PROBE, self._clock.monotonic_ms())
+        else:
+            self._note_success(Permit.PROBE)
+        finally:
+            self._ping = None
+            self._schedule_flush()
+            self._tell_breaker()
+
+    # --- the alarm ----------------------------------------------------------------------------------------------------
+
+    def _arm(self, at_ms: int) -> None:
+        if at_ms >= self._alarm_ms or self._ended:
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_ms = at_ms
+        self._alarm = self._timers.call_later(max(1, at_ms - self._clock.monotonic_ms()), self._ring)
+
+    def _ring(self) -> None:
+        """Does what time has made due, and sets the alarm for what is due next."""
+        self._alarm = None
+        self._alarm_ms = _NEVER
+        now_ms = self._clock.monotonic_ms()
+        while self._waiting and self._waiting[0][0] <= now_ms:
+            self._go_on(heapq.heappop(self._waiting)[2])
+        if now_ms >= self._deadline_ms:
+            self._purge(now_ms)
+        for call in self._calls:
+            if now_ms - call.started_ms >= self._call_limit_ms and call.task is not None:
+                call.task.cancel()
+        breaker = self._breaker
+        if self._ready:
+            self._schedule_flush()
+        elif breaker.state is not BreakerState.CLOSED and breaker.ask(now_ms) is Permit.PROBE:
+            self._ping = self._loop.create_task(self._probe(), name="eventbus-probe")
+            self._tell_breaker()
+        self._tell_closing(overdue=now_ms >= self._close_ms)
+        waits = [self._deadline_ms, self._close_ms if self._closing is not None else _NEVER]
+        if self._waiting:
+            waits.append(self._waiting[0][0])
+        waits.extend(call.started_ms + self._call_limit_ms for call in self._calls)
+        if next_probe_ms := self._next_probe_ms():
+            waits.append(next_probe_ms)
+        if (next_ms := min(waits)) < _NEVER:
+            self._arm(max(next_ms, now_ms + 1))
+
+    # --- closing ------------------------------------------------------------------------------------------------------
+
+    async def aclose(self, timeout_ms: int) -> None:
+        """Takes nothing more, waits until all that waits is stored or has failed, then fails the rest.
+
+        Args:
+            timeout_ms: the longest wait.
+
+        A cancelled call fails the rest at once.
+        """
+        if self._closing is None:
+            self._closing = self._loop.create_future()
+            self._close_ms = self._clock.monotonic_ms() + timeout_ms
+            self._arm(self._close_ms)
+            self._tell_closing()
+        try:
+            await asyncio.shield(self._closing)
+        finally:
+            await self._end()
+
+    def _tell_closing(self, *, overdue: bool = False) -> None:
+        if self._closing is None or self._closing.done():
+            return
+        if overdue or not (self._calls or any(self._lines.values())):
+            self._closing.set_result(None)
+
+    async def _end(self) -> None:
+        self._ended = True
+        if self._closing is not None and not self._closing.done():
+            self._closing.set_result(None)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        now_ms = self._clock.monotonic_ms()
+        for line in self._lines.values():
+            while line:
+                item = line.pop()
+                item.error = item.error or PublishTimeout("the bus was closed before it was sent")
+                self._give_up(item, now_ms)
+                self._leave(item)
+        tasks = [call.task for call in self._calls if call.task is not None] + ([self._ping] if self._ping else [])
+        for task in tasks:
+            task.cancel()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for call in list(self._calls):  # cancelled before its first step
+                self._settle(call, [StoreTimeout("the bus was closed before it was sent")] * len(call.items))
