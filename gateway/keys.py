@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 import orjson
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
@@ -25,6 +26,8 @@ __all__ = ["Algorithm", "VerificationKey", "decode_base64url", "key_from_pem", "
 
 RSA_BITS_MIN: Final = 2048
 JWKS_KEYS_MAX: Final = 100
+_Kind = type[RSAKey] | type[ECKey] | type[OKPKey]
+_KINDS: Final[tuple[_Kind, ...]] = (RSAKey, ECKey, OKPKey)
 _KID: Final = re.compile(r"[ -~]{1,256}")
 
 
@@ -40,7 +43,7 @@ class Algorithm(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _JwkKind:
     algorithm: Algorithm
-    key: type[RSAKey] | type[ECKey] | type[OKPKey] | None
+    key: _Kind | None
     members: tuple[str, ...]
 
 
@@ -97,9 +100,9 @@ def key_from_pem(pem: bytes, *, name: str, kid: str | None = None) -> Verificati
             f"{name} holds a private key: a node needs only the public one (openssl pkey -pubout)",
             field="jwt_public_key_files",
         )
-    for kind in (RSAKey, ECKey, OKPKey):
+    for kind in _KINDS:
         try:
-            key = kind.import_key(pem)
+            key = _imported(kind, pem)
         except (JoseError, ValueError, TypeError):
             continue
         return _fitting(key, kid, name=name, setting="jwt_public_key_files")
@@ -159,12 +162,20 @@ def _key_from_jwk(item: Mapping[str, object], *, name: str) -> VerificationKey |
     try:
         if kind.key is None:
             return key_from_secret(decode_base64url(members["k"]), kid)
-        key = kind.key.import_key({**members, "kty": kty})
+        key = _imported(kind.key, {**members, "kty": kty})
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}", field="jwt_jwks_file") from None
     except (JoseError, ValueError, TypeError):
         raise ConfigError(f"{name}: it is no valid key of the type {kty}", field="jwt_jwks_file") from None
     return _fitting(key, kid, name=name, setting="jwt_jwks_file")
+
+
+def _imported(kind: _Kind, value: bytes | dict[str, str | list[str]]) -> RSAKey | ECKey | OKPKey:
+    """Raises: JoseError, ValueError, TypeError: not a key of that kind."""
+    with warnings.catch_warnings():
+        # Of a small RSA key joserfc only warns; `_fitting` refuses it.
+        warnings.simplefilter("ignore", SecurityWarning)
+        return kind.import_key(value)
 
 
 def _fitting(key: RSAKey | ECKey | OKPKey, kid: str | None, *, name: str, setting: str) -> VerificationKey:

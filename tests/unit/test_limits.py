@@ -1,0 +1,250 @@
+"""Limits of a node: bounded tables, patience with bursts, and nobody limited for another's sake."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from eventbus.errors import RateLimited, TooManySessions
+from gateway.limits import (
+    AddressConnections,
+    FrameLimit,
+    FrameVerdict,
+    HandshakeLimit,
+    TokenBucket,
+    check_live_sessions,
+    client_address,
+)
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+# --- the bucket -----------------------------------------------------------------------------------------------------
+def test_a_bucket_begins_full_and_gives_no_more_than_it_has() -> None:
+    bucket = TokenBucket(rate=5, capacity=3, now_ms=0)
+    assert [bucket.take(0) for _ in range(4)] == [True, True, True, False]
+    assert repr(bucket) == "<TokenBucket 0 of 3 at 5/s>"
+
+
+def test_a_bucket_fills_at_its_rate_without_losing_fractions() -> None:
+    bucket = TokenBucket(rate=3, capacity=1_000, now_ms=0)
+    assert bucket.take(0, 1_000)
+    for now_ms in range(1, 10_001):
+        bucket.level(now_ms)
+    assert bucket.level(10_000) == 30
+
+
+def test_a_bucket_never_holds_more_than_its_capacity() -> None:
+    bucket = TokenBucket(rate=5, capacity=3, now_ms=0)
+    assert bucket.level(10**12) == 3
+
+
+def test_a_clock_that_runs_backwards_gives_nothing() -> None:
+    bucket = TokenBucket(rate=1, capacity=1, now_ms=10_000)
+    assert bucket.take(10_000)
+    assert not bucket.take(5_000)
+    assert not bucket.take(10_999)
+    assert bucket.take(11_000)
+
+
+def test_the_wait_is_exactly_as_long_as_needed() -> None:
+    bucket = TokenBucket(rate=3, capacity=10, now_ms=0)
+    assert bucket.wait_ms(0) == 0
+    bucket.take(0, 10)
+    wait_ms = bucket.wait_ms(0)
+    assert wait_ms == 334
+    assert not bucket.take(wait_ms - 1)
+    assert bucket.take(wait_ms)
+
+
+def test_more_than_the_capacity_is_waited_for_as_the_capacity() -> None:
+    assert TokenBucket(rate=1, capacity=2, now_ms=0).wait_ms(0, tokens=5) == 0
+
+
+# --- client frames --------------------------------------------------------------------------------------------------
+@pytest.mark.requirement("R23")
+def test_ten_seconds_worth_of_frames_may_come_at_once_and_the_next_waits() -> None:
+    limit = FrameLimit(20, now_ms=0)
+    assert [limit.take(0) for _ in range(200)] == [FrameVerdict.READ] * 200
+    assert limit.take(0) is FrameVerdict.PAUSE
+    assert limit.resume_in_ms(0) == 1_000
+    assert [limit.take(1_000) for _ in range(20)] == [FrameVerdict.READ] * 20
+    assert limit.take(1_000) is FrameVerdict.PAUSE
+
+
+@pytest.mark.requirement("R23")
+def test_a_client_that_keeps_flooding_is_closed_after_30_seconds_and_not_before() -> None:
+    limit = FrameLimit(20, now_ms=0)
+    now_ms, verdict, first_pause_ms = 0, FrameVerdict.READ, None
+    while verdict is not FrameVerdict.CLOSE:
+        verdict = limit.take(now_ms)
+        if verdict is FrameVerdict.PAUSE:
+            first_pause_ms = now_ms if first_pause_ms is None else first_pause_ms
+            now_ms += limit.resume_in_ms(now_ms)
+        assert now_ms <= 60_000
+    assert first_pause_ms == 0
+    assert 30_000 <= now_ms < 32_000
+
+
+def test_a_burst_far_above_the_rate_is_worked_off_without_a_close() -> None:
+    """A client back from a tunnel acks 600 events one by one: 200 at once, the rest at the rate, and it stays."""
+    limit = FrameLimit(20, now_ms=0)
+    now_ms, left = 0, 600
+    while left:
+        verdict = limit.take(now_ms)
+        assert verdict is not FrameVerdict.CLOSE
+        if verdict is FrameVerdict.PAUSE:
+            now_ms += limit.resume_in_ms(now_ms)
+        else:
+            left -= 1
+    assert now_ms == 20_000
+
+
+def test_bursts_with_rest_between_them_never_close() -> None:
+    limit = FrameLimit(20, now_ms=0)
+    for burst in range(20):
+        now_ms = burst * 10_000
+        verdicts = {limit.take(now_ms) for _ in range(201)}
+        assert verdicts == {FrameVerdict.READ, FrameVerdict.PAUSE}
+
+
+def test_a_client_at_its_rate_is_never_paused() -> None:
+    limit = FrameLimit(20, now_ms=0)
+    assert {limit.take(now_ms) for now_ms in range(0, 600_000, 50)} == {FrameVerdict.READ}
+
+
+# --- handshakes -----------------------------------------------------------------------------------------------------
+@pytest.mark.requirement("R23")
+def test_one_address_gets_its_handshakes_a_second_and_is_told_when_to_come_back() -> None:
+    limit = HandshakeLimit(200)
+    for _ in range(200):
+        limit.check("192.0.2.1", 0)
+    with pytest.raises(RateLimited) as caught:
+        limit.check("192.0.2.1", 0)
+    assert caught.value.retry_after_ms >= 1_000
+    limit.check("192.0.2.2", 0)
+    limit.check("192.0.2.1", 5)
+
+
+def test_the_table_of_handshakes_is_bounded_under_a_storm_of_addresses() -> None:
+    limit = HandshakeLimit(1, addresses_max=100)
+    for number in range(10_000):
+        limit.check(f"address-{number}", 0)
+        assert len(limit) <= 100
+
+
+def test_a_full_table_forgets_the_longest_unseen_address_first() -> None:
+    limit = HandshakeLimit(1, addresses_max=2)
+    limit.check("a", 0)
+    limit.check("b", 0)
+    with pytest.raises(RateLimited):
+        limit.check("a", 1)
+    limit.check("c", 2)
+    with pytest.raises(RateLimited):
+        limit.check("a", 3)
+
+
+def test_quiet_addresses_leave_the_table() -> None:
+    limit = HandshakeLimit(10)
+    for number in range(50):
+        limit.check(f"address-{number}", 0)
+    for step in range(30):
+        limit.check("other", 60_000 + step * 1_000)
+    assert len(limit) == 1
+
+
+def test_zero_switches_the_limit_of_handshakes_off() -> None:
+    limit = HandshakeLimit(0)
+    for _ in range(1_000):
+        limit.check("192.0.2.1", 0)
+    assert len(limit) == 0
+
+
+@pytest.mark.requirement("R23")
+def test_the_clients_of_a_shared_proxy_are_never_limited_as_one() -> None:
+    handshakes, connections = HandshakeLimit(1), AddressConnections(1)
+    unnamed = client_address("10.0.0.1", [], PROXIES)
+    for _ in range(100):
+        handshakes.check(unnamed, 0)
+        connections.add(unnamed)
+    for number in range(100):
+        named = client_address("10.0.0.1", [f"198.51.100.{number}"], PROXIES)
+        handshakes.check(named, 0)
+        connections.add(named)
+    connections.remove(unnamed)
+    assert len(connections) == 100
+
+
+# --- connections ----------------------------------------------------------------------------------------------------
+@pytest.mark.requirement("R23")
+def test_one_address_has_its_number_of_connections_and_gets_the_next_when_one_closes() -> None:
+    connections = AddressConnections(2)
+    connections.add("a")
+    connections.add("a")
+    with pytest.raises(RateLimited):
+        connections.add("a")
+    connections.add("b")
+    connections.remove("a")
+    connections.add("a")
+
+
+def test_an_address_without_connections_takes_no_room() -> None:
+    connections = AddressConnections(5)
+    connections.add("a")
+    connections.add("a")
+    connections.remove("a")
+    assert len(connections) == 1
+    connections.remove("a")
+    assert len(connections) == 0
+
+
+def test_zero_switches_the_limit_of_connections_off() -> None:
+    connections = AddressConnections(0)
+    for _ in range(100):
+        connections.add("a")
+    connections.remove("a")
+    assert len(connections) == 0
+
+
+# --- sessions -------------------------------------------------------------------------------------------------------
+def test_a_user_has_as_many_live_sessions_as_the_tier_allows() -> None:
+    check_live_sessions(9, 10)
+    with pytest.raises(TooManySessions) as caught:
+        check_live_sessions(10, 10)
+    assert caught.value.code == "too_many_sessions"
+    assert "10" in str(caught.value)
+
+
+# --- addresses ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "peer, forwarded, address",
+    [
+        ("192.0.2.1", [], "192.0.2.1"),
+        ("192.0.2.1", ["198.51.100.7"], "192.0.2.1"),  # a stranger's header is not believed
+        ("10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["203.0.113.9, 198.51.100.7"], "198.51.100.7"),  # left of it stands what the client wrote
+        ("10.0.0.1", ["198.51.100.7, 10.0.0.2"], "198.51.100.7"),  # two proxies
+        ("10.0.0.1", ["203.0.113.9", "198.51.100.7", "10.0.0.2"], "198.51.100.7"),  # the header repeated
+        ("10.0.0.1", ["198.51.100.7:4711"], "198.51.100.7"),
+        ("10.0.0.1", ["[2001:db8:1:2:3::4]:4711"], "2001:db8:1:2::/64"),
+        ("10.0.0.1", ["2001:db8:1:2:3::4"], "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        ("::ffff:192.0.2.1", [], "192.0.2.1"),
+        ("fd00::1", ["198.51.100.7"], "198.51.100.7"),
+        ("2001:db8:1:2:3::4", [], "2001:db8:1:2::/64"),
+        ("10.0.0.1", [], None),
+        ("10.0.0.1", [""], None),
+        ("10.0.0.1", ["unknown"], None),
+        ("10.0.0.1", ["198.51.100.7, garbage"], None),
+        ("10.0.0.1", ["10.0.0.2, 10.0.0.3"], None),
+        ("", [], None),  # a Unix socket
+    ],
+)
+def test_the_address_that_is_limited_is_the_clients_own(peer: str, forwarded: list[str], address: str | None) -> None:
+    assert client_address(peer, forwarded, PROXIES) == address
+
+
+def test_a_header_of_a_thousand_hops_is_not_walked() -> None:
+    hops = ", ".join(["198.51.100.7"] + ["10.0.0.2"] * 1_000)
+    assert client_address("10.0.0.1", [hops], PROXIES) is None
