@@ -1,4 +1,6 @@
-"""What a WebSocket upgrade asks for and what may be answered. Pure: the shells are `upgrade`, `listener` and `websocket`."""
+"""What a WebSocket upgrade asks for and what may be answered. Pure: the shells are `upgrade`, `listener` and
+`websocket`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ _SPOKEN: Final = {member.value: member for member in Subprotocol}
 def choose_subprotocol(offered: Sequence[str]) -> Subprotocol | None:
     """Choose how frames are encoded: the first offer that the node speaks.
 
-    A subprotocol that carries a bearer token is an offer like any other that is not spoken: it is never chosen, so never echoed.
+    A subprotocol that carries a bearer token is an offer like any other that is not spoken: it is never chosen, so
+    never echoed.
 
     Args:
         offered: the client's subprotocols in its order.
@@ -121,8 +124,9 @@ class Gatekeeper(Protocol):
     def decide(self, request: UpgradeRequest) -> Decision | Awaitable[Decision]:
         """Decide at once, or, where that needs I/O, by an awaitable.
 
-        The awaitable is bounded in time and cancelled when the client leaves; what it holds is its own to release then. A
-        handler that was given away by `Accept` gets its `on_close` in any case, without an `on_open` when the client has gone.
+        The awaitable is bounded in time and cancelled when the client leaves; what it holds is its own to release
+        then. A handler that was given away by `Accept` gets its `on_close` in any case, without an `on_open` when the
+        client has gone.
 
         Raises:
             EventBusError: becomes a 503 with its code; the request counts as refused.

@@ -1,8 +1,9 @@
 """One port for sockets and HTTP: the head of each connection's first request decides.
 
-uvicorn serves the HTTP, by its protocol class alone: no `uvicorn.Server`, which would install signal handlers, exit the process
-when a port is taken, and close sockets at its own moment. What uvicorn lacks is added here: bounds on the time and size of a
-request's head, on the time of its body and of a stalled response, and the bytes behind an upgrade's head are not lost.
+uvicorn serves the HTTP, by its protocol class alone: no `uvicorn.Server`, which would install signal handlers, exit
+the process when a port is taken, and close sockets at its own moment. What uvicorn lacks is added here: bounds on the
+time and size of a request's head, on the time of its body and of a stalled response, and the bytes behind an upgrade's
+head are not lost.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ import re
 import socket
 import ssl as tls
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from eventbus.clock import Clock, seconds
-from gateway.handshake import Gatekeeper
-from gateway.proxy import (
-    Trusted,
-)
-from gateway.upgrade import Upgrades
-from gateway.websocket import Sockets, SocketSettings
+from gateway.handshake import Gatekeeper, Reject
+from gateway.http_connection import HttpConnection, ListenerSettings, head_too_long
+from gateway.proxy import ProxyProtocolError, parse_proxy_header, plain_address
+from gateway.sockets import Sockets
+from gateway.upgrade import Route, Upgrades, http_response, linger
 
 __all__ = ["Listener", "ListenerSettings", "serve"]
 
@@ -35,39 +35,8 @@ _log: Final = logging.getLogger(__name__)
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _UPGRADE: Final = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
 _CONNECTION: Final = re.compile(rb"\r\nconnection:(?:[^\r\n]*,)?[ \t]*upgrade[ \t]*(?:,[^\r\n]*)?\r\n", re.IGNORECASE)
+_LINGER_MS: Final = 1_000
 _NOTSENT_LOWAT_BYTES: Final = 16_384
-
-
-def nobody_is_trusted(address: str) -> bool:
-    """The default: no proxy stands in front."""
-    return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerSettings:
-    """The bounds of a listener.
-
-    Attributes:
-        backlog: connections that the kernel lets wait; a storm of reconnects needs thousands.
-        head_bytes: longest head of a request.
-        head_timeout_ms: for the whole head of a request, from the connection or from its first byte.
-        body_timeout_ms: for the whole body of a request, and for a response that the client does not read.
-        decision_timeout_ms: for the gatekeeper's decision.
-        keep_alive_ms: for the next request on a connection.
-        stop_timeout_ms: for requests that run when the listener stops.
-        trusted_proxy: whether an address is that of a trusted proxy.
-        socket: the bounds of the sockets.
-    """
-
-    backlog: int = 4096
-    head_bytes: int = 16_384
-    head_timeout_ms: int = 5_000
-    body_timeout_ms: int = 30_000
-    decision_timeout_ms: int = 10_000
-    keep_alive_ms: int = 5_000
-    stop_timeout_ms: int = 5_000
-    trusted_proxy: Trusted = nobody_is_trusted
-    socket: SocketSettings = field(default_factory=SocketSettings)
 
 
 class Listener:
@@ -100,14 +69,13 @@ class Listener:
         self.config.load()
         self.state = ServerState()
         self.heads: set[HeadReader] = set()
-        self._server: asyncio.Server | None = None
-        self._more_servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server] = []
         self._tick: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return (
-            f"<Listener port {self.port}: {len(self.sockets.connections)} sockets, {len(self.upgrades.pending)} handshakes, "
-            f"{len(self.state.connections)} HTTP connections, {len(self.heads)} heads>"
+            f"<Listener port {self.port}: {len(self.sockets.connections)} sockets, {len(self.upgrades.pending)} handshakes,"
+            f" {len(self.state.connections)} HTTP connections, {len(self.heads)} heads>"
         )
 
     async def start(
@@ -119,29 +87,29 @@ class Listener:
             OSError: the address is taken or not there.
         """
         options: dict[str, Any] = {"ssl": ssl, "backlog": self.settings.backlog, "start_serving": False}
-        servers: list[asyncio.Server] = []
+        servers = self._servers
         if sockets is None:
             servers.append(await self.loop.create_server(self._reader, host, port, **options))
         else:
             for listening in sockets:
                 servers.append(await self.loop.create_server(self._reader, sock=listening, **options))
-        self._more_servers = servers
         for server in servers:
             for listening in server.sockets:
-                _tune(cast(socket.socket, listening))
+                _tune(listening)
         self.port = int(servers[0].sockets[0].getsockname()[1])
         self._date()
         for server in servers:
             await server.start_serving()
 
     async def stop(self) -> None:
-        """Accept nothing more, at once; let running HTTP requests end within the bound. WebSockets are left to the node.
+        """Accept nothing more, at once; let running HTTP requests end within the bound. WebSockets are left to the
+        node.
 
         Idempotent. Cancellation leaves what still runs to the loop.
         """
-        for server in self._more_servers:
+        for server in self._servers:
             server.close()
-        self._more_servers = []
+        self._servers = []
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
@@ -160,7 +128,9 @@ class Listener:
             return
         _, late = await asyncio.wait(tasks, timeout=seconds(self.settings.stop_timeout_ms))
         if late:
-            _log.warning("%d requests still ran after %d ms and were cancelled", len(late), self.settings.stop_timeout_ms)
+            _log.warning(
+                "%d requests still ran after %d ms and were cancelled", len(late), self.settings.stop_timeout_ms
+            )
             for task in late:
                 task.cancel()
             # A request that ignores its cancellation must not hold the node up.
@@ -176,8 +146,136 @@ class Listener:
 
 
 def _tune(listening: socket.socket) -> None:
-    """Set what accepted sockets inherit: no delay, and no megabytes that wait unsent in the kernel for a stalled reader."""
+    """Set what accepted sockets inherit: no delay, and no megabytes that wait unsent in the kernel for a stalled
+    reader.
+    """
     if listening.family in (socket.AF_INET, socket.AF_INET6):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT_BYTES)
+
+
+class HeadReader(asyncio.Protocol):
+    """Reads the head of a connection's first request, and hands the connection to a socket or to uvicorn."""
+
+    __slots__ = ("_buffer", "_listener", "_proxied", "_route", "_searched", "_timer", "_transport")
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._buffer = bytearray()
+        self._searched = 0
+        self._proxied = True  # a PROXY header may still come
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        listener = self._listener
+        self._transport = cast(asyncio.Transport, transport)
+        name = transport.get_extra_info("peername")
+        peer = plain_address(str(name[0])) if isinstance(name, tuple) else ""
+        self._route = Route(peer=peer, scheme="https" if transport.get_extra_info("sslcontext") else "http")
+        self._proxied = listener.settings.trusted_proxy(peer)
+        listener.heads.add(self)
+        self._timer = listener.loop.call_later(seconds(listener.settings.head_timeout_ms), self.drop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+
+    def drop(self) -> None:
+        """Hang up on a client that did not say what it wants."""
+        self._leave()
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if self._proxied and not self._read_proxy_header():
+            return
+        found = _HEAD_END.search(self._buffer, max(0, self._searched - 3))
+        self._searched = len(self._buffer)
+        limit = self._listener.settings.head_bytes
+        if (found.end() if found else len(self._buffer)) > limit:
+            self._refuse(head_too_long(limit))
+        elif found:
+            self._hand_over(found.end())
+
+    def _read_proxy_header(self) -> bool:
+        """Returns whether a request may begin, for which a PROXY header has to be complete or ruled out."""
+        try:
+            header = parse_proxy_header(bytes(self._buffer[:4096]))
+        except ProxyProtocolError as error:
+            reject = Reject(status=HTTPStatus.BAD_REQUEST, code="bad_proxy_header", message=f"PROXY header: {error}")
+            self._refuse(http_response(reject))
+            return False
+        if header is None:
+            return False
+        self._proxied = False
+        del self._buffer[: header.size]
+        if header.source is not None:
+            self._route = Route(peer=header.source, scheme=self._route.scheme)
+        return True
+
+    def _hand_over(self, end: int) -> None:
+        listener = self._listener
+        data = bytes(self._buffer)
+        self._leave()
+        head = data[:end]
+        if _UPGRADE.search(head) and _CONNECTION.search(head):
+            listener.upgrades.begin(self._transport, head, data[end:], self._route)
+            return
+        connection = HttpConnection(listener.config, listener.state, listener.upgrades, listener.settings, self._route)
+        connection.connection_made(self._transport)
+        self._transport.set_protocol(connection)
+        connection.data_received(data)
+
+    def _refuse(self, answer: bytes) -> None:
+        self._leave()
+        linger(self._listener.loop, self._transport, answer, _LINGER_MS)
+
+    def _leave(self) -> None:
+        self._listener.heads.discard(self)
+        self._buffer = bytearray()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+async def serve(
+    app: Any,
+    gatekeeper: Gatekeeper,
+    *,
+    host: str | None = "127.0.0.1",
+    port: int = 0,
+    sockets: Sequence[socket.socket] | None = None,
+    ssl: tls.SSLContext | None = None,
+    settings: ListenerSettings | None = None,
+    clock: Clock | None = None,
+) -> Listener:
+    """Serve sockets at `/v1/connect`, and everything else by an ASGI application, on one port.
+
+    It runs in the caller's loop, installs no signal handler and starts no task; the application's lifespan is the
+    caller's.
+
+    Args:
+        app: an ASGI 3 application.
+        gatekeeper: decides who gets a socket.
+        host: an address or name; ignored when `sockets` are given.
+        port: 0 takes a free one.
+        sockets: bound sockets to listen on; they are closed by `Listener.stop`.
+        ssl: serve TLS; a PROXY header is not read then.
+        settings: the bounds.
+        clock: the node's.
+
+    Returns:
+        The listener, accepting.
+
+    Raises:
+        OSError: the address is taken or not there.
+
+    Cancellation: what was begun to listen on is closed.
+    """
+    listener = Listener(app, gatekeeper, settings or ListenerSettings(), clock)
+    try:
+        await listener.start(host, port, sockets, ssl)
+    except BaseException:
+        await listener.stop()
+        raise
+    return listener

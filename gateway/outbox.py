@@ -1,8 +1,9 @@
 """What waits to be written to one socket, and the frames it is made of. Pure: transports and clocks are arguments.
 
-A server's frames are not masked, so a frame is built once and shared by all who get it. A connection collects its frames in an
-`Outbox` and joins them once a turn of the loop: the system call is what a push costs, not the frame. `Outbox.observe` tells how
-much waits and for how long nothing of it went away, by which a node recognises a slow consumer.
+A server's frames are not masked, so a frame is built once and shared by all who get it. A connection collects its
+frames in an `Outbox` and joins them once a turn of the loop: the system call is what a push costs, not the frame.
+`Outbox.observe` tells how much waits and for how long nothing of it went away, by which a node recognises a slow
+consumer.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
 def frame_size(data: bytes, start: int, payload_max: int) -> int:
     """Tell how many bytes the client's frame that begins at `start` has, header and mask included.
 
-    Only the length is read; whether the frame is legal is for the parser, which gets whole frames by this. A frame without a
-    mask is answered with the size of its header, so that the parser sees the violation before the payload comes.
+    Only the length is read; whether the frame is legal is for the parser, which gets whole frames by this. A frame
+    without a mask is answered with the size of its header, so that the parser sees the violation before the payload
+    comes.
 
     Args:
         data: what was received.
@@ -144,8 +146,8 @@ class Backlog:
     """What waits for one client.
 
     Attributes:
-        waiting_bytes: written by nobody yet, in the outbox and in the transport's buffer. The kernel's share is small and
-            not counted.
+        waiting_bytes: written by nobody yet, in the outbox and in the transport's buffer. The kernel's share is small
+            and not counted.
         stalled_ms: for how long nothing of it went away; 0 when nothing waits.
     """
 
@@ -155,7 +157,9 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowConsumerLimits:
-    """From when on a client counts as a slow consumer: both limits have to be passed. Source: docs/protocol.md, section 7."""
+    """From when on a client counts as a slow consumer: both limits have to be passed. Source: docs/protocol.md,
+    section 7.
+    """
 
     waiting_bytes: int = 1024 * 1024
     stalled_ms: int = 30_000
@@ -209,14 +213,16 @@ class Outbox:
         return dropped
 
     def observe(self, transport_bytes: int, now_ms: int) -> Backlog:
-        """Look whether something went away since the last look; called regularly, by whoever watches for slow consumers.
+        """Look whether something went away since the last look; called regularly, by whoever watches for slow
+        consumers.
 
         Args:
             transport_bytes: what the transport holds of that which was taken.
             now_ms: monotonic.
 
         Returns:
-            The backlog. `stalled_ms` counts from the last look that saw progress, so it is late by one interval at most.
+            The backlog. `stalled_ms` counts from the last look that saw progress, so it is late by one interval at
+            most.
         """
         waiting = self.queued_bytes + transport_bytes
         drained = self._taken_bytes - transport_bytes

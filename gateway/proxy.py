@@ -1,7 +1,7 @@
 """Who the client is when a proxy stands in front: the PROXY protocol and X-Forwarded-For. Pure.
 
-Both count only when the bytes come from a proxy that is trusted, which the caller decides by address. A trusted proxy that passes
-TCP on without either lets its clients write them: such a proxy must not be trusted.
+Both count only when the bytes come from a proxy that is trusted, which the caller decides by address. A trusted proxy
+that passes TCP on without either lets its clients write them: such a proxy must not be trusted.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def client_address(peer: str, headers: Iterable[tuple[str, str]], trusted: Trust
         trusted: whether an address is that of a trusted proxy.
 
     Returns:
-        The first address that is not trusted, seen from here; the last good one when an entry is no address, for everything
-        to the left of it may be made up.
+        The first address that is not trusted, seen from here; the last good one when an entry is no address, for
+        everything to the left of it may be made up.
     """
     client = peer
     if not trusted(client):
@@ -160,7 +160,9 @@ def forwarded_scheme(scheme: str, peer: str, headers: Iterable[tuple[str, str]],
 
 
 def plain_address(address: str) -> str:
-    """The one spelling of an address by which clients are counted: no zone, no IPv4 inside IPv6; other text unchanged."""
+    """The one spelling of an address by which clients are counted: no zone, no IPv4 inside IPv6; other text
+    unchanged.
+    """
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

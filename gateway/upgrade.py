@@ -1,7 +1,7 @@
 """From the head of an upgrade request to an open socket, or to a refusal.
 
-The decision may need I/O. Meanwhile a bounded number of bytes is kept for the socket, the wait has a bound, and a client that
-leaves takes the decision with it.
+The decision may need I/O. Meanwhile a bounded number of bytes is kept for the socket, the wait has a bound, and a
+client that leaves takes the decision with it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from gateway.handshake import (
     choose_subprotocol,
 )
 from gateway.proxy import Trusted, client_address, forwarded_scheme
-from gateway.websocket import NOBODY, Connection, Handshake, Sockets, read_handshake
+from gateway.sockets import NOBODY, Sockets
+from gateway.websocket import Connection, Handshake, read_handshake
 
 __all__ = ["Route", "Upgrades", "http_response", "linger"]
 
@@ -133,7 +134,12 @@ class Upgrades:
             _Pending(self, transport, handshake, upgrade, early).wait(decision)
 
     def settle(
-        self, transport: asyncio.Transport, decision: Decision, handshake: Handshake, request: UpgradeRequest, early: bytes
+        self,
+        transport: asyncio.Transport,
+        decision: Decision,
+        handshake: Handshake,
+        request: UpgradeRequest,
+        early: bytes,
     ) -> None:
         """Do what was decided."""
         if isinstance(decision, Reject):
@@ -190,7 +196,12 @@ class _Pending(asyncio.Protocol):
     __slots__ = ("_early", "_handshake", "_request", "_settled", "_task", "_timer", "_transport", "_upgrades")
 
     def __init__(
-        self, upgrades: Upgrades, transport: asyncio.Transport, handshake: Handshake, request: UpgradeRequest, early: bytes
+        self,
+        upgrades: Upgrades,
+        transport: asyncio.Transport,
+        handshake: Handshake,
+        request: UpgradeRequest,
+        early: bytes,
     ) -> None:
         self._upgrades = upgrades
         self._transport = transport

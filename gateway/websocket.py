@@ -1,11 +1,13 @@
-"""The socket: an asyncio.Protocol around websockets' Sans-I/O `ServerProtocol`. No other module of the node knows websockets.
+"""The socket: an asyncio.Protocol around websockets' Sans-I/O `ServerProtocol`. No other module of the node knows
+websockets.
 
-What a client sends is cut into whole frames here. Small and middle-sized data frames, which is what acks are, are unmasked
-and handed on directly; everything else (control frames, fragments, what is illegal) goes to a `ServerProtocol` that is made for
-the frame and kept only while a fragmented message is under way: kept for a connection's life it costs 8 KB, and so 1.4 KB.
+What a client sends is cut into whole frames here. Small and middle-sized data frames, which is what acks are, are
+unmasked and handed on directly; everything else (control frames, fragments, what is illegal) goes to a
+`ServerProtocol` that is made for the frame and kept only while a fragmented message is under way: kept for a
+connection's life it costs 8 KB, and so 1.4 KB.
 
-What is sent waits in an `Outbox` until the end of the loop's turn and leaves in one write. A connection has no task and, but
-for its close, no timer. A peer that breaks the rules gets its close code, and 1011 is never sent.
+What is sent waits in an `Outbox` until the end of the loop's turn and leaves in one write. A connection has no task
+and, but for its close, no timer. A peer that breaks the rules gets its close code, and 1011 is never sent.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import logging
 from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from websockets.exceptions import (
     HeaderLineTooLong,
@@ -29,10 +31,11 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from eventbus.clock import Clock, SystemClock, seconds
+from eventbus.clock import seconds
 from eventbus.errors import CloseCode, EventBusError
 from gateway.handshake import Accept, AcceptThenClose, Decision, Gatekeeper, Reject, Subprotocol, UpgradeRequest
 from gateway.outbox import TOO_LARGE, Backlog, Outbox, close_frame, frame_size, ping_frame, pong_frame
+from gateway.sockets import NOBODY, Handler, Sockets, SocketSettings
 
 __all__ = [
     "Accept",
@@ -61,75 +64,6 @@ _EMPTY_CLOSE: Final = 1005
 _INTERNAL_ERROR: Final = 1011
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SocketSettings:
-    """The bounds of each connection.
-
-    Attributes:
-        max_frame_bytes: longest message of a client, all fragments together.
-        close_timeout_ms: how long a close waits for the peer.
-        write_buffer_bytes: what the transport holds before the connection counts as not writable.
-        max_queued_bytes: hard bound of the outbox; above it the client is a slow consumer at once.
-        max_control_frames: pings, pongs and fragments that a client may send within a second.
-    """
-
-    max_frame_bytes: int = 65_536
-    close_timeout_ms: int = 2_000
-    write_buffer_bytes: int = 65_536
-    max_queued_bytes: int = 16 * 1024 * 1024
-    max_control_frames: int = 1_000
-
-
-class Handler(Protocol):
-    """What the node does with one connection. Every call comes from the loop's thread, and none may block."""
-
-    def on_open(self, connection: Connection) -> None:
-        """The handshake is done; from here on the connection can send."""
-        ...
-
-    def on_message(self, payload: bytes) -> None:
-        """A whole message came: of the right type for the subprotocol, and valid UTF-8 when that is text.
-
-        Raises:
-            EventBusError: closes the connection with the error's close code; any other exception is a defect (4007).
-        """
-        ...
-
-    def on_writable(self) -> None:
-        """The peer reads again: after `Connection.writable` was False it is True."""
-        ...
-
-    def on_close(self, code: int, reason: str) -> None:
-        """The connection is over, exactly once for each handler, and never from within a call that the handler makes.
-
-        Args:
-            code: that of the close frame sent or received first; 1006 when the transport was lost without one.
-            reason: its text.
-        """
-        ...
-
-
-class _Nobody:
-    """Handles a connection that is over or was never wanted."""
-
-    __slots__ = ()
-
-    def on_open(self, connection: Connection) -> None:
-        """Ignored."""
-
-    def on_message(self, payload: bytes) -> None:
-        """Ignored."""
-
-    def on_writable(self) -> None:
-        """Ignored."""
-
-    def on_close(self, code: int, reason: str) -> None:
-        """Ignored."""
-
-
-NOBODY: Final[Handler] = _Nobody()
-
-
 class _State(Enum):
     OPEN = "open"
     CLOSING = "closing"  # a close frame is sent, the peer's is awaited
@@ -143,7 +77,8 @@ class Connection(asyncio.Protocol):
         subprotocol: how its frames are encoded.
         peer: the address that the connection came from.
         client: the client's address behind trusted proxies.
-        last_received_ms: when the last bytes came, of whatever kind; monotonic. It stands still while reading is paused.
+        last_received_ms: when the last bytes came, of whatever kind; monotonic. It stands still while reading is
+            paused.
     """
 
     __slots__ = (
@@ -170,7 +105,9 @@ class Connection(asyncio.Protocol):
         "subprotocol",
     )
 
-    def __init__(self, sockets: Sockets, transport: asyncio.Transport, handler: Handler, request: UpgradeRequest) -> None:
+    def __init__(
+        self, sockets: Sockets, transport: asyncio.Transport, handler: Handler, request: UpgradeRequest
+    ) -> None:
         now_ms = sockets.clock.monotonic_ms()
         self.subprotocol = request.subprotocol
         self.peer = request.peer
@@ -197,7 +134,9 @@ class Connection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         where = self.client if self.client == self.peer else f"{self.client} by {self.peer}"
-        state = self._state.value + (", not reading" if self._write_paused else "") + (", paused" if self._halted else "")
+        state = (
+            self._state.value + (", not reading" if self._write_paused else "") + (", paused" if self._halted else "")
+        )
         return f"<Connection {where} {self.subprotocol.name.lower()} {state}, {self.buffered_bytes} bytes waiting>"
 
     # What the handler and the node call.
@@ -220,7 +159,9 @@ class Connection(asyncio.Protocol):
         return self._outbox.queued_bytes + self._transport.get_write_buffer_size()
 
     def send(self, frame: bytes) -> None:
-        """Queue a prebuilt frame (`gateway.outbox`) for the end of this turn of the loop; dropped when no longer open."""
+        """Queue a prebuilt frame (`gateway.outbox`) for the end of this turn of the loop; dropped when no longer
+        open.
+        """
         if self._state is not _State.OPEN:
             return
         outbox = self._outbox
@@ -393,7 +334,9 @@ class Connection(asyncio.Protocol):
             frame = cast(Frame, event)
             if frame.opcode is Opcode.CLOSE:
                 close = parser.close_rcvd
-                self._peer_closes(_EMPTY_CLOSE if close is None else int(close.code), "" if close is None else close.reason)
+                self._peer_closes(
+                    _EMPTY_CLOSE if close is None else int(close.code), "" if close is None else close.reason
+                )
             elif self._state is _State.OPEN:
                 self._slow_frame(frame)
         self._parser = parser if self._fragments is not None else None
@@ -519,67 +462,6 @@ def _verdict(error: Exception, limit: int) -> tuple[CloseCode, str]:
     return CloseCode.PROTOCOL_ERROR, str(error) if isinstance(error, ProtocolError) else "unreadable frame"
 
 
-class Sockets:
-    """The open connections of one node, and the flush that ends each turn of the loop.
-
-    Attributes:
-        connections: all that are open or closing; for heartbeats and the drain. Copy it before closing any.
-    """
-
-    __slots__ = ("_dirty", "_empty", "clock", "connections", "loop", "settings")
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, settings: SocketSettings | None = None, clock: Clock | None = None
-    ) -> None:
-        self.loop = loop
-        self.settings = settings or SocketSettings()
-        self.clock = clock or SystemClock()
-        self.connections: set[Connection] = set()
-        self._dirty: list[Connection] = []
-        self._empty: list[asyncio.Event] = []
-
-    def mark(self, connection: Connection) -> None:
-        """Have a connection flushed at the end of this turn of the loop."""
-        if not self._dirty:
-            self.loop.call_soon(self._flush)
-        self._dirty.append(connection)
-
-    def forget(self, connection: Connection) -> None:
-        """A connection is over."""
-        self.connections.discard(connection)
-        if not self.connections:
-            for event in self._empty:
-                event.set()
-
-    async def wait_closed(self, timeout_ms: int) -> bool:
-        """Wait until no connection is left.
-
-        Returns:
-            Whether that came within the time. Cancellation changes nothing.
-        """
-        if not self.connections:
-            return True
-        event = asyncio.Event()
-        self._empty.append(event)
-        try:
-            async with asyncio.timeout(seconds(timeout_ms)):
-                await event.wait()
-        except TimeoutError:
-            return False
-        finally:
-            self._empty.remove(event)
-        return True
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for connection in dirty:
-            try:
-                connection.flush()
-            except Exception:  # one broken transport must not keep the others' frames back
-                _log.exception("writing to %r failed", connection)
-                connection.abort()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
     """A well-formed upgrade request as read from its head.
@@ -635,5 +517,3 @@ def read_handshake(head: bytes) -> Handshake | Reject:
     path, _, query = request.path.partition("?")
     offered = tuple(part for item in headers.get("sec-websocket-protocol", "").split(",") if (part := item.strip()))
     return Handshake(path=path, query=query, headers=headers, offered=offered, _response=response)
-
-
