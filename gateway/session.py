@@ -99,7 +99,7 @@ class Host(Protocol):
     def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
         """Carries out what only Redis can; calls `session.apply` with the answer."""
 
-    def leave(self, session: Session) -> None:
+    def leave_session(self, session: Session) -> None:
         """The session's connection is gone: what it acked is stored, then its hold is given up."""
 
     def place(self, session: Session) -> None:
@@ -415,6 +415,16 @@ class Session:
         self.connection.resume_reading()
         host.place(self)
 
+    def acked_elsewhere(self, ids: Sequence[EntryId]) -> None:
+        """Entries of this session were acked through another door (D11)."""
+        if self.state is State.OPEN:
+            self.apply(moves.AckedElsewhere(ids))
+
+    def stalled(self, by_ms: int) -> None:
+        """The node stood still: nobody is late for that (D23)."""
+        if self.state is State.OPEN:
+            self.apply(moves.Stalled(by_ms))
+
     def lost(self) -> None:
         """Another connection has the session (D2)."""
         self.close(CloseCode.SUPERSEDED, "the session was opened elsewhere")
@@ -609,7 +619,7 @@ class Session:
             self.delivery.handle(moves.Closed(), 0)
             self._cursor_said = cursor
             if self._close_code is not CloseCode.SUPERSEDED:
-                self._host.leave(self)
+                self._host.leave_session(self)
 
     @property
     def last_cursor(self) -> EntryId:

@@ -1,0 +1,364 @@
+"""The composition root: one gateway node, from its settings to its last word. Everything is made and owned here."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from starlette.types import ASGIApp
+
+from eventbus import moves, wire
+from eventbus.clock import Clock, SystemClock, seconds
+from eventbus.errors import CloseCode, StoreError
+from eventbus.ids import ConnectionId, EntryId, NodeName, SessionId, UserId
+from eventbus.redelivery import RedeliveryPolicy
+from eventbus.store import Listening, NodeRecord, Store
+from eventbus.store.redis_store import RedisStore
+from eventbus.tiers import Tier
+from gateway.auth import Identity
+from gateway.clockwork import TICK_MS, Clockwork
+from gateway.config import NodeSettings, load_authenticator
+from gateway.counters import Counters
+from gateway.drain import drain
+from gateway.gatekeeper import Doorkeeper
+from gateway.hub import Hub
+from gateway.keeper import Keeper
+from gateway.listener import Listener, ListenerSettings, serve
+from gateway.liveness import LivenessRules
+from gateway.reader import Reader
+from gateway.readiness import Readiness
+from gateway.routes import make_app
+from gateway.session import Session, SessionSettings
+from gateway.version import VERSION
+from gateway.websocket import SocketSettings
+from gateway.wheel import Wheel
+
+__all__ = ["Node"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_PROOF_MS: Final = 10_000
+"""How long a start waits for the store before it says that it is not there; the node goes on trying."""
+
+
+class Node:
+    """One node. Listens to the store's channels, serves sockets and HTTP, ends by a drain.
+
+    Args:
+        settings: all of it.
+        store: instead of the Redis that the settings name.
+        clock: instead of the machine's.
+    """
+
+    def __init__(self, settings: NodeSettings, *, store: Store | None = None, clock: Clock | None = None) -> None:
+        self.node_settings = settings
+        self.clock = clock or SystemClock()
+        self.store: Store = store or RedisStore(settings.redis_url, settings.store)
+        self.name: NodeName = settings.node_name
+        self.counters = Counters()
+        self.hub: Hub[Session] = Hub()
+        self.drain_ms = settings.liveness.drain_ms
+        self.draining = False
+        self.started_ms = self.clock.now_ms()
+        self.settings = _session_settings(settings)
+        self.authenticator = load_authenticator(settings)
+        self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
+        self.reader = Reader(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
+        self.keeper = Keeper(self.store, self.name, self.counters)
+        self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
+        self.doorkeeper = Doorkeeper(
+            settings,
+            host=self,
+            openness=self,
+            store=self.store,
+            authenticator=self.authenticator,
+            clock=self.clock,
+            counters=self.counters,
+        )
+        self.subscribed_times = 0
+        self.listener: Listener | None = None
+        self._listening: Listening | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        state = "draining" if self.draining else "open"
+        return f"<Node {self.name} {state} sessions={len(self.hub)} {self.readiness!r} {self.reader!r}>"
+
+    # --- life -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The port that it accepts on."""
+        return self.listener.port if self.listener else 0
+
+    async def start(self, *, app: ASGIApp | None = None) -> None:
+        """Starts everything; returns when the node accepts connections, whether Redis is there or not.
+
+        Raises:
+            OSError: the port is taken.
+            ConfigError: a file of the settings can not be read.
+        """
+        clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
+        self._listening = await self.store.listen(self.name, self)
+        for run in (
+            self.reader.run,
+            self.keeper.run_attaches,
+            self.keeper.run_beats,
+            self.readiness.run,
+            clockwork.run,
+            self._beat_node,
+            self._watch_store,
+        ):
+            self._own(run)
+        try:
+            async with asyncio.timeout(seconds(FIRST_PROOF_MS)):
+                await self.readiness.first.wait()
+        except TimeoutError:
+            logger.warning("the store is not there yet: %s", self.readiness.problem())
+        listen = self.node_settings.listen
+        self.listener = await serve(
+            app or make_app(self),
+            self.doorkeeper,
+            host=listen.host,
+            port=listen.port,
+            ssl=_tls(listen.tls_cert_file, listen.tls_key_file),
+            settings=_listener_settings(self.node_settings),
+            clock=self.clock,
+        )
+        # What was made so far lives as long as the node: the collector need not look at it again. Its thresholds are
+        # wide because a full collection stops the loop for tens of milliseconds at 20,000 connections.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 1_000)
+
+    def _own(self, run: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.ensure_future(run())
+        task.set_name(f"node:{getattr(run, '__qualname__', run)}")
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("%s ended: the node ends too, another will take over", task.get_name(), exc_info=error)
+            self.failed.set()
+
+    async def drain(self) -> None:
+        """Ends the node in good order, within the drain's time."""
+        self.draining = True
+        await drain(self)
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Ends the node at once; what a drain has not done is left to the sessions' next attach."""
+        self.draining = True
+        if self.listener is not None:
+            await self.listener.stop()
+            for connection in list(self.listener.sockets.connections):
+                connection.abort()
+            self.listener = None
+        if self._listening is not None:
+            await self._listening.aclose()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self.store.aclose()
+
+    # --- what a drain needs -----------------------------------------------------------------------------------------------
+
+    async def announce(self, state: str) -> None:
+        """Writes what the node is and does to `eb:nodes`."""
+        figures = {
+            "connections": self.connections,
+            "sessions": len(self.hub),
+            "users": self.hub.users,
+            "delivered": self.counters.events_delivered,
+            "acked": self.counters.events_acked,
+        }
+        listen = self.node_settings.listen
+        record = NodeRecord(
+            node=self.name,
+            address=f"{listen.host}:{self.port}",
+            version=VERSION,
+            state=state,
+            started_ms=self.started_ms,
+            figures=figures,
+        )
+        await self.store.beat_node(record)
+
+    async def wait_closed(self, timeout_ms: int) -> bool:
+        """Waits until no socket is left."""
+        return self.listener is None or await self.listener.sockets.wait_closed(timeout_ms)
+
+    async def leave(self) -> None:
+        """Ends the listener and takes the node off `eb:nodes`."""
+        if self.listener is not None:
+            await self.listener.stop()
+        try:
+            await self.store.leave_node(self.name)
+        except StoreError as error:
+            logger.info("the node stays in the list for 15 s more: %s", error)
+
+    # --- openness ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """Sockets that are open."""
+        return len(self.listener.sockets.connections) if self.listener else 0
+
+    @property
+    def store_is_down(self) -> bool:
+        """Whether the store is away for so long that nobody is let in."""
+        return self.readiness.store_failed_ms() >= self.node_settings.liveness.store_down_ms
+
+    def not_ready(self) -> str | None:
+        """Why no new connection should come here; None when it may."""
+        return "the node is draining" if self.draining else self.readiness.problem()
+
+    # --- host of the sessions -----------------------------------------------------------------------------------------------
+
+    def authenticate(self, token: str) -> Identity:
+        """Verifies a token. Raises: AuthError."""
+        return self.authenticator.verify(token, self.clock.now_ms())
+
+    def tier(self, name: str) -> Tier:
+        """The settings of a tier; a token can not name one that is not there."""
+        return self.node_settings.tiers.get(name)
+
+    def seat(self, session: Session) -> None:
+        self.hub.add(session)
+
+    def unseat(self, session: Session) -> None:
+        self.wheel.remove(session)
+        if session.user:
+            self.hub.remove(session)
+            self.keeper.forget(session)
+
+    def attach(self, session: Session) -> None:
+        self.keeper.attach(session)
+
+    def want_read(self, session: Session) -> None:
+        self.reader.want_read(session)
+
+    def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
+        self.reader.acknowledge(session, ids, ref)
+
+    def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
+        self.reader.step(session, effect)
+
+    def leave_session(self, session: Session) -> None:
+        self.reader.leave(session)
+
+    def place(self, session: Session) -> None:
+        self.wheel.place(session)
+
+    # --- listener of the store --------------------------------------------------------------------------------------------
+
+    def woken(self, user: UserId) -> None:
+        self.counters.wakeups += 1
+        for session in self.hub.of_user(user):
+            session.apply(moves.Woken())
+
+    def displaced(self, user: UserId, session: SessionId, connection: ConnectionId) -> None:
+        # The message may be older than the hold of a connection that is here now: Redis says who has it.
+        for seated in list(self.hub.of_user(user)):
+            if seated.session_id == session and seated.connection_id != connection:
+                self.keeper.beat(seated)
+
+    def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
+        for seated in list(self.hub.of_user(user)):
+            if seated.session_id == session:
+                seated.acked_elsewhere(entries)
+
+    def probed(self, token: str) -> None:
+        self.readiness.probed(token)
+
+    def subscribed(self) -> None:
+        self.counters.subscriptions += 1
+        if self.counters.subscriptions > 1:
+            logger.info("subscribed again: %d sessions are attached again", len(self.hub))
+        for session in self.hub:
+            session.reattach("subscribed")
+
+    def unsubscribed(self, reason: str) -> None:
+        logger.warning("the wake-ups are gone: %s", reason)
+
+    # --- loops -------------------------------------------------------------------------------------------------------------
+
+    def _due(self, session: Session, now_ms: int) -> None:
+        if session.on_clock(now_ms):
+            self.keeper.beat(session)
+
+    def _stalled(self, by_ms: int) -> None:
+        self.counters.stalls += 1
+        for session in self.hub:
+            session.stalled(by_ms)
+
+    async def _beat_node(self) -> None:
+        while True:
+            try:
+                state = "draining" if self.draining else "ready" if self.readiness.problem() is None else "not_ready"
+                await self.announce(state)
+            except StoreError as error:
+                self.counters.store_errors[error.code] += 1
+            await asyncio.sleep(seconds(self.node_settings.liveness.node_heartbeat_ms))
+
+    async def _watch_store(self) -> None:
+        """Closes connections, a few at a time, when the store is away for too long."""
+        while True:
+            await asyncio.sleep(1)
+            if self.store_is_down:
+                for session, _ in zip(self.hub, range(500), strict=False):
+                    session.close(CloseCode.STORE_UNAVAILABLE, "the store is away")
+
+
+def _session_settings(settings: NodeSettings) -> SessionSettings:
+    delivery = settings.delivery
+    return SessionSettings(
+        node=settings.node_name,
+        policy=RedeliveryPolicy(
+            ack_timeout_ms=delivery.ack_timeout_ms,
+            max_deliveries=delivery.max_deliveries,
+            nack_wait_ms=delivery.nack_base_ms,
+            max_wait_ms=delivery.max_wait_ms,
+            jitter=delivery.jitter,
+        ),
+        liveness=LivenessRules(
+            heartbeat_ms=settings.liveness.heartbeat_ms,
+            beat_ms=settings.liveness.session_heartbeat_ms,
+            stalled_ms=settings.limits.slow_consumer_ms,
+            backlog_bytes=settings.limits.slow_consumer_bytes,
+        ),
+        hello_timeout_ms=settings.liveness.hello_timeout_ms,
+        store_wait_ms=settings.liveness.store_wait_ms,
+        max_frame_bytes=settings.limits.max_frame_bytes,
+        window_default=delivery.window_default,
+        window_max=delivery.window_max,
+    )
+
+
+def _listener_settings(settings: NodeSettings) -> ListenerSettings:
+    trusted = settings.listen.trusted_proxies
+    return ListenerSettings(
+        trusted_proxy=lambda address: _within(address, trusted),
+        socket=SocketSettings(max_frame_bytes=settings.limits.max_frame_bytes),
+    )
+
+
+def _within(address: str, networks: Sequence[object]) -> bool:
+    from gateway.limits import is_within
+
+    return is_within(address, networks)
+
+
+def _tls(cert_file: str | None, key_file: str | None) -> ssl.SSLContext | None:
+    if cert_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert_file, key_file)
+    return context
