@@ -1,0 +1,149 @@
+"""The kept events and how they notice that a primary is another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from eventbus.ids import EventId, UserId
+from eventbus.kept import Kept, KeptEvent
+from eventbus.store import Append
+
+KEPT_MS = 30_000
+
+
+def event(name: str, user: str = "ada", size: int = 10) -> Append:
+    return Append(user=UserId(user), event=EventId(name), body=b"x" * size)
+
+
+def names(events: Sequence[KeptEvent]) -> list[str]:
+    return [kept.append.event for kept in events]
+
+
+def make(max_bytes: int = 1_000_000) -> Kept:
+    return Kept(kept_ms=KEPT_MS, max_bytes=max_bytes)
+
+
+@pytest.mark.requirement("R2")
+def test_events_that_another_server_answered_for_go_out_again_in_their_order() -> None:
+    kept = make()
+    for number in range(3):
+        assert not kept.stored(event(f"e{number}"), "one", number)
+    assert names(kept.stored(event("e3"), "two", 3)) == ["e0", "e1", "e2"]
+
+
+def test_events_of_all_users_go_out_again_when_a_new_server_answers_for_one_of_them() -> None:
+    kept = make()
+    kept.stored(event("a1", "ada"), "one", 0)
+    kept.stored(event("b1", "bob"), "one", 1)
+    assert names(kept.stored(event("c1", "cyd"), "two", 2)) == ["a1", "b1"]
+
+
+def test_a_change_is_told_once_when_the_events_are_stored_again() -> None:
+    kept = make()
+    kept.stored(event("e1"), "one", 0)
+    again = kept.stored(event("e2"), "two", 1)
+    assert not kept.stored_again(again[0], "two")
+    assert not kept.stored(event("e3"), "two", 2)
+
+
+def test_a_second_change_sends_again_what_the_first_has_sent_again() -> None:
+    kept = make()
+    kept.stored(event("e1"), "one", 0)
+    again = kept.stored(event("e2"), "two", 1)
+    kept.stored_again(again[0], "two")
+    assert names(kept.stored(event("e3"), "three", 2)) == ["e1", "e2"]
+
+
+def test_the_first_server_coming_back_is_a_change_for_every_user() -> None:
+    kept = make()
+    kept.stored(event("a1", "ada"), "one", 0)
+    kept.stored_again(kept.stored(event("b1", "bob"), "two", 1)[0], "two")
+    assert names(kept.stored(event("c1", "cyd"), "one", 2)) == ["a1", "b1"]
+
+
+def test_servers_that_answer_for_different_users_at_one_time_are_no_change() -> None:
+    kept = make()
+    kept.stored(event("a1", "ada"), "one", 0)
+    for again in kept.stored(event("b1", "bob"), "two", 1):  # a server not seen before: asked once, harmless
+        kept.stored_again(again, "one")
+    for number in range(10):
+        assert not kept.stored(event(f"a{number}", "ada"), "one", 2)
+        assert not kept.stored(event(f"b{number}", "bob"), "two", 2)
+
+
+def test_a_user_moved_to_a_known_server_has_only_the_own_events_sent_again() -> None:
+    kept = make()
+    kept.stored(event("a1", "ada"), "one", 0)
+    kept.stored(event("a2", "ada"), "one", 0)
+    for again in kept.stored(event("b1", "bob"), "two", 1):
+        kept.stored_again(again, "one")
+    kept.stored(event("c1", "cyd"), "one", 1)
+    assert names(kept.stored(event("a3", "ada"), "two", 2)) == ["a1", "a2"]
+
+
+def test_events_are_let_go_when_their_time_is_over() -> None:
+    kept = make()
+    kept.stored(event("old"), "one", 0)
+    kept.stored(event("new"), "one", KEPT_MS)
+    assert len(kept) == 2
+    kept.expire(KEPT_MS + 1)
+    assert (len(kept), kept.overflow) == (1, 0)
+    kept.expire(3 * KEPT_MS)
+    assert (len(kept), kept.bytes, kept.overflow) == (0, 0, 0)
+
+
+def test_more_than_the_bytes_allow_lets_the_oldest_go_and_counts_them() -> None:
+    kept = make(max_bytes=5_000)
+    for number in range(10):
+        kept.stored(event(f"e{number}", size=1_000), "one", number)
+    assert kept.bytes <= 5_000
+    assert kept.overflow == 10 - len(kept) > 0
+    assert names(kept.stored(event("last", size=0), "two", 10))[-1] == "e9"
+
+
+def test_nothing_is_kept_where_the_setting_is_zero() -> None:
+    kept = Kept(kept_ms=0, max_bytes=1_000)
+    kept.stored(event("e1"), "one", 0)
+    assert not kept.stored(event("e2"), "two", 0)
+    assert len(kept) == 0
+
+
+def test_an_event_that_expired_while_it_was_sent_again_is_not_counted_twice() -> None:
+    kept = make()
+    kept.stored(event("e1"), "one", 0)
+    kept.stored(event("e2"), "one", KEPT_MS)
+    again = kept.stored(event("e3"), "two", KEPT_MS)
+    assert names(again) == ["e1", "e2"]
+    kept.expire(KEPT_MS + 1)
+    for one in again:
+        assert not kept.stored_again(one, "two")
+    kept.expire(10 * KEPT_MS)
+    assert (len(kept), kept.bytes) == (0, 0)
+
+
+def test_after_a_doubt_the_oldest_event_of_each_user_is_to_be_checked_once() -> None:
+    kept = make()
+    for name, user in [("a1", "ada"), ("a2", "ada"), ("b1", "bob")]:
+        kept.stored(event(name, user), "one", 0)
+    assert kept.to_check(UserId("ada")) is None
+    kept.doubt(1)
+    check = kept.to_check(UserId("ada"))
+    assert check is not None
+    assert check.append.event == "a1"
+    assert kept.to_check(UserId("ada")) is None
+    assert kept.to_check(UserId("cyd")) is None
+    assert kept.to_check(UserId("bob")) is not None
+
+
+def test_an_answer_to_a_later_call_ends_the_doubt_and_one_to_an_earlier_call_does_not() -> None:
+    kept = make()
+    kept.stored(event("a1", "ada"), "one", 0)
+    kept.stored(event("b1", "bob"), "one", 0)
+    earlier = kept.doubts
+    kept.doubt(1)
+    kept.trust("one", earlier)
+    assert kept.to_check(UserId("ada")) is not None
+    kept.trust("one", kept.doubts)
+    assert kept.to_check(UserId("bob")) is None
