@@ -239,8 +239,10 @@ def unknown_variables(env: Mapping[str, str], known: Iterable[str]) -> list[str]
     for name in sorted(env):
         if not name.startswith(PREFIX) or name in names or (prefixes and name.startswith(prefixes)):
             continue
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        # Without the prefix, which makes every two names alike.
+        bare = [known_name.removeprefix(PREFIX) for known_name in sorted(names)]
+        close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1, cutoff=0.6)
+        hint = f"; did you mean {PREFIX}{close[0]}?" if close else ""
         lines.append(f"{name} is not a setting and is ignored{hint}")
     return lines
 
