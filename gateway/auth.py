@@ -310,12 +310,12 @@ class TokenSource:
 
     Attributes:
         way: how it came.
-        value: the token; the ticket for `TICKET`, which is still to be exchanged; empty for `HELLO`, where the first
+        value: the token; the ticket for `TICKET`, which is still to be exchanged; None for `HELLO`, where the first
             frame brings it.
     """
 
     way: TokenWay
-    value: str = field(default="", repr=False)
+    value: str | None = field(default=None, repr=False)
 
 
 def find_token(headers: Iterable[tuple[str, str]], subprotocols: Sequence[str], query: str) -> TokenSource:

@@ -1,13 +1,13 @@
 """Limits of one node: handshakes and connections by address, frames by connection, sessions by user. Pure.
 
 `now_ms` here is monotonic time. All tables are bounded. Who stands behind a shared proxy is never limited as one
-client: the address is the one that the proxy reports, and where it reports none there is no limit.
+client: what counts is the address that the proxy reports, and where it reports none there is no limit.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -21,13 +21,13 @@ __all__ = [
     "HandshakeLimit",
     "TokenBucket",
     "check_live_sessions",
-    "client_address",
+    "is_within",
+    "limited_address",
 ]
 
 FRAMES_BURST_S: Final = 10
 STARVED_MAX_MS: Final = 30_000
 ADDRESSES_MAX: Final = 20_000
-FORWARDED_MAX: Final = 20
 _IDLE_CHECKS: Final = 2
 
 
@@ -149,7 +149,7 @@ class HandshakeLimit:
         """Count a handshake.
 
         Args:
-            address: from `client_address`; None is not limited.
+            address: from `limited_address`; None is not limited.
             now_ms: monotonic time.
 
         Raises:
@@ -239,35 +239,32 @@ def check_live_sessions(live: int, live_max: int) -> None:
 Network = IPv4Network | IPv6Network
 
 
-def client_address(peer: str, forwarded: Sequence[str], trusted: Collection[Network]) -> str | None:
-    """The address that limits count a connection under.
+def limited_address(client: str, trusted: Collection[Network]) -> str | None:
+    """The row under which the limits by address count a client.
 
     Args:
-        peer: the other end of the TCP connection; empty for a Unix socket.
-        forwarded: the values of `X-Forwarded-For`, in the order in which they came; believed from trusted proxies only.
-        trusted: the proxies.
+        client: the client's address, as far as it is known: what `gateway.proxy` found.
+        trusted: the trusted proxies.
 
     Returns:
-        An address, for IPv6 its /64, since one host owns all of it. None where nobody can be limited: a trusted proxy
-        that names no client, whose connections are those of many.
+        The address, for IPv6 its /64, since one host owns all of it. None where nobody can be limited: a trusted proxy
+        that named no client, whose connections are those of many, or no address at all (a Unix socket).
     """
-    address = _parse_address(peer)
-    if address is None:
+    address = _parsed(client)
+    if address is None or _within(address, trusted):
         return None
-    if not _within(address, trusted):
-        return _row(address)
-    # From the right: each proxy appends the peer that it saw. Left of the first untrusted one stands anybody's text.
-    hops = [hop.strip() for value in forwarded for hop in value.rsplit(",", FORWARDED_MAX)]
-    for hop in reversed(hops[-FORWARDED_MAX:]):
-        address = _parse_address(_without_port(hop))
-        if address is None:
-            return None
-        if not _within(address, trusted):
-            return _row(address)
-    return None
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address), 64), strict=False))
+    return str(address)
 
 
-def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+def is_within(address: str, networks: Collection[Network]) -> bool:
+    """Whether an address lies in one of the networks; no address lies in none."""
+    parsed = _parsed(address)
+    return parsed is not None and _within(parsed, networks)
+
+
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
     except ValueError:
@@ -279,16 +276,3 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 def _within(address: IPv4Address | IPv6Address, networks: Collection[Network]) -> bool:
     return any(address in network for network in networks)
-
-
-def _without_port(hop: str) -> str:
-    """`1.2.3.4:5678` and `[::1]:5678` without the port and brackets; some proxies write them so."""
-    if hop.startswith("["):
-        return hop[1:].partition("]")[0]
-    return hop.partition(":")[0] if hop.count(":") == 1 else hop
-
-
-def _row(address: IPv4Address | IPv6Address) -> str:
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((int(address), 64), strict=False))
-    return str(address)
