@@ -15,7 +15,7 @@ from gateway.config import NodeSettings
 from gateway.counters import Counters
 from gateway.handshake import Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
 from gateway.identities import identity_from_claims
-from gateway.limits import AddressConnections, HandshakeLimit
+from gateway.limits import AddressConnections, HandshakeLimit, limited_address
 from gateway.session import Host, Session
 
 __all__ = ["Doorkeeper", "Openness"]
@@ -96,7 +96,7 @@ class Doorkeeper:
             message = f"the node has {openness.connections} connections, its limit"
             return self._turn_away(request, 503, "overloaded", message, CloseCode.OVERLOADED)
         try:
-            self._handshakes.check(request.client, self._clock.monotonic_ms())
+            self._handshakes.check(self._row(request), self._clock.monotonic_ms())
         except RateLimited as error:
             return self._turn_away(request, 429, error.code, str(error), CloseCode.RATE_LIMITED)
         return None
@@ -111,11 +111,15 @@ class Doorkeeper:
         return self._accept(request, identity_from_claims(orjson.loads(claims)))
 
     def _accept(self, request: UpgradeRequest, identity: Identity | None) -> Decision:
+        address = self._row(request)
         try:
-            self._addresses.add(request.client)
+            self._addresses.add(address)
         except RateLimited as error:
             return self._turn_away(request, 429, error.code, str(error), CloseCode.RATE_LIMITED)
-        return Accept(handler=Session(self._host, identity, left=lambda: self._addresses.remove(request.client)))
+        return Accept(handler=Session(self._host, identity, left=lambda: self._addresses.remove(address)))
+
+    def _row(self, request: UpgradeRequest) -> str | None:
+        return limited_address(request.client, self._settings.listen.trusted_proxies)
 
     def _reject(self, status: int, code: str, message: str) -> Reject:
         self._counters.connections_refused[code] += 1
