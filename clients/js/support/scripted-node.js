@@ -105,7 +105,7 @@ export class CuttingNode {
 
   static async start(options) {
     const node = new CuttingNode();
-    Object.assign(node, { window: 32, ...options });
+    Object.assign(node, { window: 64, ...options });
     node.server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
     node.server.on("connection", (socket) => node.#connected(socket));
     await new Promise((resolve) => node.server.once("listening", resolve));
@@ -143,6 +143,10 @@ export class CuttingNode {
   async stop() {
     this.#peer?.terminate();
     await new Promise((resolve) => this.server.close(resolve));
+  }
+
+  #batchSize() {
+    return 1 + Math.floor(this.random() * 5);
   }
 
   #append(event) {
@@ -189,7 +193,8 @@ export class CuttingNode {
       this.#rolledBack = false;
     }
     if (this.#mayCut("after the welcome")) return;
-    for (const one of [...this.#pending]) if (!this.#deliver(socket, [one])) return;
+    const pending = [...this.#pending];
+    while (pending.length > 0) if (!this.#deliver(socket, pending.splice(0, this.#batchSize()))) return;
     socket.send(JSON.stringify({ op: "caught_up" }));
     this.#fill();
   }
@@ -198,7 +203,7 @@ export class CuttingNode {
     const socket = this.#peer;
     if (!socket?.window) return;
     while (this.#read < this.#entries.length && socket.window.size < this.window) {
-      const count = Math.min(1 + Math.floor(this.random() * 5), this.window - socket.window.size);
+      const count = Math.min(this.#batchSize(), this.window - socket.window.size);
       const batch = this.#entries.slice(this.#read, this.#read + count);
       this.#read += batch.length;
       for (const { id, event } of batch) this.#pending.set(id, { event, delivery: 0 });
