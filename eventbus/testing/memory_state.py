@@ -43,7 +43,7 @@ class Known:
 
     created_ms: int
     seen_ms: int
-    cursor: EntryId = ENTRY_ZERO
+    cursor: EntryId
 
 
 @dataclass(slots=True)
@@ -98,24 +98,50 @@ class PartitionState:
 
 @dataclass(slots=True)
 class UserState:
-    """The keys of one user."""
+    """The keys of one user.
+
+    Attributes:
+        hole: the id up to which the cap took entries away that a session still needed; None once all are past it.
+    """
 
     stream: MemoryStream | None = None
     stream_until_ms: int = 0
+    hole: Order | None = None
     live: dict[SessionId, Live] = field(default_factory=dict)
     known: dict[SessionId, Known] = field(default_factory=dict)
     confirmations: Log[ConfirmationRecord] = field(default_factory=Log)
 
-    def expire(self, now_ms: int, live_ttl_ms: int, session_ttl_ms: int) -> None:
-        """Let go of what is too old: the stream, live fields, and sessions with their groups (D16)."""
+    def expire(self, now_ms: int, live_ttl_ms: int) -> None:
+        """Let go of what is too old: the stream and live fields."""
         if self.stream is not None and now_ms >= self.stream_until_ms:
             self.stream = None
         for session, live in list(self.live.items()):
             if now_ms - live.seen_ms >= live_ttl_ms:
                 del self.live[session]
-        for session, known in list(self.known.items()):
-            if now_ms - known.seen_ms >= session_ttl_ms and session not in self.live:
+
+    def is_over(self, session: SessionId, now_ms: int, session_ttl_ms: int) -> bool:
+        """Whether a session has been away for longer than its life."""
+        return session not in self.live and now_ms - self.known[session].seen_ms >= session_ttl_ms
+
+    def end_old(self, now_ms: int, session_ttl_ms: int, spare: SessionId | None = None) -> None:
+        """End the sessions whose time is over, with their groups (D16), but for one that comes back."""
+        for session in [session for session in self.known if self.is_over(session, now_ms, session_ttl_ms)]:
+            if session != spare:
                 self.destroy(session, now_ms)
+
+    def renew(self, session: SessionId, node: NodeName, connection: ConnectionId, now_ms: int) -> Known:
+        """Write down that a connection on a node holds a session. Returns its durable facts."""
+        self.live[session] = Live(node, connection, now_ms)
+        group = self.group(session)
+        position = entry_id(group.position) if group is not None else ENTRY_ZERO
+        known = self.known.setdefault(session, Known(now_ms, now_ms, position))
+        known.seen_ms = now_ms
+        return known
+
+    def is_past_hole(self) -> bool:
+        """Whether every live session has read on behind the hole."""
+        groups = [group for session in self.live if (group := self.group(session)) is not None]
+        return self.hole is None or all(group.position >= self.hole for group in groups)
 
     def opened_stream(self) -> MemoryStream:
         """The stream, made when there is none."""
@@ -200,19 +226,23 @@ def _trimmed_gap(stream: MemoryStream, group: Group, lost: int) -> StoreGap:
     return gap
 
 
-def verify_read(stream: MemoryStream, group: Group, verify: EntryId | None) -> StoreGap | None:
+def verify_read(user: UserState, stream: MemoryStream, group: Group, verify: EntryId | None) -> StoreGap | None:
     """Look whether the next read follows the last one without a hole (D7).
 
     Args:
+        user: whose stream it is.
         stream: the stream.
         group: the session's group.
         verify: the last id that was read when the last read was a full one.
     """
-    if verify is None or entry_order(verify) in stream:
+    absent = verify is not None and entry_order(verify) not in stream
+    if not absent and user.hole is None:
         return None
     lost = stream.trimmed - group.entries_read
     if lost > 0:
         return _trimmed_gap(stream, group, lost)
+    if verify is None or not absent:
+        return None
     # Read and trimmed since: nothing is lost (D15), unless the stream went back behind it.
     if entry_order(verify) > stream.last or (stream.first is not None and stream.first < entry_order(verify)):
         return _rollback(stream, group, entry_order(verify), verify)

@@ -19,6 +19,7 @@ from eventbus.errors import NotReplicated, StoreError, StreamFull
 from eventbus.ids import ENTRY_ZERO, EntryId, Epoch, NodeName, SessionId, UserId, entry_order
 from eventbus.store import (
     LOST,
+    AckRequest,
     Append,
     Appended,
     Attach,
@@ -54,7 +55,7 @@ from eventbus.store import (
     Ticket,
 )
 from eventbus.testing.memory_faults import FaultSwitches
-from eventbus.testing.memory_state import Known, Live, Log, PartitionState, Seen, UserState, place_group, verify_read
+from eventbus.testing.memory_state import Log, PartitionState, Seen, UserState, place_group, verify_read
 from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
 
 __all__ = ["MemoryStore"]
@@ -154,10 +155,11 @@ class MemoryStore(FaultSwitches):
         user, partition = self._user(event.user), self._partition(event.user)
         bucket = now_ms // self.settings.dedupe_ms
         if known := partition.first_entry(event.user, event.event, bucket):
+            partition.remember(event.user, event.event, bucket, known)
             return Appended(entry=known, duplicate=True, primary=self._primary)
         stream = user.opened_stream()
         stream.trim_below((now_ms - self.settings.retention_ms, 0))
-        if full := self._make_room(event.user, stream, len(event.body)):
+        if full := self._make_room(event.user, user, stream, len(event.body)):
             return full
         entry = entry_id(stream.add(event.body, now_ms))
         self._keep_stream(user, now_ms)
@@ -167,21 +169,22 @@ class MemoryStore(FaultSwitches):
             self._tell(node, lambda listener: listener.woken(event.user))
         return Appended(entry=entry, duplicate=False, primary=self._primary, woken=len(nodes))
 
-    def _make_room(self, user: UserId, stream: MemoryStream, size: int) -> StreamFull | None:
+    def _make_room(self, name: UserId, user: UserState, stream: MemoryStream, size: int) -> StreamFull | None:
         """At the cap what nobody needs goes first, as little as possible; the policy decides on the rest (D18)."""
         limit, limit_bytes = self.settings.max_stream_entries, self.settings.max_stream_bytes
 
         def full() -> bool:
             return len(stream) >= limit or (len(stream) > 0 and stream.bytes + size > limit_bytes)
 
+        needed = stream.lowest_needed() if full() else None
         while full() and (first := stream.first) is not None:
-            if self.settings.stream_full_policy is StreamFullPolicy.REJECT:
-                needed = stream.lowest_needed()
-                if needed is not None and first >= needed:
+            if needed is not None and first >= needed:
+                if self.settings.stream_full_policy is StreamFullPolicy.REJECT:
                     return StreamFull(
-                        f"the stream of {user} holds {len(stream)} entries that sessions still need, of at most {limit}"
+                        f"the stream of {name} holds {len(stream)} entries that sessions still need, of at most {limit}"
                         f" entries and {limit_bytes} bytes; publish again when they are acked"
                     )
+                user.hole = first
             stream.keep(len(stream) - 1)
         return None
 
@@ -190,12 +193,13 @@ class MemoryStore(FaultSwitches):
     async def attach(self, request: Attach) -> Attached | AttachRefused:
         async with self._call():
             fence, now_ms = request.fence, self.clock.now_ms()
-            user = self._user(fence.user)
+            user, reattach = self._user(fence.user), request.mode is AttachMode.REATTACH
             held = user.live.get(fence.session)
-            if request.mode is AttachMode.REATTACH and held is not None and held.connection != fence.connection:
+            if reattach and held is not None and held.connection != fence.connection:
                 return AttachRefused.LOST
             if held is None and len(user.live) >= request.live_limit:
                 return AttachRefused.TOO_MANY_SESSIONS
+            user.end_old(now_ms, self.settings.session_ttl_ms, spare=fence.session if reattach else None)
             resumed = user.group(fence.session) is not None or fence.session in user.known
             if fence.session not in user.known:
                 user.make_room(request.known_limit, now_ms)
@@ -205,8 +209,7 @@ class MemoryStore(FaultSwitches):
             if displaced is not None and held is not None:
                 self._tell(held.node, lambda listener: listener.displaced(fence.user, fence.session, fence.connection))
             self._keep_stream(user, now_ms)
-            user.live[fence.session] = Live(request.node, fence.connection, now_ms)
-            user.known.setdefault(fence.session, Known(now_ms, now_ms)).seen_ms = now_ms
+            user.renew(fence.session, request.node, fence.connection, now_ms)
             stream = user.opened_stream()
             group = stream.groups[fence.session]
             waiting = group.pending_after()
@@ -236,8 +239,8 @@ class MemoryStore(FaultSwitches):
             return Beat(state=BeatState.LOST)
         if held is None or group is None or user.stream is None:
             return Beat(state=BeatState.MISSING)
-        user.live[fence.session] = Live(node, fence.connection, now_ms)
-        user.known.setdefault(fence.session, Known(now_ms, now_ms)).seen_ms = now_ms
+        user.renew(fence.session, node, fence.connection, now_ms)
+        user.end_old(now_ms, self.settings.session_ttl_ms)
         self._keep_stream(user, now_ms)
         unread = bool(user.stream.after(group.position, 1))
         return Beat(state=BeatState.HELD, pending=len(group.pending), unread=unread)
@@ -248,9 +251,9 @@ class MemoryStore(FaultSwitches):
             user = self._held(fence)
             if user is None:
                 return LOST
+            live = user.live[fence.session]
+            user.renew(fence.session, live.node, live.connection, now_ms).cursor = cursor
             del user.live[fence.session]
-            known = user.known.setdefault(fence.session, Known(now_ms, now_ms))
-            known.seen_ms, known.cursor = now_ms, cursor
             self._keep_stream(user, now_ms)
             return True
 
@@ -289,18 +292,30 @@ class MemoryStore(FaultSwitches):
         group, stream = user.group(request.fence.session), user.stream
         if group is None or stream is None:
             return NewRead(state=ReadState.NO_GROUP)
-        gap = verify_read(stream, group, request.verify)
+        gap = verify_read(user, stream, group, request.verify)
         orders = stream.read_group(group, request.count, self.clock.now_ms())
+        if user.is_past_hole():
+            user.hole = None
         return NewRead(state=ReadState.OK, entries=tuple(_stored(stream, orders)), gap=gap)
 
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
         async with self._call():
-            state = self._user(user)
-            group = state.group(session)
-            released = group.drop(entries) if group is not None else []
-            if self.settings.confirmation_records is ConfirmationRecords.ALL:
-                state.record(session, "received", released, self.clock.now_ms())
-            return len(released)
+            return self._ack(AckRequest(user=user, session=session, entries=entries))
+
+    async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
+        try:
+            async with self._call():
+                return [self._ack(request) for request in requests]
+        except StoreError as error:
+            return [error] * len(requests)
+
+    def _ack(self, request: AckRequest) -> int:
+        user = self._user(request.user)
+        group = user.group(request.session)
+        released = group.drop(request.entries) if group is not None else []
+        if self.settings.confirmation_records is ConfirmationRecords.ALL:
+            user.record(request.session, "received", released, self.clock.now_ms())
+        return len(released)
 
     async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
         async with self._call():
@@ -342,6 +357,7 @@ class MemoryStore(FaultSwitches):
             if group is None or not group.drop([letter.id]):
                 return DeadOutcome.GONE
             now_ms, partition = self.clock.now_ms(), self._partition(fence.user)
+            stored = user.stream.body(entry_order(letter.id)) if user.stream is not None else None
             record = DeadLetterRecord(
                 id=ENTRY_ZERO,  # given by the log
                 partition=self._number(fence.user),
@@ -354,7 +370,7 @@ class MemoryStore(FaultSwitches):
                 attempts=letter.attempts,
                 node=user.live[fence.session].node,
                 time_ms=now_ms,
-                body=letter.body,
+                body=letter.body or stored or b"",
             )
             partition.dead.record(record, now_ms)
             return DeadOutcome.DEAD
@@ -385,7 +401,9 @@ class MemoryStore(FaultSwitches):
     async def sessions(self, user: UserId) -> Sequence[SessionRecord]:
         async with self._call():
             state = self._user(user)
-            return [self._session(user, state, session) for session in sorted(state.known)]
+            now_ms, ttl_ms = self.clock.now_ms(), self.settings.session_ttl_ms
+            shown = [session for session in sorted(state.known) if not state.is_over(session, now_ms, ttl_ms)]
+            return [self._session(user, state, session) for session in shown]
 
     def _session(self, user: UserId, state: UserState, session: SessionId) -> SessionRecord:
         known, live, group = state.known[session], state.live.get(session), state.group(session)
@@ -513,7 +531,7 @@ class MemoryStore(FaultSwitches):
         """A user's state with what is over taken away."""
         now_ms = self.clock.now_ms()
         user = self._users.setdefault(name, UserState())
-        user.expire(now_ms, self.settings.live_ttl_ms, self.settings.session_ttl_ms)
+        user.expire(now_ms, self.settings.live_ttl_ms)
         user.confirmations.forget_before(now_ms - self.settings.retention_ms)
         return user
 

@@ -1,7 +1,7 @@
 """A Redis stream as a data structure: entries, groups, pending entries, trimming that leaves pending ids behind.
 
 It knows no clock and no I/O; times are arguments. What differs from a server: trimming is exact, never in whole nodes,
-and `entries_read` is exact after every read (Redis 7.0 drifts behind trimmed entries; D15 makes the store set it right).
+and `entries_read` is exact after every read (Redis 7.0 drifts behind trimmed ones; the store sets that right, D15).
 """
 
 from __future__ import annotations
