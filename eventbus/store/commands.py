@@ -1,0 +1,401 @@
+"""A typed function for each command and script of the delivery path: what goes in, and what the answer means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from eventbus.config import StoreSettings
+from eventbus.errors import StoreError, StoreMisconfigured, StreamFull
+from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, Epoch, NodeName, SessionId, UserId
+from eventbus.store import (
+    LOST,
+    Append,
+    Appended,
+    Attach,
+    Attached,
+    AttachRefused,
+    Beat,
+    BeatState,
+    DeadLetter,
+    DeadOutcome,
+    Fence,
+    GapReason,
+    HistoryPage,
+    LiveRecord,
+    Lost,
+    NewRead,
+    NodeRecord,
+    PendingEntry,
+    PendingPage,
+    PendingRecord,
+    ReadRequest,
+    ReadState,
+    Redelivery,
+    RedeliveryOutcome,
+    ReleaseReason,
+    SessionRecord,
+    StoredEntry,
+    StoreGap,
+)
+from eventbus.store.batcher import Argument, Command
+from eventbus.store.keys import Keys, idempotency_field
+from eventbus.store.scripts import script
+
+__all__ = ["NODE_LIFE_MS", "Commands", "entry_of", "read_entries"]
+
+T = TypeVar("T")
+
+NODE_LIFE_MS: Final = 15_000
+LEVEL_RECEIVED: Final = "received"
+
+
+def _evalsha(
+    name: str, keys: Sequence[str], arguments: Sequence[Argument], parse: Callable[[Any, str], T | StoreError]
+) -> Command[T]:
+    return Command(("EVALSHA", script(name).sha, len(keys), *keys, *arguments), parse, scripted=True)
+
+
+def entry_of(raw: Any) -> StoredEntry:
+    """An entry as XRANGE and XREADGROUP answer it."""
+    return StoredEntry(EntryId(raw[0].decode()), raw[1][1])
+
+
+def read_entries(reply: Any, _primary: str = "") -> list[StoredEntry]:
+    """The entries of an XRANGE."""
+    return [entry_of(raw) for raw in reply]
+
+
+class Commands:
+    """Makes the commands of an installation.
+
+    Args:
+        keys: its names.
+        settings: its lives and caps.
+    """
+
+    def __init__(self, keys: Keys, settings: StoreSettings) -> None:
+        self.keys = keys
+        self.settings = settings
+        self._append_limits: tuple[Argument, ...] = (
+            settings.retention_ms,
+            settings.dedupe_ms,
+            settings.live_ttl_ms,
+            settings.max_stream_entries,
+            settings.max_stream_bytes,
+            settings.stream_full_policy.value,
+        )
+
+    def append(self, event: Append) -> Command[Appended]:
+        """Store one event."""
+        user = event.user
+        keys = self.keys.user(user)
+        partition = keys.partition
+
+        def parse(reply: Any, primary: str) -> Appended | StreamFull:
+            outcome = reply[0]
+            if outcome == b"stored":
+                return Appended(entry=EntryId(reply[1].decode()), duplicate=False, primary=primary, woken=reply[2])
+            if outcome == b"duplicate":
+                return Appended(entry=EntryId(reply[1].decode()), duplicate=True, primary=primary)
+            return StreamFull(
+                f"the stream of {user} holds {reply[1]} entries that sessions still need, at most"
+                f" {self.settings.max_stream_entries} entries and {self.settings.max_stream_bytes} bytes are allowed;"
+                " publish again when some are acked"
+            )
+
+        return _evalsha(
+            "append",
+            (keys.stream, keys.live, partition.bucket_even, partition.bucket_odd),
+            (idempotency_field(user, event.event), event.body, user, partition.channel, *self._append_limits),
+            parse,
+        )
+
+    def attach(self, request: Attach, fresh_epoch: str) -> Command[Attached | AttachRefused]:
+        """Open, resume, take over or renew a session."""
+        fence, settings = request.fence, self.settings
+        keys = self.keys.user(fence.user)
+        return _evalsha(
+            "attach",
+            (keys.stream, keys.live, keys.known, keys.partition.epoch, keys.records),
+            (
+                request.mode.value,
+                fence.user,
+                fence.session,
+                fence.connection,
+                request.node,
+                request.start.value,
+                request.cursor or ENTRY_ZERO,
+                request.epoch or "",
+                fresh_epoch,
+                request.live_limit,
+                request.known_limit,
+                settings.live_ttl_ms,
+                settings.session_ttl_ms,
+                settings.retention_ms,
+                keys.partition.channel,
+            ),
+            _attached,
+        )
+
+    def read_pending(self, fence: Fence, after: EntryId, count: int) -> Command[PendingPage | Lost]:
+        """A page of pending entries."""
+        keys = self.keys.user(fence.user)
+        arguments = (self.settings.live_ttl_ms, fence.session, fence.connection, after, max(1, count))
+        return _evalsha("pending", (keys.stream, keys.live), arguments, _pending_page)
+
+    def read_new(self, user: UserId, requests: Sequence[ReadRequest]) -> Command[list[NewRead]]:
+        """What is new for sessions of one user."""
+        keys = self.keys.user(user)
+        arguments: list[Argument] = [self.settings.live_ttl_ms]
+        for request in requests:
+            fence = request.fence
+            arguments += (fence.session, fence.connection, max(1, request.count), request.verify or "")
+        return _evalsha("read", (keys.stream, keys.live), arguments, _new_reads)
+
+    def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId], *, record: bool) -> Command[int]:
+        """Release what a client acked; with a record, or a plain XACK."""
+        keys = self.keys.user(user)
+        if not record:
+            return Command(("XACK", keys.stream, session, *entries), _number)
+        arguments = (session, LEVEL_RECEIVED, self.settings.retention_ms, *entries)
+        return _evalsha("ack", (keys.stream, keys.records), arguments, _number)
+
+    def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> Command[int | Lost]:
+        """A node's own ack."""
+        keys, settings = self.keys.user(fence.user), self.settings
+        return _evalsha(
+            "release",
+            (keys.stream, keys.live, keys.records),
+            [settings.live_ttl_ms, fence.session, fence.connection, reason.value, settings.retention_ms, *entries],
+            lambda reply, _primary: LOST if reply[0] == b"lost" else int(reply[1]),
+        )
+
+    def redeliver(self, fence: Fence, entries: Sequence[Redelivery]) -> Command[list[RedeliveryOutcome] | Lost]:
+        """Count attempts."""
+        keys = self.keys.user(fence.user)
+        arguments: list[Argument] = [self.settings.live_ttl_ms, fence.session, fence.connection]
+        for entry in entries:
+            arguments += (entry.id, entry.attempts)
+        return _evalsha("redeliver", (keys.stream, keys.live), arguments, _outcomes)
+
+    def dead_letter(self, fence: Fence, letter: DeadLetter) -> Command[DeadOutcome | Lost]:
+        """Give an entry up for a session."""
+        keys, settings = self.keys.user(fence.user), self.settings
+        return _evalsha(
+            "dead_letter",
+            (keys.stream, keys.live, keys.partition.dead),
+            (
+                settings.live_ttl_ms,
+                fence.session,
+                fence.connection,
+                settings.dead_letter_ttl_ms,
+                fence.user,
+                letter.id,
+                letter.event,
+                letter.type,
+                letter.reason,
+                letter.attempts,
+                letter.body,
+            ),
+            lambda reply, _primary: LOST if reply == b"lost" else DeadOutcome(reply.decode()),
+        )
+
+    def heartbeat(self, user: UserId, fences: Sequence[Fence], node: NodeName) -> Command[list[Beat]]:
+        """Renew sessions of one user."""
+        keys, settings = self.keys.user(user), self.settings
+        arguments: list[Argument] = [node, settings.live_ttl_ms, settings.session_ttl_ms, settings.retention_ms]
+        for fence in fences:
+            arguments += (fence.session, fence.connection)
+        return _evalsha("heartbeat", (keys.stream, keys.live, keys.known, keys.records), arguments, _beats)
+
+    def detach(self, fence: Fence, cursor: EntryId) -> Command[bool | Lost]:
+        """A session goes away and keeps its place."""
+        keys, settings = self.keys.user(fence.user), self.settings
+        return _evalsha(
+            "detach",
+            (keys.stream, keys.live, keys.known),
+            (
+                settings.live_ttl_ms,
+                fence.session,
+                fence.connection,
+                cursor,
+                settings.session_ttl_ms,
+                settings.retention_ms,
+            ),
+            lambda reply, _primary: LOST if reply == b"lost" else True,
+        )
+
+    def end_session(self, user: UserId, session: SessionId) -> Command[int]:
+        """Destroy a session."""
+        keys = self.keys.user(user)
+        return _evalsha(
+            "end_session",
+            (keys.stream, keys.live, keys.known, keys.records),
+            (session, self.settings.retention_ms),
+            _number,
+        )
+
+    def history(self, user: UserId, after: EntryId, count: int, fresh_epoch: str) -> Command[HistoryPage]:
+        """Retained entries after an id."""
+        keys = self.keys.user(user)
+        return _evalsha("history", (keys.stream, keys.partition.epoch), (fresh_epoch, after, count), _history)
+
+    def sessions(self, user: UserId) -> Command[list[SessionRecord]]:
+        """All sessions of a user."""
+        keys, settings = self.keys.user(user), self.settings
+        return _evalsha(
+            "sessions",
+            (keys.stream, keys.live, keys.known),
+            (settings.live_ttl_ms, settings.session_ttl_ms),
+            lambda reply, _primary: [_session(user, raw) for raw in reply],
+        )
+
+    def waiting(self, user: UserId, session: SessionId, after: EntryId, count: int) -> Command[list[PendingRecord]]:
+        """Pending entries of a session, for operators."""
+        return _evalsha(
+            "waiting",
+            (self.keys.user(user).stream,),
+            (session, after, count),
+            lambda reply, _primary: [
+                PendingRecord(id=EntryId(raw[0].decode()), attempts=raw[3], idle_ms=raw[2]) for raw in reply
+            ],
+        )
+
+    def beat_node(self, record: NodeRecord) -> Command[int]:
+        """Write what a node tells of itself."""
+        told = {
+            "node": record.node,
+            "address": record.address,
+            "version": record.version,
+            "state": record.state,
+            "started_ms": record.started_ms,
+            "figures": dict(record.figures),
+        }
+        return _evalsha("beat_node", (self.keys.nodes,), (record.node, json.dumps(told), NODE_LIFE_MS), _number)
+
+    def nodes(self) -> Command[list[NodeRecord]]:
+        """The nodes that told of themselves of late."""
+        return _evalsha(
+            "nodes",
+            (self.keys.nodes,),
+            (NODE_LIFE_MS,),
+            lambda reply, _primary: sorted(
+                (NodeRecord(**json.loads(raw)) for raw in reply), key=lambda record: record.node
+            ),
+        )
+
+
+# --- reading answers ------------------------------------------------------------------------------------------------
+
+
+def _number(reply: Any, _primary: str) -> int:
+    return int(reply)
+
+
+def _entry_or_none(raw: bytes) -> EntryId | None:
+    return EntryId(raw.decode()) if raw else None
+
+
+def _gap(reason: bytes, after: bytes, before: bytes, count: int) -> StoreGap | None:
+    if not reason:
+        return None
+    return StoreGap(
+        reason=GapReason(reason.decode()),
+        after=_entry_or_none(after),
+        before=_entry_or_none(before),
+        count=count if count >= 0 else None,
+    )
+
+
+def _attached(reply: Any, _primary: str) -> Attached | AttachRefused:
+    if reply[0] != b"attached":
+        return AttachRefused(reply[0].decode())
+    _, resumed, epoch, position, tail, pending, first_pending, displaced, *gap = reply
+    return Attached(
+        resumed=resumed == b"resumed",
+        epoch=Epoch(epoch.decode()),
+        position=EntryId(position.decode()),
+        tail=EntryId(tail.decode()),
+        pending=pending,
+        gap=_gap(*gap),
+        displaced=ConnectionId(displaced.decode()) if displaced else None,
+        first_pending=_entry_or_none(first_pending),
+    )
+
+
+def _pending_page(reply: Any, _primary: str) -> PendingPage | Lost:
+    state, *entries = reply
+    if state == b"lost":
+        return LOST
+    return PendingPage(
+        entries=tuple(PendingEntry(EntryId(raw[0].decode()), raw[2], raw[1]) for raw in entries),
+        last=state == b"last",
+    )
+
+
+_READ_LOST: Final = NewRead(state=ReadState.LOST)
+_READ_NO_GROUP: Final = NewRead(state=ReadState.NO_GROUP)
+
+
+def _new_reads(reply: Any, _primary: str) -> list[NewRead]:
+    return [_new_read(raw) for raw in reply]
+
+
+def _new_read(raw: Any) -> NewRead:
+    state = raw[0]
+    if state == b"ok":
+        entries = tuple([StoredEntry(EntryId(entry[0].decode()), entry[1][1]) for entry in raw[1]])
+        return NewRead(state=ReadState.OK, entries=entries, gap=_gap(*raw[2:6]) if len(raw) > 2 else None)
+    if state == b"lost":
+        return _READ_LOST
+    if state == b"no_group":
+        return _READ_NO_GROUP
+    raise StoreMisconfigured(f"read.lua answered {state!r}")
+
+
+def _outcomes(reply: Any, _primary: str) -> list[RedeliveryOutcome] | Lost:
+    state, *outcomes = reply
+    return LOST if state == b"lost" else [RedeliveryOutcome(raw.decode()) for raw in outcomes]
+
+
+def _beats(reply: Any, _primary: str) -> list[Beat]:
+    return [
+        Beat(state=BeatState(raw[0].decode()))
+        if len(raw) == 1
+        else Beat(state=BeatState.HELD, pending=raw[1], unread=raw[2] == b"unread")
+        for raw in reply
+    ]
+
+
+def _history(reply: Any, _primary: str) -> HistoryPage:
+    epoch, tail, more, *entries = reply
+    return HistoryPage(
+        entries=tuple(map(entry_of, entries)),
+        tail=EntryId(tail.decode()),
+        epoch=Epoch(epoch.decode()),
+        more=more == b"more",
+    )
+
+
+def _session(user: UserId, raw: Any) -> SessionRecord:
+    session, created, seen, cursor, position, pending, unread, oldest, attempts, node, connection, stamp = raw
+    live = None
+    if node:
+        live = LiveRecord(
+            node=NodeName(node.decode()), connection=ConnectionId(connection.decode()), last_seen_ms=stamp
+        )
+    return SessionRecord(
+        user=user,
+        session=SessionId(session.decode()),
+        created_ms=created,
+        last_seen_ms=seen,
+        cursor=EntryId(cursor.decode()),
+        position=EntryId(position.decode()),
+        pending=pending,
+        unread=unread == b"unread",
+        live=live,
+        oldest_pending=_entry_or_none(oldest),
+        max_attempts=attempts,
+    )

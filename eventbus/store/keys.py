@@ -1,0 +1,142 @@
+"""The names of all keys and channels: `docs/keys.md` is their table, and a test holds it against a running store.
+
+A user lives in the partition `crc32(user) mod partitions`, whose number is the hash tag of each of its keys, so that a script,
+its keys and its shard channel share a slot. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+from zlib import crc32
+
+from eventbus.ids import EventId, NodeName, UserId
+
+__all__ = ["Keys", "PartitionKeys", "UserKeys", "idempotency_field"]
+
+_CACHED_USERS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionKeys:
+    """What the users of a partition share.
+
+    Attributes:
+        epoch: a random word that stands for this life of the data.
+        bucket_even: idempotency fields of the even windows.
+        bucket_odd: those of the odd ones.
+        dead: the dead letters.
+        replicated: a mark that is written before the replicas are asked how far they are.
+        channel: what the shard channels begin with; the node's name follows.
+    """
+
+    number: int
+    epoch: str
+    bucket_even: str
+    bucket_odd: str
+    dead: str
+    replicated: str
+    channel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserKeys:
+    """The keys of one user, and those of the partition.
+
+    Attributes:
+        stream: the entries.
+        live: session -> `<node> <connection> <stamp_ms>`.
+        known: session -> `<created_ms> <last_seen_ms> <cursor>`.
+        records: the confirmations.
+    """
+
+    stream: str
+    live: str
+    known: str
+    records: str
+    partition: PartitionKeys
+
+
+def idempotency_field(user: UserId, event: EventId) -> bytes:
+    """16 bytes that stand for an event of a user; with a NUL between the two, which neither may contain (D13)."""
+    return blake2b(f"{user}\0{event}".encode(), digest_size=16).digest()
+
+
+class Keys:
+    """Makes key names.
+
+    Args:
+        namespace: the first part of every key.
+        partitions: their number, fixed when an installation is made.
+    """
+
+    __slots__ = ("_partitions", "_users", "namespace", "nodes", "partitions")
+
+    def __init__(self, namespace: str, partitions: int) -> None:
+        self.namespace = namespace
+        self.partitions = partitions
+        self.nodes = f"{namespace}:nodes"
+        self._partitions: dict[int, PartitionKeys] = {}
+        self._users: dict[UserId, UserKeys] = {}
+
+    def partition_of(self, user: str) -> int:
+        """The partition of a user (or of whatever else is spread over the partitions)."""
+        return crc32(user.encode()) % self.partitions
+
+    def partition(self, number: int) -> PartitionKeys:
+        """The keys of a partition."""
+        known = self._partitions.get(number)
+        if known is None:
+            tag = f"{self.namespace}:{{{number}}}"
+            known = self._partitions[number] = PartitionKeys(
+                number=number,
+                epoch=f"{tag}:e",
+                bucket_even=f"{tag}:i:0",
+                bucket_odd=f"{tag}:i:1",
+                dead=f"{tag}:x",
+                replicated=f"{tag}:y",
+                channel=f"{tag}:w:",
+            )
+        return known
+
+    def user(self, user: UserId) -> UserKeys:
+        """The keys of a user; kept for the next time, for some memory."""
+        known = self._users.get(user)
+        if known is None:
+            if len(self._users) >= _CACHED_USERS:
+                self._users.clear()
+            partition = self.partition(self.partition_of(user))
+            tag = f"{self.namespace}:{{{partition.number}}}"
+            known = self._users[user] = UserKeys(
+                stream=f"{tag}:s:{user}",
+                live=f"{tag}:l:{user}",
+                known=f"{tag}:n:{user}",
+                records=f"{tag}:c:{user}",
+                partition=partition,
+            )
+        return known
+
+    def ticket(self, ticket: str) -> str:
+        """The key of a ticket."""
+        return f"{self.namespace}:{{{self.partition_of(ticket)}}}:k:{ticket}"
+
+    def probe(self, node: NodeName, number: int) -> str:
+        """The key of a node's probe of a partition."""
+        return f"{self.namespace}:{{{number}}}:p:{node}"
+
+    def channels(self, node: NodeName) -> list[str]:
+        """The shard channels of a node, one for each partition."""
+        return [self.partition(number).channel + node for number in range(self.partitions)]
+
+    def stream_pattern(self) -> str:
+        """A glob that every user's stream matches."""
+        return f"{self.namespace}:{{*}}:s:*"
+
+    def user_of_stream(self, key: str) -> UserId | None:
+        """Whose stream that is, None when it is none of ours."""
+        head, tagged, rest = key.partition(":{")
+        number, closed, user = rest.partition("}:s:")
+        if head != self.namespace or not tagged or not closed or not user:
+            return None
+        return UserId(user) if number == str(self.partition_of(user)) else None

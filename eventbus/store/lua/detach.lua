@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- A session that belongs to the caller goes away and keeps its place.
+--
+-- KEYS
+--   stream           the user's stream
+--   live             the user's live sessions
+--   known            the user's sessions
+-- ARGV
+--   live_ttl_ms      life of a live field
+--   session          the session id
+--   connection       the fencing token
+--   cursor           up to where the client has handled everything
+--   session_ttl_ms   life of a session that is away
+--   retention_ms     life of the stream
+-- Returns
+--   'detached' | 'lost'
+--@include clock
+--@include live
+--@include known
+
+local session, now = ARGV[2], now_ms()
+if not held_by(KEYS[2], session, ARGV[3], now, tonumber(ARGV[1])) then
+  return 'lost'
+end
+redis.call('HDEL', KEYS[2], session)
+local created = known_parts(redis.call('HGET', KEYS[3], session))
+redis.call('HSET', KEYS[3], session, known_value(created or now, now, ARGV[4]))
+redis.call('PEXPIRE', KEYS[3], tonumber(ARGV[5]))
+-- The group must outlive the session's time, so the stream lives for the whole retention from here.
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[6]) then
+  redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[6]))
+end
+return 'detached'

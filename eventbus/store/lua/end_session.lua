@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- Destroys a session, whoever has it; its pending entries are recorded as expired.
+--
+-- KEYS
+--   stream           the user's stream
+--   live             the user's live sessions
+--   known            the user's sessions
+--   records          the user's confirmations
+-- ARGV
+--   session          the session id
+--   retention_ms     life of the records
+-- Returns
+--   how many entries were pending
+--@include records
+
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])
+return end_group(KEYS[1], KEYS[4], tonumber(ARGV[2]), ARGV[1])

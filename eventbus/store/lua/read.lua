@@ -1,0 +1,107 @@
+#!lua flags=allow-oom
+-- Reads what is new for sessions of one user, each only if it belongs to the caller (D2).
+--
+-- KEYS
+--   stream           the user's stream
+--   live             the user's live sessions
+-- ARGV
+--   live_ttl_ms      life of a live field
+--   session...       repeated: the session id
+--   connection...    repeated: the fencing token
+--   count...         repeated: the room in its window, at least 1
+--   verify...        repeated: the last id read when the last read was a full one, else empty (D7)
+-- Returns
+--   for each session {'ok', entries} | {'ok', entries, reason, after, before, count or -1} | {'lost'} | {'no_group'}
+--   with each entry as {id, {'d', body}}
+--@include clock
+--@include live
+--@include order
+
+local stream, live = KEYS[1], KEYS[2]
+local live_ttl_ms = tonumber(ARGV[1])
+local now = now_ms()
+local names = { '#' }
+for i = 2, #ARGV, 4 do
+  names[#names + 1] = ARGV[i]
+end
+local holders = redis.call('HMGET', live, unpack(names))
+-- The id up to which the cap took entries away that somebody still needed.
+local hole = holders[1]
+
+local function group_of(session)
+  return groups_info(stream)[session]
+end
+
+-- Entries that were trimmed before the group read them, and the rollback behind the last id that it read.
+local function look_for_gap(session, verify)
+  local group = group_of(session)
+  local info = stream_info(stream)
+  if not group or not info then
+    return nil
+  end
+  local position, last = group['last-delivered-id'], info['last-generated-id']
+  local first = info['length'] > 0 and info['first-entry'][1] or nil
+  local trimmed = info['entries-added'] - info['length']
+  local entries_read = group['entries-read']
+  if entries_read and trimmed > entries_read then
+    redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
+    return { 'trimmed', position ~= '0-0' and position or '', first or '', trimmed - entries_read }
+  elseif not entries_read and first and below(position, first) and trimmed > 0 then
+    redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
+    return { 'trimmed', position ~= '0-0' and position or '', first, -1 }
+  end
+  if verify ~= '' and (below(last, verify) or (first and below(first, verify))) then
+    local surviving = redis.call('XREVRANGE', stream, verify, '-', 'COUNT', 1)
+    surviving = surviving[1] and surviving[1][1] or '0-0'
+    if below(surviving, position) then
+      redis.call('XGROUP', 'SETID', stream, session, surviving)
+    end
+    local following = redis.call('XRANGE', stream, '(' .. surviving, '+', 'COUNT', 1)
+    return { 'rollback', surviving ~= '0-0' and surviving or verify, following[1] and following[1][1] or '', -1 }
+  end
+  return nil -- read and trimmed since: nothing is lost (D15)
+end
+
+local answers = {}
+for i = 2, #ARGV, 4 do
+  local session, connection, count, verify = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local _, holder = live_parts(holders[(i + 2) / 4 + 1], now, live_ttl_ms)
+  local answer = nil
+  if holder ~= connection then
+    answer = { 'lost' }
+  else
+    local gap = nil
+    local missing = verify ~= '' and #redis.call('XRANGE', stream, verify, verify) == 0
+    if hole or missing then
+      gap = look_for_gap(session, missing and verify or '')
+    end
+    local read = redis.pcall('XREADGROUP', 'GROUP', session, 'c', 'COUNT', count, 'STREAMS', stream, '>')
+    if read and read.err then
+      if not string.find(read.err, '^NOGROUP') then
+        return read
+      end
+      answer = { 'no_group' }
+    else
+      answer = { 'ok', read and read[1][2] or {} }
+      if gap then
+        for _, part in ipairs(gap) do
+          answer[#answer + 1] = part
+        end
+      end
+    end
+  end
+  answers[#answers + 1] = answer
+end
+
+-- The mark goes when every live session is past it.
+if hole then
+  local groups = groups_info(stream)
+  local open = false
+  for _, name in ipairs(redis.call('HKEYS', live)) do
+    open = open or (groups[name] ~= nil and below(groups[name]['last-delivered-id'], hole))
+  end
+  if not open then
+    redis.call('HDEL', live, '#')
+  end
+end
+return answers

@@ -1,0 +1,17 @@
+-- A field of the live hash is `<node> <connection> <stamp_ms>`. One that is older than its life is as good as missing (D16).
+local function live_parts(value, now, life_ms)
+  if not value then
+    return nil
+  end
+  local node, connection, stamp = string.match(value, '^(%S+) (%S+) (%d+)$')
+  if not node or now - tonumber(stamp) >= life_ms then
+    return nil
+  end
+  return node, connection
+end
+
+-- Whether the session belongs to the caller; returns the node that its field names (D2, D3).
+local function held_by(live_key, session, connection, now, life_ms)
+  local node, holder = live_parts(redis.call('HGET', live_key, session), now, life_ms)
+  return holder == connection and node or nil
+end

@@ -1,0 +1,41 @@
+-- What a session did with some entries, one record a call: level, session, ids with commas between them, perhaps a note.
+local function record(key, retention_ms, level, session, ids)
+  if #ids == 0 then
+    return
+  end
+  redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'level', level, 'session', session, 'ids', table.concat(ids, ','))
+  redis.call('PEXPIRE', key, retention_ms)
+end
+
+-- XACK of ids one by one: what was not pending must not be recorded, and one call for all does not tell which those were.
+local function released(stream_key, session, ids)
+  local gone = {}
+  for _, id in ipairs(ids) do
+    if redis.call('XACK', stream_key, session, id) == 1 then
+      gone[#gone + 1] = id
+    end
+  end
+  return gone
+end
+
+-- Ends a session: its group goes, and what was pending is recorded as expired. Returns how many entries that were.
+-- Pages of 500 keep the tables small; a window bounds the pending list to about 1024 entries.
+local function end_group(stream_key, records_key, retention_ms, session)
+  local count = 0
+  local from = '-'
+  while true do
+    local page = redis.pcall('XPENDING', stream_key, session, from, '+', 500)
+    if page.err or #page == 0 then
+      break
+    end
+    local ids = {}
+    for i, item in ipairs(page) do
+      ids[i] = item[1]
+    end
+    count = count + #ids
+    record(records_key, retention_ms, 'expired', session, ids)
+    from = '(' .. ids[#ids]
+  end
+  redis.pcall('XGROUP', 'DESTROY', stream_key, session)
+  return count
+end

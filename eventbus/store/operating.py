@@ -1,0 +1,256 @@
+"""What nodes and operators ask of Redis beside the delivery itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+from eventbus.errors import StoreError, StoreUnavailable
+from eventbus.ids import EntryId, EventId, NodeName, SessionId, UserId
+from eventbus.store import (
+    ConfirmationRecord,
+    DeadLetterRecord,
+    NodeRecord,
+    PendingRecord,
+    SessionRecord,
+    StoreInfo,
+)
+from eventbus.store.batcher import Batcher, Command
+from eventbus.store.commands import Commands
+from eventbus.store.keys import Keys
+from eventbus.store.listening import probe_message
+
+__all__ = ["Operating"]
+
+T = TypeVar("T")
+
+_PROBE_LIFE_MS: Final = 10_000
+# Rounds of SCAN in one call: most keys are no streams, and a page without a user is of no use.
+_SCAN_ROUNDS: Final = 100
+_DOCTOR_SETTINGS: Final = (
+    "maxmemory",
+    "maxmemory-policy",
+    "appendonly",
+    "appendfsync",
+    "save",
+    "stream-node-max-bytes",
+    "stream-node-max-entries",
+    "client-output-buffer-limit",
+    "min-replicas-to-write",
+    "min-slaves-to-write",
+    "cluster-enabled",
+    "timeout",
+    "maxclients",
+)
+
+
+class Operating:
+    """The part of a `RedisStore` that looks at nodes, sessions, dead letters and the server.
+
+    Args:
+        link: the data connection.
+        keys: the names.
+        commands: of the installation.
+    """
+
+    def __init__(self, link: Batcher, keys: Keys, commands: Commands) -> None:
+        self._link = link
+        self._keys = keys
+        self._commands = commands
+
+    async def _call(self, command: Command[T]) -> T:
+        result = await self._link.execute(command)
+        if isinstance(result, StoreError):
+            raise result
+        return result
+
+    # --- nodes ------------------------------------------------------------------------------------------------------
+
+    async def beat_node(self, record: NodeRecord) -> None:
+        """See `Store.beat_node`."""
+        await self._call(self._commands.beat_node(record))
+
+    async def leave_node(self, node: NodeName) -> None:
+        """See `Store.leave_node`."""
+        await self._call(Command(("HDEL", self._keys.nodes, node), _nothing))
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """See `Store.nodes`."""
+        return await self._call(self._commands.nodes())
+
+    async def probe(self, node: NodeName, token: str) -> None:
+        """See `Store.probe`. Tokens spread over the partitions, so that over time each channel is tried."""
+        number = self._keys.partition_of(token)
+        key = self._keys.probe(node, number)
+        write = self._link.execute(Command(("SET", key, token, "PX", _PROBE_LIFE_MS), _nothing))
+        read = self._link.execute(Command(("GET", key), _text_or_none))
+        tell = self._link.execute(
+            Command(("SPUBLISH", self._keys.partition(number).channel + node, probe_message(token)), _nothing)
+        )
+        results = (await write, await read, await tell)
+        for result in results:
+            if isinstance(result, StoreError):
+                raise result
+        if results[1] != token:
+            raise StoreUnavailable(f"Redis gave back {results[1]!r} for the probe {token!r} that was just written")
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    async def sessions(self, user: UserId) -> Sequence[SessionRecord]:
+        """See `Store.sessions`."""
+        found = await self._call(self._commands.sessions(user))
+        return sorted(found, key=lambda record: record.session)
+
+    async def pending(self, user: UserId, session: SessionId, after: EntryId, count: int) -> Sequence[PendingRecord]:
+        """See `Store.pending`."""
+        return await self._call(self._commands.waiting(user, session, after, count))
+
+    async def users(self, cursor: str, count: int) -> tuple[Sequence[UserId], str]:
+        """See `Store.users`."""
+        at = cursor or "0"
+        users: list[UserId] = []
+        for _ in range(_SCAN_ROUNDS):
+            at, keys = await self._call(
+                Command(
+                    ("SCAN", at, "MATCH", self._keys.stream_pattern(), "COUNT", max(10, count), "TYPE", "stream"),
+                    _scan_page,
+                )
+            )
+            users += [user for key in keys if (user := self._keys.user_of_stream(key)) is not None]
+            if at == "0":
+                return users, ""
+            if users:
+                break
+        return users, at
+
+    async def confirmations(
+        self, user: UserId, after: EntryId, count: int
+    ) -> Sequence[tuple[EntryId, ConfirmationRecord]]:
+        """See `Store.confirmations`."""
+        key = self._keys.user(user).records
+        return await self._call(
+            Command(
+                ("XRANGE", key, f"({after}", "+", "COUNT", count),
+                lambda reply, _primary: [_confirmation(raw) for raw in reply],
+            )
+        )
+
+    # --- dead letters -----------------------------------------------------------------------------------------------
+
+    async def dead_letters(self, partition: int, after: EntryId, count: int) -> Sequence[DeadLetterRecord]:
+        """See `Store.dead_letters`."""
+        key = self._keys.partition(partition).dead
+        return await self._call(
+            Command(
+                ("XRANGE", key, f"({after}", "+", "COUNT", count),
+                lambda reply, _primary: [_dead_letter(partition, raw) for raw in reply],
+            )
+        )
+
+    async def dead_letter_partitions(self) -> Sequence[int]:
+        """See `Store.dead_letter_partitions`. One XLEN a partition, all in one write."""
+        futures: list[asyncio.Future[int | StoreError]] = [
+            self._link.execute(Command(("XLEN", self._keys.partition(number).dead), _number))
+            for number in range(self._keys.partitions)
+        ]
+        found: list[int] = []
+        for number, future in enumerate(futures):
+            length = await future
+            if isinstance(length, StoreError):
+                raise length
+            if length:
+                found.append(number)
+        return found
+
+    # --- the server -------------------------------------------------------------------------------------------------
+
+    async def info(self) -> StoreInfo:
+        """See `Store.info`. Settings that the user may not read are left out."""
+        facts = self._link.execute(Command(("INFO",), _facts))
+        clock = self._link.execute(Command(("TIME",), _time_ms))
+        config = self._link.execute(Command(("CONFIG", "GET", *_DOCTOR_SETTINGS), _settings))
+        known, time_ms, settings = await facts, await clock, await config
+        if isinstance(known, StoreError):
+            raise known
+        if isinstance(time_ms, StoreError):
+            raise time_ms
+        kind = known.get("server_name", "redis")
+        return StoreInfo(
+            kind=kind,
+            version=known.get("valkey_version") or known.get("redis_version", ""),
+            primary=known.get("run_id", ""),
+            time_ms=time_ms,
+            memory_bytes=int(known.get("used_memory", "0")),
+            replicas=int(known.get("connected_slaves", "0")),
+            settings={} if isinstance(settings, StoreError) else settings,
+        )
+
+    async def ping(self) -> int:
+        """See `Store.ping`."""
+        return await self._call(Command(("TIME",), _time_ms))
+
+
+def _nothing(_reply: Any, _primary: str) -> None:
+    return None
+
+
+def _number(reply: Any, _primary: str) -> int:
+    return int(reply)
+
+
+def _text_or_none(reply: Any, _primary: str) -> str | None:
+    return None if reply is None else str(reply.decode())
+
+
+def _time_ms(reply: Any, _primary: str) -> int:
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000
+
+
+def _settings(reply: Any, _primary: str) -> dict[str, str]:
+    texts = [raw.decode() for raw in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _facts(reply: Any, _primary: str) -> dict[str, str]:
+    lines = reply.decode().splitlines()
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+def _scan_page(reply: Any, _primary: str) -> tuple[str, list[str]]:
+    return reply[0].decode(), [raw.decode() for raw in reply[1]]
+
+
+def _fields(raw: Any) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
+
+
+def _confirmation(raw: Any) -> tuple[EntryId, ConfirmationRecord]:
+    entry, fields = EntryId(raw[0].decode()), _fields(raw[1])
+    note = fields.get("note")
+    return entry, ConfirmationRecord(
+        session=SessionId(fields["session"].decode()),
+        level=fields["level"].decode(),
+        time_ms=int(entry.partition("-")[0]),
+        entries=tuple(EntryId(part) for part in fields["ids"].decode().split(",")),
+        note=None if note is None else note.decode(),
+    )
+
+
+def _dead_letter(partition: int, raw: Any) -> DeadLetterRecord:
+    entry, fields = EntryId(raw[0].decode()), _fields(raw[1])
+    text = {name: value.decode() for name, value in fields.items() if name != "body"}
+    return DeadLetterRecord(
+        id=entry,
+        partition=partition,
+        user=UserId(text["user"]),
+        session=SessionId(text["session"]),
+        entry=EntryId(text["entry"]),
+        event=EventId(text["event"]),
+        type=text["type"],
+        reason=text["reason"],
+        attempts=int(text["attempts"]),
+        node=NodeName(text["node"]),
+        time_ms=int(entry.partition("-")[0]),
+        body=fields["body"],
+    )

@@ -1,0 +1,260 @@
+"""The Store on one Redis or Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
+
+from eventbus.config import ConfirmationRecords, StoreSettings
+from eventbus.errors import StoreError, StoreMisconfigured
+from eventbus.ids import EntryId, Epoch, NodeName, SessionId, UserId
+from eventbus.store import (
+    AckRequest,
+    Append,
+    Appended,
+    Attach,
+    Attached,
+    AttachRefused,
+    Beat,
+    DeadLetter,
+    DeadOutcome,
+    Durability,
+    Fence,
+    HistoryPage,
+    Listener,
+    Listening,
+    Lost,
+    NewRead,
+    PendingPage,
+    ReadRequest,
+    Redelivery,
+    RedeliveryOutcome,
+    ReleaseReason,
+    StoredEntry,
+    Ticket,
+)
+from eventbus.store.batcher import Batcher, Command
+from eventbus.store.commands import Commands, read_entries
+from eventbus.store.durability import Durable
+from eventbus.store.keys import Keys
+from eventbus.store.listening import Subscription
+from eventbus.store.operating import Operating
+
+__all__ = ["RedisStore"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class RedisStore(Operating):
+    """An `eventbus.store.Store` over one server.
+
+    Making one needs no server: it connects when it is first used, and again whenever the connection is lost.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
+        settings: names, lives and caps; all processes of an installation must agree on them.
+        command_timeout_ms: longest wait for a connection and for an answer; the setting `redis_timeout_ms` when absent.
+        replicas: how many replicas must have an event before an append with `Durability.REPLICATED` succeeds.
+        replicated_timeout_ms: longest wait for them.
+        ping_ms: how often a subscription is tried.
+        silence_ms: how long it may be silent before it is given up.
+
+    Raises:
+        StoreMisconfigured: the URL makes no sense.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: StoreSettings | None = None,
+        *,
+        command_timeout_ms: int | None = None,
+        replicas: int = 1,
+        replicated_timeout_ms: int = 1_000,
+        ping_ms: int = 2_000,
+        silence_ms: int = 3_000,
+    ) -> None:
+        self.settings = settings or StoreSettings()
+        timeout_ms = self.settings.redis_timeout_ms if command_timeout_ms is None else command_timeout_ms
+        keys = Keys(self.settings.namespace, self.settings.partitions)
+        link = Batcher(url, timeout_ms=timeout_ms)
+        super().__init__(link, keys, Commands(keys, self.settings))
+        self._url = url
+        self._timeout_ms = timeout_ms
+        self._durable = Durable(
+            url, link, keys, timeout_ms=timeout_ms, replicas=replicas, replicated_timeout_ms=replicated_timeout_ms
+        )
+        self._subscription_ms = (ping_ms, silence_ms)
+        self._subscriptions: list[Subscription] = []
+        self._record_acks = self.settings.confirmation_records is ConfirmationRecords.ALL
+
+    @classmethod
+    async def connect(cls, url: str, settings: StoreSettings | None = None, **options: Any) -> Self:
+        """Make a store and see that the server answers.
+
+        Raises:
+            StoreError: it does not.
+        """
+        store = cls(url, settings, **options)
+        try:
+            await store.ping()
+        except BaseException:
+            await store.aclose()
+            raise
+        return store
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self._link!r} subscriptions={len(self._subscriptions)}>"
+
+    @property
+    def primary(self) -> str:
+        """The `run_id` of the server of the last connection, empty before the first."""
+        return self._link.primary
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(subscription.aclose() for subscription in self._subscriptions))
+        self._subscriptions.clear()
+        await self._durable.aclose()
+        await self._link.aclose()
+
+    # --- publishing -------------------------------------------------------------------------------------------------
+
+    async def append(
+        self, events: Sequence[Append], durability: Durability = Durability.MEMORY
+    ) -> Sequence[Appended | StoreError]:
+        if durability is Durability.FSYNC and (missing := await self._durable.fsync_missing()):
+            return [missing] * len(events)
+        futures = [self._link.execute(self._commands.append(event)) for event in events]
+        results: list[Appended | StoreError] = [await future for future in futures]
+        if durability is Durability.REPLICATED and any(isinstance(result, Appended) for result in results):
+            partition = self._keys.user(events[0].user).partition
+            if missing := await self._durable.replicas_missing(partition):
+                return [missing if isinstance(result, Appended) else result for result in results]
+        return results
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    async def attach(self, request: Attach) -> Attached | AttachRefused:
+        return await self._call(self._commands.attach(request, _fresh_epoch()))
+
+    async def heartbeat(self, fences: Sequence[Fence], node: NodeName) -> Sequence[Beat | StoreError]:
+        return await self._by_user(
+            fences, lambda fence: fence.user, lambda user, some: self._commands.heartbeat(user, some, node)
+        )
+
+    async def detach(self, fence: Fence, cursor: EntryId) -> bool | Lost:
+        return await self._call(self._commands.detach(fence, cursor))
+
+    async def end_session(self, user: UserId, session: SessionId) -> int:
+        return await self._call(self._commands.end_session(user, session))
+
+    # --- delivering -------------------------------------------------------------------------------------------------
+
+    async def read_pending(self, fence: Fence, after: EntryId, count: int) -> PendingPage | Lost:
+        return await self._call(self._commands.read_pending(fence, after, count))
+
+    async def read_new(self, requests: Sequence[ReadRequest]) -> Sequence[NewRead | StoreError]:
+        return await self._by_user(requests, lambda request: request.fence.user, self._commands.read_new)
+
+    async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
+        if not entries:
+            return 0
+        return await self._call(self._commands.ack(user, session, entries, record=self._record_acks))
+
+    async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
+        futures = [
+            self._link.execute(
+                self._commands.ack(request.user, request.session, request.entries, record=self._record_acks)
+            )
+            if request.entries
+            else None
+            for request in requests
+        ]
+        return [0 if future is None else await future for future in futures]
+
+    async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
+        return await self._call(self._commands.release(fence, entries, reason))
+
+    async def redeliver(self, fence: Fence, entries: Sequence[Redelivery]) -> Sequence[RedeliveryOutcome] | Lost:
+        return await self._call(self._commands.redeliver(fence, entries))
+
+    async def dead_letter(self, fence: Fence, letter: DeadLetter) -> DeadOutcome | Lost:
+        return await self._call(self._commands.dead_letter(fence, letter))
+
+    async def _by_user(
+        self, items: Sequence[T], user_of: Callable[[T], UserId], command: Callable[[UserId, list[T]], Command[list[R]]]
+    ) -> Sequence[R | StoreError]:
+        """One script call a user, all in one write; the results in the order of the items."""
+        places: dict[UserId, list[int]] = {}
+        for place, item in enumerate(items):
+            places.setdefault(user_of(item), []).append(place)
+        futures = [
+            (found, self._link.execute(command(user, [items[place] for place in found])))
+            for user, found in places.items()
+        ]
+        results: dict[int, R | StoreError] = {}
+        for found, future in futures:
+            answer = await future
+            if isinstance(answer, StoreError):
+                results.update((place, answer) for place in found)
+            elif len(answer) != len(found):
+                error = StoreMisconfigured(f"{len(answer)} answers for {len(found)} sessions of one user")
+                results.update((place, error) for place in found)
+            else:
+                results.update(zip(found, answer, strict=True))
+        return [results[place] for place in range(len(items))]
+
+    # --- reading what there is --------------------------------------------------------------------------------------
+
+    async def tail(self, user: UserId) -> tuple[EntryId, Epoch]:
+        page = await self._call(self._commands.history(user, EntryId("0-0"), 0, _fresh_epoch()))
+        return page.tail, page.epoch
+
+    async def history(self, user: UserId, after: EntryId, count: int) -> HistoryPage:
+        return await self._call(self._commands.history(user, after, count, _fresh_epoch()))
+
+    async def entry(self, user: UserId, entry: EntryId) -> StoredEntry | None:
+        found = await self._call(Command(("XRANGE", self._keys.user(user).stream, entry, entry), read_entries))
+        return found[0] if found else None
+
+    # --- tickets ----------------------------------------------------------------------------------------------------
+
+    async def put_ticket(self, ticket: Ticket) -> None:
+        await self._call(
+            Command(("SET", self._keys.ticket(ticket.ticket), ticket.claims, "PX", ticket.life_ms), _nothing)
+        )
+
+    async def take_ticket(self, ticket: str) -> str | None:
+        return await self._call(
+            Command(
+                ("GETDEL", self._keys.ticket(ticket)),
+                lambda reply, _primary: None if reply is None else str(reply.decode()),
+            )
+        )
+
+    # --- listening --------------------------------------------------------------------------------------------------
+
+    async def listen(self, node: NodeName, listener: Listener) -> Listening:
+        ping_ms, silence_ms = self._subscription_ms
+        subscription = Subscription(
+            self._url,
+            self._keys.channels(node),
+            listener,
+            timeout_ms=self._timeout_ms,
+            ping_ms=ping_ms,
+            silence_ms=silence_ms,
+        )
+        subscription.start()
+        self._subscriptions.append(subscription)
+        return subscription
+
+
+def _nothing(_reply: Any, _primary: str) -> None:
+    return None
+
+
+def _fresh_epoch() -> str:
+    return secrets.token_hex(8)
