@@ -1,8 +1,9 @@
 """Every error of the bus, as one tree under `EventBusError`.
 
-Class attributes carry what a caller decides by: `code` (stable, for machines), `retryable` (the same call may succeed later)
-and `close_code` (what a node closes a socket with, None when it does not). The message says what happened, with the numbers,
-and what to do. Redis's own errors are translated once, in `eventbus.store`. `docs/errors.md` is generated from this module.
+Class attributes carry what a caller decides by: `code` (stable, for machines), `retryable` (the same call may succeed
+later) and `close_code` (what a node closes a socket with, None when it does not). The message says what happened, with
+the numbers, and what to do. Redis's own errors are translated once, in `eventbus.store`. `docs/errors.md` is generated
+from this module.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "Forbidden",
     "InvalidEvent",
     "InvalidField",
+    "InvalidUtf8",
     "NotReplicated",
     "PartialPublish",
     "PublishTimeout",
@@ -38,7 +40,7 @@ __all__ = [
 
 
 class CloseCode(IntEnum):
-    """WebSocket close codes of the wire protocol: 4000-4499 reconnect, 4500-4999 do not. Source: docs/protocol.md, section 5."""
+    """WebSocket close codes: 4000-4499 reconnect, 4500-4999 do not. Source: docs/protocol.md, section 5."""
 
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
@@ -118,10 +120,25 @@ class BadFrame(InvalidField):
     close_code = CloseCode.PROTOCOL_VIOLATION
 
 
+class InvalidUtf8(BadFrame):
+    """The text of a JSON frame is not UTF-8; the socket is closed as RFC 6455, section 8.1, says."""
+
+    code = "invalid_utf8"
+    close_code = CloseCode.INVALID_DATA
+
+
 class UnknownOp(EventBusError):
-    """A client's frame has an `op` that this node does not know; answered by an `error` frame, the socket stays open."""
+    """A client's frame has an `op` that this node does not know; answered by an `error` frame, the socket stays open.
+
+    Attributes:
+        ref: the frame's `ref`, for the answer.
+    """
 
     code = "unknown_op"
+
+    def __init__(self, message: str, *, ref: str | int | None = None) -> None:
+        super().__init__(message)
+        self.ref = ref
 
 
 class AuthError(EventBusError):
@@ -181,7 +198,7 @@ class StoreTimeout(StoreUnavailable):
 
 
 class StoreBusy(StoreUnavailable):
-    """The store refuses for the moment: it loads its data, runs a script, has no primary, or the queue before it is full."""
+    """The store refuses for now: it loads its data, runs a script, has no primary, or the queue before it is full."""
 
     code = "store_busy"
 
@@ -220,7 +237,7 @@ class BreakerOpen(StoreUnavailable):
 
 
 class PublishTimeout(StoreUnavailable):
-    """A publish did not succeed within its deadline; the same event id may be published again without making a second entry."""
+    """A publish did not succeed within its deadline; publishing the same event id again makes no second entry."""
 
     code = "publish_timeout"
 

@@ -41,7 +41,7 @@ class Payload:
 
     def item(self, delivery: int, wire: Format) -> bytes:
         """The `{id, delivery, event}` of an `events` frame."""
-        return event_item(self.entry, delivery, self.body, wire)
+        return event_item(self.entry, delivery, self.head.json if wire is Format.JSON else self.body, wire)
 
     def first_frame(self, wire: Format) -> bytes:
         """The whole WebSocket frame of its first delivery alone, built once."""

@@ -217,7 +217,7 @@ class Session:
         except BadFrame as error:
             self._refuse(error, close=True)
         except UnknownOp as error:
-            self._refuse(error, close=self.state is State.HELLO)
+            self._refuse(error, close=self.state is State.HELLO, ref=error.ref)
         except (AuthError, Forbidden) as error:
             self._host.counters.frames_refused[error.code] += 1
             self.close(error.close_code or CloseCode.UNAUTHENTICATED, str(error))
@@ -251,7 +251,7 @@ class Session:
         self._host.counters.frames_refused[error.code] += 1
         self.send(wire.ErrorFrame(code=error.code, message=str(error), ref=ref))
         if close:
-            self.close(CloseCode.PROTOCOL_VIOLATION, str(error))
+            self.close(error.close_code or CloseCode.PROTOCOL_VIOLATION, str(error))
 
     def _handle(self, frame: wire.ClientFrame, now_ms: int) -> None:
         if self.state is State.HELLO:
@@ -271,7 +271,7 @@ class Session:
                 self.apply(moves.Working(frame.ids))
             case wire.Ping():
                 self.send(wire.Pong(ref=frame.ref))
-            case wire.Filter():
+            case wire.SetFilter():
                 self._filter = frame.filter
                 self.send(wire.Filtered(ref=frame.ref))
             case wire.Refresh():
