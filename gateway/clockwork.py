@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from eventbus.clock import Clock, seconds
 from gateway.wheel import Timed, Wheel
@@ -21,7 +21,10 @@ STALL_MS: Final = 5_000
 """A tick that comes so late means that the node stood still: frozen, swapped out, or blocked."""
 
 
-class Clockwork:
+T = TypeVar("T", bound=Timed)
+
+
+class Clockwork(Generic[T]):
     """The node's ticks.
 
     Args:
@@ -34,9 +37,9 @@ class Clockwork:
     def __init__(
         self,
         clock: Clock,
-        wheel: Wheel[Timed],
+        wheel: Wheel[T],
         *,
-        due: Callable[[Timed, int], None],
+        due: Callable[[T, int], None],
         stalled: Callable[[int], None],
     ) -> None:
         self._clock = clock

@@ -12,6 +12,7 @@ from typing import Final
 from starlette.types import ASGIApp
 
 from eventbus import moves, wire
+from eventbus.bus import Bus
 from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import CloseCode, StoreError
 from eventbus.ids import ConnectionId, EntryId, NodeName, SessionId, UserId
@@ -28,6 +29,7 @@ from gateway.gatekeeper import Doorkeeper
 from gateway.hub import Hub
 from gateway.keeper import Keeper
 from gateway.listener import Listener, ListenerSettings, serve
+from gateway.limits import is_within
 from gateway.liveness import LivenessRules
 from gateway.reader import Reader
 from gateway.readiness import Readiness
@@ -79,7 +81,7 @@ class Node:
             clock=self.clock,
             counters=self.counters,
         )
-        self.subscribed_times = 0
+        self.bus = Bus(settings=settings.for_agents(), store=self.store, clock=self.clock)
         self.listener: Listener | None = None
         self._listening: Listening | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -104,6 +106,7 @@ class Node:
             ConfigError: a file of the settings can not be read.
         """
         clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
+        await self.bus.__aenter__()
         self._listening = await self.store.listen(self.name, self)
         for run in (
             self.reader.run,
@@ -167,6 +170,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self.bus.aclose(0)
         await self.store.aclose()
 
     # --- what a drain needs -----------------------------------------------------------------------------------------------
@@ -216,6 +220,11 @@ class Node:
         """Whether the store is away for so long that nobody is let in."""
         return self.readiness.store_failed_ms() >= self.node_settings.liveness.store_down_ms
 
+    @property
+    def store_ahead_ms(self) -> int:
+        """How far the store's clock is ahead of this machine's, as last seen."""
+        return self.readiness.store_ahead_ms
+
     def not_ready(self) -> str | None:
         """Why no new connection should come here; None when it may."""
         return "the node is draining" if self.draining else self.readiness.problem()
@@ -228,7 +237,7 @@ class Node:
 
     def tier(self, name: str) -> Tier:
         """The settings of a tier; a token can not name one that is not there."""
-        return self.node_settings.tiers.get(name)
+        return self.node_settings.tiers[name]
 
     def seat(self, session: Session) -> None:
         self.hub.add(session)
@@ -345,15 +354,9 @@ def _session_settings(settings: NodeSettings) -> SessionSettings:
 def _listener_settings(settings: NodeSettings) -> ListenerSettings:
     trusted = settings.listen.trusted_proxies
     return ListenerSettings(
-        trusted_proxy=lambda address: _within(address, trusted),
+        trusted_proxy=lambda address: is_within(address, trusted),
         socket=SocketSettings(max_frame_bytes=settings.limits.max_frame_bytes),
     )
-
-
-def _within(address: str, networks: Sequence[object]) -> bool:
-    from gateway.limits import is_within
-
-    return is_within(address, networks)
 
 
 def _tls(cert_file: str | None, key_file: str | None) -> ssl.SSLContext | None:

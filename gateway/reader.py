@@ -233,7 +233,7 @@ class Reader:
                     key = (session.user, entry.id)
                     payload = payloads.get(key)
                     if payload is None:
-                        payload = payloads[key] = _payload(entry.id, entry.body)
+                        payload = payloads[key] = _payload(session.user, entry.id, entry.body)
                     items.append(self._item(session, entry.id, payload, 1, wall_ms))
                 if answer.gap:
                     self._counters.gaps[answer.gap.reason] += 1
@@ -253,7 +253,7 @@ class Reader:
             wall_ms = self._clock.now_ms()
             items = []
             for entry in page.entries:
-                payload = None if entry.body is None else _payload(entry.id, entry.body)
+                payload = None if entry.body is None else _payload(session.user, entry.id, entry.body)
                 items.append(self._item(session, entry.id, payload, entry.attempts, wall_ms))
             if session.delivery.phase is Phase.PENDING:
                 session.apply(moves.PendingItems(items=items, last=page.last))
@@ -288,12 +288,12 @@ class Reader:
         owners: list[tuple[_Acks, Sequence[EntryId], wire.Ref | None, int]] = []
         for acks in batch:
             if acks.ids:
-                ids = tuple(acks.ids)
+                ids: Sequence[EntryId] = tuple(acks.ids)
                 requests.append(AckRequest(user=acks.fence.user, session=acks.fence.session, entries=ids))
                 owners.append((acks, ids, None, 0))
-            for ref, ids_of_ref, since_ms in acks.refs:
-                requests.append(AckRequest(user=acks.fence.user, session=acks.fence.session, entries=ids_of_ref))
-                owners.append((acks, ids_of_ref, ref, since_ms))
+            for wanted, wanted_ids, since_ms in acks.refs:
+                requests.append(AckRequest(user=acks.fence.user, session=acks.fence.session, entries=wanted_ids))
+                owners.append((acks, wanted_ids, wanted, since_ms))
         answers: Sequence[int | StoreError] = ()
         if requests:
             try:
@@ -396,9 +396,12 @@ class Reader:
         session.apply(moves.GivenUp(step.id, dead=outcome is DeadOutcome.DEAD))
 
 
-def _payload(entry: EntryId, body: bytes) -> Payload | str:
-    """The payload of an entry, or why it can not be read: somebody else wrote into the stream."""
+def _payload(user: UserId, entry: EntryId, body: bytes) -> Payload | str:
+    """The payload of an entry, or why it can not be sent: somebody else wrote into the stream."""
     try:
-        return Payload(entry, body, peek(body))
+        head = peek(body)
     except InvalidEvent as error:
         return f"undecodable: {error}"
+    if head.user != user:
+        return "misplaced: the event names another user than its stream"
+    return Payload(entry, body, head)

@@ -40,6 +40,7 @@ class Readiness:
         self._written_ms: int | None = None
         self._problem = "no probe has come back yet"
         self.first = asyncio.Event()
+        self.store_ahead_ms = 0
 
     def __repr__(self) -> str:
         return f"<Readiness {self.problem() or 'ready'}>"
@@ -74,6 +75,7 @@ class Readiness:
             try:
                 async with asyncio.timeout(seconds(max(self._probe_ms, 1_000))):
                     await self._store.probe(self._node, self._token)
+                    self.store_ahead_ms = await self._store.ping() - self._clock.now_ms()
                 self._written_ms = self._clock.monotonic_ms()
                 self._problem = "the wake-up of the last probe has not come: the node is deaf"
             except StoreError as error:

@@ -341,9 +341,7 @@ class _Wanted:
             head: EventHead = peek(entry.body)
         except InvalidEvent:
             return False
-        return (
-            self._type in (None, head.type) and self._thread in (None, head.thread) and self._run in (None, head.run)
-        )
+        return self._type in (None, head.type) and self._thread in (None, head.thread) and self._run in (None, head.run)
 
 
 def _limit(text: str | None) -> int:

@@ -27,6 +27,7 @@ from eventbus.store import (
     Beat,
     BeatState,
     Fence,
+    ReleaseReason,
     Start,
 )
 from eventbus.tiers import Tier
@@ -502,12 +503,12 @@ class Session:
         """An ack that the client waits for can not be stored since 30 s; it is still kept and tried."""
         self.send(wire.ErrorFrame(code="store_unavailable", message="the ack is kept and not stored yet", ref=ref))
 
-    def skip_of(self, head: EventHead, now_wall_ms: int) -> moves.ReleaseReason | None:
+    def skip_of(self, head: EventHead, now_wall_ms: int) -> ReleaseReason | None:
         """Why an entry is not for this session; None when it is."""
         if head.expires_ms is not None and head.expires_ms <= now_wall_ms:
-            return moves.ReleaseReason.EXPIRED
+            return ReleaseReason.EXPIRED
         if self._filter is not None and not self._filter.matches(head.type, head.thread, head.run):
-            return moves.ReleaseReason.FILTERED
+            return ReleaseReason.FILTERED
         return None
 
     def send(self, frame: wire.ServerFrame) -> None:
