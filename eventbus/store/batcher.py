@@ -1,7 +1,8 @@
 """One connection to Redis that carries every command: what is called in one turn of the event loop leaves in one write.
 
-Answers are matched in order. A call is never taken back from the wire: a cancelled caller loses interest, nothing else. Nothing
-is ever sent twice, but for a script that the server did not know. A lost connection is made anew when the next call comes.
+Answers are matched in order. A call is never taken back from the wire: a cancelled caller loses interest, nothing else.
+Nothing is ever sent twice, but for a script that the server did not know. A lost connection is made anew when the next
+call comes.
 docs/decisions/0003-batching-on-redis-py.md says why redis-py's connection is used and its pipeline is not.
 """
 
@@ -46,7 +47,7 @@ class Command(Generic[T]):
 
     Attributes:
         arguments: the words.
-        parse: makes the result of the answer and of the `run_id` of the server that gave it; it may return an error too.
+        parse: makes the result, which may be an error, of the answer and of the `run_id` of the server that gave it.
         scripted: it is an EVALSHA, to be repeated when the server does not know the script.
     """
 
@@ -97,7 +98,7 @@ class Connector:
         answers: list[Any] = []
         try:
             async with asyncio.timeout(self.timeout_s):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_packed_command(b"".join(map(pack, greeting)), check_health=False)
                 for _ in greeting:
                     try:
@@ -153,8 +154,8 @@ class Batcher:
 
     Args:
         url: the server.
-        timeout_ms: longest wait for a connection, and for the oldest answer that is due: beyond it the connection is given up
-            and all calls on it end with `StoreTimeout`.
+        timeout_ms: longest wait for a connection, and for the oldest answer that is due: beyond it the connection is
+            given up, and all calls on it end with `StoreTimeout`.
         max_calls: most calls that wait for an answer; one more ends with `StoreBusy`.
         max_bytes: most bytes that wait to be written; beyond that calls end with `StoreBusy`.
         name: how the connection calls itself in CLIENT LIST.
@@ -206,8 +207,8 @@ class Batcher:
         """Send a command with the next write.
 
         Returns:
-            A future that ends with the parsed answer or with an error as its value. It may be cancelled at any time; the
-            command is sent all the same.
+            A future that ends with the parsed answer, or with an error as its value. It may be cancelled at any time;
+            the command is sent all the same.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T | StoreError] = loop.create_future()
@@ -319,7 +320,7 @@ class Batcher:
             call = sent.popleft()
             try:
                 result = call.parse(reply, self._primary)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 result = translate(error)
             call.resolve(result)
 

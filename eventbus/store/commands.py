@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from eventbus.config import StoreSettings
-from eventbus.errors import StoreError, StoreMisconfigured, StreamFull
-from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, Epoch, NodeName, SessionId, UserId
+from eventbus.errors import StoreError, StreamFull
+from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId
 from eventbus.store import (
     LOST,
     Append,
@@ -17,33 +17,35 @@ from eventbus.store import (
     Attached,
     AttachRefused,
     Beat,
-    BeatState,
     DeadLetter,
     DeadOutcome,
     Fence,
-    GapReason,
     HistoryPage,
-    LiveRecord,
     Lost,
     NewRead,
     NodeRecord,
-    PendingEntry,
     PendingPage,
     PendingRecord,
     ReadRequest,
-    ReadState,
     Redelivery,
     RedeliveryOutcome,
     ReleaseReason,
     SessionRecord,
-    StoredEntry,
-    StoreGap,
+)
+from eventbus.store.answers import (
+    attach_answer,
+    beats,
+    history_page,
+    new_reads,
+    outcomes,
+    pending_page,
+    session_record,
 )
 from eventbus.store.batcher import Argument, Command
 from eventbus.store.keys import Keys, idempotency_field
 from eventbus.store.scripts import script
 
-__all__ = ["NODE_LIFE_MS", "Commands", "entry_of", "read_entries"]
+__all__ = ["NODE_LIFE_MS", "Commands"]
 
 T = TypeVar("T")
 
@@ -55,16 +57,6 @@ def _evalsha(
     name: str, keys: Sequence[str], arguments: Sequence[Argument], parse: Callable[[Any, str], T | StoreError]
 ) -> Command[T]:
     return Command(("EVALSHA", script(name).sha, len(keys), *keys, *arguments), parse, scripted=True)
-
-
-def entry_of(raw: Any) -> StoredEntry:
-    """An entry as XRANGE and XREADGROUP answer it."""
-    return StoredEntry(EntryId(raw[0].decode()), raw[1][1])
-
-
-def read_entries(reply: Any, _primary: str = "") -> list[StoredEntry]:
-    """The entries of an XRANGE."""
-    return [entry_of(raw) for raw in reply]
 
 
 class Commands:
@@ -136,14 +128,14 @@ class Commands:
                 settings.retention_ms,
                 keys.partition.channel,
             ),
-            _attached,
+            attach_answer,
         )
 
     def read_pending(self, fence: Fence, after: EntryId, count: int) -> Command[PendingPage | Lost]:
         """A page of pending entries."""
         keys = self.keys.user(fence.user)
         arguments = (self.settings.live_ttl_ms, fence.session, fence.connection, after, max(1, count))
-        return _evalsha("pending", (keys.stream, keys.live), arguments, _pending_page)
+        return _evalsha("pending", (keys.stream, keys.live), arguments, pending_page)
 
     def read_new(self, user: UserId, requests: Sequence[ReadRequest]) -> Command[list[NewRead]]:
         """What is new for sessions of one user."""
@@ -152,15 +144,15 @@ class Commands:
         for request in requests:
             fence = request.fence
             arguments += (fence.session, fence.connection, max(1, request.count), request.verify or "")
-        return _evalsha("read", (keys.stream, keys.live), arguments, _new_reads)
+        return _evalsha("read", (keys.stream, keys.live), arguments, new_reads)
 
     def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId], *, record: bool) -> Command[int]:
         """Release what a client acked; with a record, or a plain XACK."""
         keys = self.keys.user(user)
         if not record:
-            return Command(("XACK", keys.stream, session, *entries), _number)
-        arguments = (session, LEVEL_RECEIVED, self.settings.retention_ms, *entries)
-        return _evalsha("ack", (keys.stream, keys.records), arguments, _number)
+            return Command(("XACK", keys.stream, session, *entries), whole)
+        arguments: list[Argument] = [session, LEVEL_RECEIVED, self.settings.retention_ms, *entries]
+        return _evalsha("ack", (keys.stream, keys.records), arguments, whole)
 
     def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> Command[int | Lost]:
         """A node's own ack."""
@@ -178,7 +170,7 @@ class Commands:
         arguments: list[Argument] = [self.settings.live_ttl_ms, fence.session, fence.connection]
         for entry in entries:
             arguments += (entry.id, entry.attempts)
-        return _evalsha("redeliver", (keys.stream, keys.live), arguments, _outcomes)
+        return _evalsha("redeliver", (keys.stream, keys.live), arguments, outcomes)
 
     def dead_letter(self, fence: Fence, letter: DeadLetter) -> Command[DeadOutcome | Lost]:
         """Give an entry up for a session."""
@@ -208,7 +200,7 @@ class Commands:
         arguments: list[Argument] = [node, settings.live_ttl_ms, settings.session_ttl_ms, settings.retention_ms]
         for fence in fences:
             arguments += (fence.session, fence.connection)
-        return _evalsha("heartbeat", (keys.stream, keys.live, keys.known, keys.records), arguments, _beats)
+        return _evalsha("heartbeat", (keys.stream, keys.live, keys.known, keys.records), arguments, beats)
 
     def detach(self, fence: Fence, cursor: EntryId) -> Command[bool | Lost]:
         """A session goes away and keeps its place."""
@@ -234,13 +226,13 @@ class Commands:
             "end_session",
             (keys.stream, keys.live, keys.known, keys.records),
             (session, self.settings.retention_ms),
-            _number,
+            whole,
         )
 
     def history(self, user: UserId, after: EntryId, count: int, fresh_epoch: str) -> Command[HistoryPage]:
         """Retained entries after an id."""
         keys = self.keys.user(user)
-        return _evalsha("history", (keys.stream, keys.partition.epoch), (fresh_epoch, after, count), _history)
+        return _evalsha("history", (keys.stream, keys.partition.epoch), (fresh_epoch, after, count), history_page)
 
     def sessions(self, user: UserId) -> Command[list[SessionRecord]]:
         """All sessions of a user."""
@@ -249,7 +241,7 @@ class Commands:
             "sessions",
             (keys.stream, keys.live, keys.known),
             (settings.live_ttl_ms, settings.session_ttl_ms),
-            lambda reply, _primary: [_session(user, raw) for raw in reply],
+            lambda reply, _primary: [session_record(user, raw) for raw in reply],
         )
 
     def waiting(self, user: UserId, session: SessionId, after: EntryId, count: int) -> Command[list[PendingRecord]]:
@@ -273,7 +265,7 @@ class Commands:
             "started_ms": record.started_ms,
             "figures": dict(record.figures),
         }
-        return _evalsha("beat_node", (self.keys.nodes,), (record.node, json.dumps(told), NODE_LIFE_MS), _number)
+        return _evalsha("beat_node", (self.keys.nodes,), (record.node, json.dumps(told), NODE_LIFE_MS), whole)
 
     def nodes(self) -> Command[list[NodeRecord]]:
         """The nodes that told of themselves of late."""
@@ -285,117 +277,3 @@ class Commands:
                 (NodeRecord(**json.loads(raw)) for raw in reply), key=lambda record: record.node
             ),
         )
-
-
-# --- reading answers ------------------------------------------------------------------------------------------------
-
-
-def _number(reply: Any, _primary: str) -> int:
-    return int(reply)
-
-
-def _entry_or_none(raw: bytes) -> EntryId | None:
-    return EntryId(raw.decode()) if raw else None
-
-
-def _gap(reason: bytes, after: bytes, before: bytes, count: int) -> StoreGap | None:
-    if not reason:
-        return None
-    return StoreGap(
-        reason=GapReason(reason.decode()),
-        after=_entry_or_none(after),
-        before=_entry_or_none(before),
-        count=count if count >= 0 else None,
-    )
-
-
-def _attached(reply: Any, _primary: str) -> Attached | AttachRefused:
-    if reply[0] != b"attached":
-        return AttachRefused(reply[0].decode())
-    _, resumed, epoch, position, tail, pending, first_pending, displaced, *gap = reply
-    return Attached(
-        resumed=resumed == b"resumed",
-        epoch=Epoch(epoch.decode()),
-        position=EntryId(position.decode()),
-        tail=EntryId(tail.decode()),
-        pending=pending,
-        gap=_gap(*gap),
-        displaced=ConnectionId(displaced.decode()) if displaced else None,
-        first_pending=_entry_or_none(first_pending),
-    )
-
-
-def _pending_page(reply: Any, _primary: str) -> PendingPage | Lost:
-    state, *entries = reply
-    if state == b"lost":
-        return LOST
-    return PendingPage(
-        entries=tuple(PendingEntry(EntryId(raw[0].decode()), raw[2], raw[1]) for raw in entries),
-        last=state == b"last",
-    )
-
-
-_READ_LOST: Final = NewRead(state=ReadState.LOST)
-_READ_NO_GROUP: Final = NewRead(state=ReadState.NO_GROUP)
-
-
-def _new_reads(reply: Any, _primary: str) -> list[NewRead]:
-    return [_new_read(raw) for raw in reply]
-
-
-def _new_read(raw: Any) -> NewRead:
-    state = raw[0]
-    if state == b"ok":
-        entries = tuple([StoredEntry(EntryId(entry[0].decode()), entry[1][1]) for entry in raw[1]])
-        return NewRead(state=ReadState.OK, entries=entries, gap=_gap(*raw[2:6]) if len(raw) > 2 else None)
-    if state == b"lost":
-        return _READ_LOST
-    if state == b"no_group":
-        return _READ_NO_GROUP
-    raise StoreMisconfigured(f"read.lua answered {state!r}")
-
-
-def _outcomes(reply: Any, _primary: str) -> list[RedeliveryOutcome] | Lost:
-    state, *outcomes = reply
-    return LOST if state == b"lost" else [RedeliveryOutcome(raw.decode()) for raw in outcomes]
-
-
-def _beats(reply: Any, _primary: str) -> list[Beat]:
-    return [
-        Beat(state=BeatState(raw[0].decode()))
-        if len(raw) == 1
-        else Beat(state=BeatState.HELD, pending=raw[1], unread=raw[2] == b"unread")
-        for raw in reply
-    ]
-
-
-def _history(reply: Any, _primary: str) -> HistoryPage:
-    epoch, tail, more, *entries = reply
-    return HistoryPage(
-        entries=tuple(map(entry_of, entries)),
-        tail=EntryId(tail.decode()),
-        epoch=Epoch(epoch.decode()),
-        more=more == b"more",
-    )
-
-
-def _session(user: UserId, raw: Any) -> SessionRecord:
-    session, created, seen, cursor, position, pending, unread, oldest, attempts, node, connection, stamp = raw
-    live = None
-    if node:
-        live = LiveRecord(
-            node=NodeName(node.decode()), connection=ConnectionId(connection.decode()), last_seen_ms=stamp
-        )
-    return SessionRecord(
-        user=user,
-        session=SessionId(session.decode()),
-        created_ms=created,
-        last_seen_ms=seen,
-        cursor=EntryId(cursor.decode()),
-        position=EntryId(position.decode()),
-        pending=pending,
-        unread=unread == b"unread",
-        live=live,
-        oldest_pending=_entry_or_none(oldest),
-        max_attempts=attempts,
-    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from eventbus.errors import NotReplicated, StoreError, StoreMisconfigured
+from eventbus.store.answers import nothing, settings_of
 from eventbus.store.batcher import Batcher, Command
 from eventbus.store.keys import Keys, PartitionKeys
 
@@ -50,8 +51,8 @@ class Durable:
         """Wait for the replicas to have everything that was stored before this call.
 
         Returns:
-            None when enough of them have it, else the error that says so. WAIT bounds the loss of a failover and does not
-            exclude it.
+            None when enough of them have it, else the error that says so. WAIT bounds the loss of a failover and does
+            not exclude it.
         Redis: WAIT. Calls that come while one is under way share the next one. Cancellation leaves the others alone.
         """
         if self._next is None:
@@ -66,7 +67,7 @@ class Durable:
             asked, self._next = self._next, None
             # WAIT looks at the last write of its own connection. This one comes after all that the callers stored, a
             # duplicate's first publish too, and the replicas take writes in order.
-            mark: Command[None] = Command(("SET", partition.replicated, "1", "PX", _MARK_LIFE_MS), _nothing)
+            mark: Command[None] = Command(("SET", partition.replicated, "1", "PX", _MARK_LIFE_MS), nothing)
             wait: Command[int] = Command(("WAIT", self._replicas, self._timeout_ms), lambda reply, _primary: int(reply))
             marked, waited = self._waiting.execute(mark), self._waiting.execute(wait)
             written, had = await marked, await waited
@@ -86,7 +87,9 @@ class Durable:
         """Whether the server writes to its disk before it answers; looked up once a server. Redis: CONFIG GET."""
         if self._fsync_checked and self._fsync_checked == self._link.primary:
             return None
-        answer = await self._link.execute(Command(("CONFIG", "GET", "append*"), _settings))
+        answer = await self._link.execute(
+            Command(("CONFIG", "GET", "append*"), lambda reply, primary: (settings_of(reply, primary), primary))
+        )
         if isinstance(answer, StoreError):
             return answer
         found, primary = answer
@@ -97,12 +100,3 @@ class Durable:
             )
         self._fsync_checked = primary
         return None
-
-
-def _nothing(_reply: Any, _primary: str) -> None:
-    return None
-
-
-def _settings(reply: Any, primary: str) -> tuple[dict[str, str], str]:
-    texts = [raw.decode() for raw in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True)), primary

@@ -1,7 +1,7 @@
 """The names of all keys and channels: `docs/keys.md` is their table, and a test holds it against a running store.
 
-A user lives in the partition `crc32(user) mod partitions`, whose number is the hash tag of each of its keys, so that a script,
-its keys and its shard channel share a slot. Pure.
+A user lives in the partition `crc32(user) mod partitions`, whose number is the hash tag of each of its keys, so that a
+script, its keys and its shard channel share a slot. Pure.
 """
 
 from __future__ import annotations

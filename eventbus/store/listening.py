@@ -4,11 +4,11 @@
 |---|---|
 | `<user>` | something was stored for the user |
 | `!<session> <connection> <user>` | the session belongs to that connection from now on |
-| `*<session> <user> <id>,<id>...` | entries of the session were acked through another door |
+| `*<session> <user> <id>,...` | entries of the session were acked through another door |
 | `?<token>` | a probe |
 
-A user id begins with none of the three signs. Messages are lost while the subscription is; the listener is told of that, and
-looks after everything itself when the subscription stands again.
+A user id begins with none of the three signs. Messages are lost while the subscription is; the listener is told of
+that, and looks after everything itself when the subscription stands again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Subscription:
         listener: who is told.
         timeout_ms: longest wait for a connection and for all channels to be confirmed.
         ping_ms: how often the connection is tried.
-        silence_ms: without a byte for so long it is given up: a half-open connection would lose wake-ups without a word.
+        silence_ms: without a byte for so long it is given up: a half-open connection loses wake-ups without a word.
     """
 
     def __init__(
@@ -82,11 +82,17 @@ class Subscription:
         self._ping_s = ping_ms / 1000
         self._silence_s = silence_ms / 1000
         self._heard = 0.0
+        self._silence: StoreError | None = None
         self._stands = False
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Subscription channels={len(self._channels)} {'stands' if self._stands else 'is being renewed'}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was ended."""
+        return self._task is None
 
     def start(self) -> None:
         """Begin; call it in the event loop."""
@@ -117,21 +123,21 @@ class Subscription:
 
     async def _subscribe_and_listen(self) -> None:
         connection, _ = await self._connector.connect(("CLIENT", "SETNAME", "eventbus-listen"))
+        loop = asyncio.get_running_loop()
+        self._heard = loop.time()
+        self._silence = None
+        watch = loop.create_task(self._watch(connection), name="eventbus-listening-watch")
         try:
-            async with asyncio.TaskGroup() as group:
-                self._heard = asyncio.get_running_loop().time()
-                watch = group.create_task(self._watch(connection), name="eventbus-listening-watch")
-                try:
-                    await self._listen(connection)
-                finally:
-                    watch.cancel()
-        except* (RedisError, OSError) as errors:
-            raise translate(errors.exceptions[0]) from None
-        except* StoreError as errors:
-            first = errors.exceptions[0]
-            raise StoreUnavailable(str(first)) from None
+            await self._listen(connection)
+        except (RedisError, OSError) as error:
+            raise self._why(error) from error
         finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
             await drop(connection)
+
+    def _why(self, error: Exception) -> StoreError:
+        return self._silence or translate(error)
 
     async def _listen(self, connection: AbstractConnection) -> None:
         commands = [
@@ -169,7 +175,10 @@ class Subscription:
                 # The loop itself stood still: what came meanwhile has not been read yet.
                 due = self._heard = now
             if now - self._heard > self._silence_s:
-                raise StoreUnavailable(f"Redis was silent on the subscription for {now - self._heard:.1f} s")
+                # The reader ends with the connection, and says why.
+                self._silence = StoreUnavailable(f"Redis was silent on the subscription for {now - self._heard:.1f} s")
+                await drop(connection)
+                return
             if now - pinged >= self._ping_s:
                 pinged = now
                 await connection.send_packed_command(ping, check_health=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from eventbus.errors import StoreError, StoreUnavailable
-from eventbus.ids import EntryId, EventId, NodeName, SessionId, UserId
+from eventbus.ids import EntryId, NodeName, SessionId, UserId
 from eventbus.store import (
     ConfirmationRecord,
     DeadLetterRecord,
@@ -15,6 +15,17 @@ from eventbus.store import (
     PendingRecord,
     SessionRecord,
     StoreInfo,
+)
+from eventbus.store.answers import (
+    confirmation,
+    dead_letter,
+    facts_of,
+    nothing,
+    scan_page,
+    settings_of,
+    text_or_none,
+    time_ms_of,
+    whole,
 )
 from eventbus.store.batcher import Batcher, Command
 from eventbus.store.commands import Commands
@@ -73,7 +84,7 @@ class Operating:
 
     async def leave_node(self, node: NodeName) -> None:
         """See `Store.leave_node`."""
-        await self._call(Command(("HDEL", self._keys.nodes, node), _nothing))
+        await self._call(Command(("HDEL", self._keys.nodes, node), nothing))
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """See `Store.nodes`."""
@@ -83,10 +94,10 @@ class Operating:
         """See `Store.probe`. Tokens spread over the partitions, so that over time each channel is tried."""
         number = self._keys.partition_of(token)
         key = self._keys.probe(node, number)
-        write = self._link.execute(Command(("SET", key, token, "PX", _PROBE_LIFE_MS), _nothing))
-        read = self._link.execute(Command(("GET", key), _text_or_none))
+        write = self._link.execute(Command(("SET", key, token, "PX", _PROBE_LIFE_MS), nothing))
+        read = self._link.execute(Command(("GET", key), text_or_none))
         tell = self._link.execute(
-            Command(("SPUBLISH", self._keys.partition(number).channel + node, probe_message(token)), _nothing)
+            Command(("SPUBLISH", self._keys.partition(number).channel + node, probe_message(token)), nothing)
         )
         results = (await write, await read, await tell)
         for result in results:
@@ -114,7 +125,7 @@ class Operating:
             at, keys = await self._call(
                 Command(
                     ("SCAN", at, "MATCH", self._keys.stream_pattern(), "COUNT", max(10, count), "TYPE", "stream"),
-                    _scan_page,
+                    scan_page,
                 )
             )
             users += [user for key in keys if (user := self._keys.user_of_stream(key)) is not None]
@@ -132,7 +143,7 @@ class Operating:
         return await self._call(
             Command(
                 ("XRANGE", key, f"({after}", "+", "COUNT", count),
-                lambda reply, _primary: [_confirmation(raw) for raw in reply],
+                lambda reply, _primary: [confirmation(raw) for raw in reply],
             )
         )
 
@@ -144,14 +155,14 @@ class Operating:
         return await self._call(
             Command(
                 ("XRANGE", key, f"({after}", "+", "COUNT", count),
-                lambda reply, _primary: [_dead_letter(partition, raw) for raw in reply],
+                lambda reply, _primary: [dead_letter(partition, raw) for raw in reply],
             )
         )
 
     async def dead_letter_partitions(self) -> Sequence[int]:
         """See `Store.dead_letter_partitions`. One XLEN a partition, all in one write."""
         futures: list[asyncio.Future[int | StoreError]] = [
-            self._link.execute(Command(("XLEN", self._keys.partition(number).dead), _number))
+            self._link.execute(Command(("XLEN", self._keys.partition(number).dead), whole))
             for number in range(self._keys.partitions)
         ]
         found: list[int] = []
@@ -167,9 +178,9 @@ class Operating:
 
     async def info(self) -> StoreInfo:
         """See `Store.info`. Settings that the user may not read are left out."""
-        facts = self._link.execute(Command(("INFO",), _facts))
-        clock = self._link.execute(Command(("TIME",), _time_ms))
-        config = self._link.execute(Command(("CONFIG", "GET", *_DOCTOR_SETTINGS), _settings))
+        facts = self._link.execute(Command(("INFO",), facts_of))
+        clock = self._link.execute(Command(("TIME",), time_ms_of))
+        config = self._link.execute(Command(("CONFIG", "GET", *_DOCTOR_SETTINGS), settings_of))
         known, time_ms, settings = await facts, await clock, await config
         if isinstance(known, StoreError):
             raise known
@@ -188,69 +199,4 @@ class Operating:
 
     async def ping(self) -> int:
         """See `Store.ping`."""
-        return await self._call(Command(("TIME",), _time_ms))
-
-
-def _nothing(_reply: Any, _primary: str) -> None:
-    return None
-
-
-def _number(reply: Any, _primary: str) -> int:
-    return int(reply)
-
-
-def _text_or_none(reply: Any, _primary: str) -> str | None:
-    return None if reply is None else str(reply.decode())
-
-
-def _time_ms(reply: Any, _primary: str) -> int:
-    return int(reply[0]) * 1000 + int(reply[1]) // 1000
-
-
-def _settings(reply: Any, _primary: str) -> dict[str, str]:
-    texts = [raw.decode() for raw in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _facts(reply: Any, _primary: str) -> dict[str, str]:
-    lines = reply.decode().splitlines()
-    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
-
-
-def _scan_page(reply: Any, _primary: str) -> tuple[str, list[str]]:
-    return reply[0].decode(), [raw.decode() for raw in reply[1]]
-
-
-def _fields(raw: Any) -> dict[str, bytes]:
-    return {name.decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
-
-
-def _confirmation(raw: Any) -> tuple[EntryId, ConfirmationRecord]:
-    entry, fields = EntryId(raw[0].decode()), _fields(raw[1])
-    note = fields.get("note")
-    return entry, ConfirmationRecord(
-        session=SessionId(fields["session"].decode()),
-        level=fields["level"].decode(),
-        time_ms=int(entry.partition("-")[0]),
-        entries=tuple(EntryId(part) for part in fields["ids"].decode().split(",")),
-        note=None if note is None else note.decode(),
-    )
-
-
-def _dead_letter(partition: int, raw: Any) -> DeadLetterRecord:
-    entry, fields = EntryId(raw[0].decode()), _fields(raw[1])
-    text = {name: value.decode() for name, value in fields.items() if name != "body"}
-    return DeadLetterRecord(
-        id=entry,
-        partition=partition,
-        user=UserId(text["user"]),
-        session=SessionId(text["session"]),
-        entry=EntryId(text["entry"]),
-        event=EventId(text["event"]),
-        type=text["type"],
-        reason=text["reason"],
-        attempts=int(text["attempts"]),
-        node=NodeName(text["node"]),
-        time_ms=int(entry.partition("-")[0]),
-        body=fields["body"],
-    )
+        return await self._call(Command(("TIME",), time_ms_of))

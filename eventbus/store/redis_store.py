@@ -35,8 +35,9 @@ from eventbus.store import (
     StoredEntry,
     Ticket,
 )
+from eventbus.store.answers import nothing, read_entries, text_or_none
 from eventbus.store.batcher import Batcher, Command
-from eventbus.store.commands import Commands, read_entries
+from eventbus.store.commands import Commands
 from eventbus.store.durability import Durable
 from eventbus.store.keys import Keys
 from eventbus.store.listening import Subscription
@@ -224,16 +225,11 @@ class RedisStore(Operating):
 
     async def put_ticket(self, ticket: Ticket) -> None:
         await self._call(
-            Command(("SET", self._keys.ticket(ticket.ticket), ticket.claims, "PX", ticket.life_ms), _nothing)
+            Command(("SET", self._keys.ticket(ticket.ticket), ticket.claims, "PX", ticket.life_ms), nothing)
         )
 
     async def take_ticket(self, ticket: str) -> str | None:
-        return await self._call(
-            Command(
-                ("GETDEL", self._keys.ticket(ticket)),
-                lambda reply, _primary: None if reply is None else str(reply.decode()),
-            )
-        )
+        return await self._call(Command(("GETDEL", self._keys.ticket(ticket)), text_or_none))
 
     # --- listening --------------------------------------------------------------------------------------------------
 
@@ -248,12 +244,8 @@ class RedisStore(Operating):
             silence_ms=silence_ms,
         )
         subscription.start()
-        self._subscriptions.append(subscription)
+        self._subscriptions = [other for other in self._subscriptions if not other.closed] + [subscription]
         return subscription
-
-
-def _nothing(_reply: Any, _primary: str) -> None:
-    return None
 
 
 def _fresh_epoch() -> str:

@@ -1,7 +1,7 @@
 """The Lua scripts: one operation a file in `lua/`, each with a header that says its KEYS, ARGV, units and returns.
 
-A line `--@include name` stands for the file `lua/shared/name.lua`. Scripts are loaded at the start of each connection and
-called by their hash; a call that finds its script missing is repeated after loading (`NOSCRIPT`).
+A line `--@include name` stands for the file `lua/shared/name.lua`. Scripts are loaded at the start of each connection
+and called by their hash; a call whose script is missing is repeated after loading (`NOSCRIPT`).
 """
 
 from __future__ import annotations
