@@ -40,6 +40,7 @@ from eventbus.store.answers import (
     outcomes,
     pending_page,
     session_record,
+    whole,
 )
 from eventbus.store.batcher import Argument, Command
 from eventbus.store.keys import Keys, idempotency_field
