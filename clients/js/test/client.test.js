@@ -244,6 +244,24 @@ test("a failed handler nacks; the redelivery is handed over again and acked", as
   assert.equal(client.cursor, "1000-2");
 });
 
+test("a failed event that became somebody else's does not hold the cursor for ever", async () => {
+  const client = connect({
+    onEvent: (event) => {
+      if (event.id === "e1") throw new Error("not here");
+    },
+  });
+  const peer = await node.peer();
+  await peer.greet();
+  peer.events(entry(1), entry(2));
+  await peer.acks("1000-2");
+  peer.socket.terminate();
+  const again = await reconnected(client, 2);
+  await again.greet({ resumed: true });
+  again.events(entry(3));
+  await again.acks("1000-3");
+  assert.equal(client.cursor, "1000-3");
+});
+
 test("a failed event can be skipped, or wait for a given time", async () => {
   const fails = () => {
     throw "broken";
@@ -548,6 +566,17 @@ test("a token is refreshed on the live socket before it expires", async () => {
   await clock.advance(70_000);
   assert.equal((await peer.frame("refresh", 2)).token, "jwt3");
   assert.equal(node.peers.length, 1);
+});
+
+test("a goaway because of the token makes the next connection bring a new one", async () => {
+  let calls = 0;
+  const client = connect({ token: () => `jwt${++calls}` });
+  const peer = await node.peer();
+  await peer.greet();
+  await reach(client, "catching_up");
+  peer.send({ op: "goaway", reason: "token_expiring", reconnect_after_ms: 500 });
+  peer.socket.close(4001);
+  assert.equal((await (await reconnected(client, 2)).frame("hello")).token, "jwt2");
 });
 
 test("a token callback that fails is asked again and reported", async () => {
