@@ -1,1 +1,81 @@
-"""A Redis-backed event bus with delivery guarantees: what agents, tools and operators import."""
+"""A Redis-backed event bus with delivery guarantees: what agents, tools and operators import.
+
+The names below are the public ones of the package. They are imported when they are first used, so `import eventbus`
+costs next to nothing and a subscriber does not load what only a publisher needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventbus.breaker import BreakerState as BreakerState
+    from eventbus.bus import Bus as Bus
+    from eventbus.config import Settings as Settings
+    from eventbus.errors import BreakerOpen as BreakerOpen
+    from eventbus.errors import ConfigError as ConfigError
+    from eventbus.errors import EventBusError as EventBusError
+    from eventbus.errors import InvalidEvent as InvalidEvent
+    from eventbus.errors import NotReplicated as NotReplicated
+    from eventbus.errors import PartialPublish as PartialPublish
+    from eventbus.errors import PublishTimeout as PublishTimeout
+    from eventbus.errors import StoreBusy as StoreBusy
+    from eventbus.errors import StoreError as StoreError
+    from eventbus.errors import StoreFull as StoreFull
+    from eventbus.errors import StoreUnavailable as StoreUnavailable
+    from eventbus.errors import StreamFull as StreamFull
+    from eventbus.event import Deliver as Deliver
+    from eventbus.event import Event as Event
+    from eventbus.event import Level as Level
+    from eventbus.event import Require as Require
+    from eventbus.event import make_event as make_event
+    from eventbus.receipt import PublishStatistics as PublishStatistics
+    from eventbus.receipt import Receipt as Receipt
+    from eventbus.schemas import Schema as Schema
+    from eventbus.schemas import Schemas as Schemas
+    from eventbus.store import Durability as Durability
+    from eventbus.subscriber import Subscriber as Subscriber
+
+_HOMES = {
+    "Bus": "bus",
+    "Subscriber": "subscriber",
+    "Settings": "config",
+    "Receipt": "receipt",
+    "PublishStatistics": "receipt",
+    "BreakerState": "breaker",
+    "Durability": "store",
+    "Event": "event",
+    "make_event": "event",
+    "Deliver": "event",
+    "Level": "event",
+    "Require": "event",
+    "Schema": "schemas",
+    "Schemas": "schemas",
+    "EventBusError": "errors",
+    "ConfigError": "errors",
+    "InvalidEvent": "errors",
+    "PublishTimeout": "errors",
+    "BreakerOpen": "errors",
+    "NotReplicated": "errors",
+    "PartialPublish": "errors",
+    "StoreError": "errors",
+    "StoreUnavailable": "errors",
+    "StoreBusy": "errors",
+    "StoreFull": "errors",
+    "StreamFull": "errors",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eventbus' has no attribute {name!r}")
+    value = getattr(import_module(f"eventbus.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

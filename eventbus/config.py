@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from eventbus.errors import ConfigError
 from eventbus.kinds import Choice, Integer, Ratio, Text
 from eventbus.settings import check, group, read, setting, unknown_variables, variables
+from eventbus.store import Durability
 from eventbus.tiers import BUILT_IN_TIERS, Tier, TierTable
 
 __all__ = [
@@ -100,17 +101,6 @@ class ConfirmationRecords(StrEnum):
     ALL = "all"
     REQUIRED = "required"
     OFF = "off"
-
-
-class Durability(StrEnum):
-    """What a returned publish promises."""
-
-    MEMORY = "memory"
-    """The event is in the primary's memory."""
-    REPLICATED = "replicated"
-    """And in that of `replicas` replicas."""
-    FSYNC = "fsync"
-    """And on the primary's disk (the server's `appendfsync always`)."""
 
 
 def _url_problem(url: str) -> str | None:

@@ -16,7 +16,10 @@ from eventbus.ids import UserId
 from eventbus.kept import KeptEvent
 from eventbus.store import Append, Appended, Durability
 
-__all__ = ["Call", "Item", "Line", "LineState"]
+__all__ = ["Call", "Future", "Item", "Line", "LineState"]
+
+Future = asyncio.Future[tuple[Appended, int]]
+"""What the caller of a publish waits for: the answer, and how often the event was sent."""
 
 
 class Item:
@@ -39,7 +42,7 @@ class Item:
         durability: Durability,
         queued_ms: int,
         deadline_ms: int,
-        future: asyncio.Future[Appended] | None,
+        future: Future | None,
         kept: KeptEvent | None = None,
     ) -> None:
         self.append = append

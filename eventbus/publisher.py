@@ -21,7 +21,7 @@ from eventbus.config import PublishSettings
 from eventbus.errors import EventBusError, PublishTimeout, StoreBusy, StoreError, StoreTimeout, StoreUnavailable
 from eventbus.ids import UserId
 from eventbus.kept import Kept, KeptEvent
-from eventbus.lines import Call, Item, Line, LineState
+from eventbus.lines import Call, Future, Item, Line, LineState
 from eventbus.receipt import PublishStatistics
 from eventbus.retries import RetryPolicy, final_error
 from eventbus.store import Append, Appended, Durability, Store
@@ -148,7 +148,7 @@ class Publisher:
                 " or raise EVENTBUS_QUEUE_EVENTS"
             )
 
-    def submit(self, append: Append, durability: Durability, deadline_ms: int) -> Item:
+    def submit(self, append: Append, durability: Durability, deadline_ms: int) -> Future:
         """Take an event in; `check_room` came before.
 
         Args:
@@ -157,14 +157,15 @@ class Publisher:
             deadline_ms: milliseconds from now.
 
         Returns:
-            The item; its `future` gets the answer of the store, or the error. Cancelling the future abandons the event:
-            it is not sent any more; when it is already under way, it may still be stored.
+            The answer to come, with the number of tries. Cancelled, the event is abandoned: not sent any more, or, when it
+            is already under way, perhaps stored all the same.
 
         Raises:
             BreakerOpen: the next probe comes after the deadline.
         """
         now_ms = self._clock.monotonic_ms()
-        item = Item(append, durability, now_ms, now_ms + deadline_ms, self._loop.create_future())
+        future: Future = self._loop.create_future()
+        item = Item(append, durability, now_ms, now_ms + deadline_ms, future)
         if item.deadline_ms <= self._next_probe_ms():
             self._failed += 1
             raise final_error(item, self._breaker, now_ms)
@@ -178,7 +179,7 @@ class Publisher:
         if item.deadline_ms < self._deadline_ms:
             self._deadline_ms = item.deadline_ms
             self._arm(item.deadline_ms)
-        return item
+        return future
 
     def _has_room(self, events: int, size: int) -> bool:
         return self._queued_events + events <= self._max_events and self._queued_bytes + size <= self._max_bytes
@@ -291,7 +292,7 @@ class Publisher:
             self._duplicates += answer.duplicate
             self._leave(item)
             if item.future is not None and not item.future.done():
-                item.future.set_result(answer)
+                item.future.set_result((answer, item.attempts))
             again = self._kept.stored(item.append, answer.primary, now_ms)
         else:
             self._resent += 1

@@ -67,10 +67,8 @@ def final_error(item: Item, breaker: Breaker, now_ms: int) -> EventBusError:
     """
     error = item.error
     tries = {0: "not tried", 1: "tried once"}.get(item.attempts, f"tried {item.attempts} times")
-    what = (
-        f"event {item.append.event!r} was {tries} in {now_ms - item.queued_ms} ms"
-        f" ({error or 'earlier events of its user were not through'})"
-    )
+    reason = error or ("no answer has come" if item.attempts else "earlier events of its user were not through")
+    what = f"event {item.append.event!r} was {tries} in {now_ms - item.queued_ms} ms ({reason})"
     same_id = "Publish it again under the same id: it is stored once"
     told: EventBusError
     if isinstance(error, StoreError) and not isinstance(error, StoreUnavailable):

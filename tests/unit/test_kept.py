@@ -147,3 +147,12 @@ def test_an_answer_to_a_later_call_ends_the_doubt_and_one_to_an_earlier_call_doe
     assert kept.to_check(UserId("ada")) is not None
     kept.trust("one", kept.doubts)
     assert kept.to_check(UserId("bob")) is None
+
+
+def test_a_second_doubt_trusts_nobody_again() -> None:
+    kept = make()
+    kept.stored(event("a1", "ada"), "one", 0)
+    kept.doubt(1)
+    kept.trust("one", kept.doubts)
+    kept.doubt(2)
+    assert kept.to_check(UserId("ada")) is not None
