@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,9 @@ __all__ = [
     "LimitSettings",
     "ListenSettings",
     "LivenessSettings",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
     "NodeSettings",
     "load_authenticator",
     "load_keys",
@@ -252,6 +256,35 @@ class JwtSettings:
             raise ConfigError("EVENTBUS_JWT_ALGORITHMS is empty: it must allow at least one", field="jwt_algorithms")
 
 
+class LogFormat(StrEnum):
+    """How a line of the log is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What a node says on stderr, and how."""
+
+    log_format: LogFormat = setting(
+        LogFormat.TEXT, "LOG_FORMAT", "Lines for people, or one JSON object a line.", Choice(LogFormat)
+    )
+    log_level: LogLevel = setting(LogLevel.INFO, "LOG_LEVEL", "The least that is written.", Choice(LogLevel))
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
     """All that a node needs."""
@@ -261,6 +294,7 @@ class NodeSettings:
     jwt: JwtSettings = group(JwtSettings)
     liveness: LivenessSettings = group(LivenessSettings)
     limits: LimitSettings = group(LimitSettings)
+    log: LogSettings = group(LogSettings)
     store: StoreSettings = group(StoreSettings)
     delivery: DeliverySettings = group(DeliverySettings)
     publish: PublishSettings = group(PublishSettings)

@@ -9,7 +9,7 @@ from typing import Final
 from eventbus.config import DeliverySettings, PublishSettings, StoreSettings
 from eventbus.settings import Entry, entries, markdown_table
 from eventbus.tiers import TierTable
-from gateway.config import JwtSettings, LimitSettings, ListenSettings, LivenessSettings, NodeSettings
+from gateway.config import JwtSettings, LimitSettings, ListenSettings, LivenessSettings, LogSettings, NodeSettings
 
 __all__ = ["configuration_page"]
 
@@ -18,6 +18,7 @@ _SECTIONS: Final = (
     ("Tokens", JwtSettings),
     ("Liveness", LivenessSettings),
     ("Limits", LimitSettings),
+    ("Logging", LogSettings),
     ("Store", StoreSettings),
     ("Delivery", DeliverySettings),
     ("Publishing", PublishSettings),
