@@ -102,6 +102,14 @@ class InvalidField(EventBusError, ValueError):
         self.problem = problem
         self.index = index
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Else a pickle (a worker process that reports to its parent) could be made and not be read.
+        return type(self)._restored, (self.field, self.problem, self.index)
+
+    @classmethod
+    def _restored(cls, field: str, problem: str, index: int | None) -> InvalidField:
+        return cls(field, problem, index=index)
+
     def at(self, index: int) -> InvalidField:
         """The same error, for the event at `index` of a batch."""
         return type(self)(self.field, self.problem, index=index)
@@ -254,3 +262,6 @@ class PartialPublish(StoreUnavailable):
     def __init__(self, message: str, results: Sequence[object]) -> None:
         super().__init__(message)
         self.results = tuple(results)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (*self.args, self.results)

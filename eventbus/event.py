@@ -348,7 +348,10 @@ def envelope_json(body: bytes) -> bytes:
     Raises:
         InvalidEvent: it is no envelope, or holds what JSON does not know.
     """
-    return _json(parse_object(_unpack(body), "event"))
+    fields = _unpack(body)
+    if not isinstance(fields, dict):
+        raise InvalidEvent("event", f"must be an object, not {type(fields).__name__}")
+    return _json(fields)
 
 
 _NO_ENVELOPE: Final = (

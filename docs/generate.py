@@ -1,0 +1,81 @@
+"""Write `docs/errors.md` from `eventbus/errors.py`.
+
+python docs/generate.py           writes the page
+python docs/generate.py --check   exit status 1 when the page is not what the code says
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from eventbus import errors  # noqa: E402 - the package of this checkout, installed or not
+from eventbus.errors import CloseCode, EventBusError  # noqa: E402
+
+PAGE = ROOT / "docs" / "errors.md"
+
+HEAD = """# Errors
+
+Everything that the bus raises on purpose is an `EventBusError`. Decide by the class or by `error.code`, which is the
+same word in `error` frames, HTTP answers, logs and metrics; never by the message. "retry" says that the same call may
+succeed later, "close" what a node closes the socket with.
+
+This page is generated from `eventbus/errors.py` by `python docs/generate.py`.
+
+| class | code | retry | close | what happened |
+|---|---|---|---|---|
+"""
+
+
+def tree(error: type[EventBusError], depth: int = 0) -> list[tuple[int, type[EventBusError]]]:
+    """The error and those under it, in the order in which they are written down."""
+    rows = [(depth, error)]
+    for kind in error.__subclasses__():
+        if kind.__module__ == errors.__name__:
+            rows.extend(tree(kind, depth + 1))
+    return rows
+
+
+def meaning(kind: type[object]) -> str:
+    """The first paragraph of a docstring as one line."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
+def page() -> str:
+    """The whole page."""
+    lines = []
+    for depth, error in tree(EventBusError):
+        close = "" if error.close_code is None else str(int(error.close_code))
+        retry = "yes" if error.retryable else "no"
+        indent = "&nbsp;&nbsp;" * depth
+        lines.append(f"| {indent}`{error.__name__}` | `{error.code}` | {retry} | {close} | {meaning(error)} |")
+    codes = [
+        f"| {int(code)} | {code.name.lower()} | {'yes' if code.reconnect else 'no'} |" for code in sorted(CloseCode)
+    ]
+    return (
+        HEAD
+        + "\n".join(lines)
+        + "\n\n## Close codes\n\n| code | name | reconnect |\n|---|---|---|\n"
+        + "\n".join(codes)
+        + "\n"
+    )
+
+
+def main() -> int:
+    """Write or check the page; the exit status."""
+    text = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
+        return 0
+    sys.stderr.write("docs/errors.md is not what eventbus/errors.py says: run python docs/generate.py\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
