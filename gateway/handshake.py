@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from gateway.websocket import Handler
+    from gateway.sockets import Handler
 
 __all__ = [
     "CONNECT_PATH",

@@ -73,10 +73,9 @@ class Listener:
         self._tick: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"<Listener port {self.port}: {len(self.sockets.connections)} sockets, {len(self.upgrades.pending)} handshakes,"
-            f" {len(self.state.connections)} HTTP connections, {len(self.heads)} heads>"
-        )
+        sockets, pending = len(self.sockets.connections), len(self.upgrades.pending)
+        requests, heads = len(self.state.connections), len(self.heads)
+        return f"<Listener {self.port}: {sockets} sockets, {pending} handshakes, {requests} HTTP, {heads} heads>"
 
     async def start(
         self, host: str | None, port: int, sockets: Sequence[socket.socket] | None, ssl: tls.SSLContext | None
