@@ -157,8 +157,8 @@ class Publisher:
             deadline_ms: milliseconds from now.
 
         Returns:
-            The answer to come, with the number of tries. Cancelled, the event is abandoned: not sent any more, or, when it
-            is already under way, perhaps stored all the same.
+            The answer to come, with the number of tries. Cancelled, the event is abandoned: not sent any more, or when
+            it is under way, perhaps stored all the same.
 
         Raises:
             BreakerOpen: the next probe comes after the deadline.

@@ -1,0 +1,283 @@
+"""The bus for threads: `from eventbus.blocking import Bus`, for Celery, Django and other synchronous workers.
+
+One event loop runs in a daemon thread of the process, and all blocking buses of the process share it. It is started by
+the first use, so a worker that forks before it publishes has nothing to mind; after a fork the child starts its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from eventbus.breaker import BreakerState
+from eventbus.bus import Bus as AsyncBus
+from eventbus.clock import Clock, seconds
+from eventbus.config import Settings
+from eventbus.errors import EventBusError
+from eventbus.event import Deliver, Event, Require
+from eventbus.receipt import PublishStatistics, Receipt
+from eventbus.schemas import Schemas
+from eventbus.store import Durability, Store
+
+__all__ = ["Bus"]
+
+_log = logging.getLogger("eventbus.blocking")
+
+T = TypeVar("T")
+
+EXIT_MS: Final = 5_000
+"""At the end of the process, buses that were not closed have this long to store what waits."""
+GRACE_MS: Final = 2_000
+"""And this long, beyond what a call to `close` allows, to close their connections."""
+
+
+class _Runner:
+    """The event loop of this process and its thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Coroutine[Any, Any, T], *, limit_ms: int | None = None) -> T:
+        """Run a coroutine in the loop and wait for it, as a rule as long as it takes: what is given has a deadline.
+
+        Whatever interrupts the wait cancels the coroutine.
+
+        Raises:
+            EventBusError: `limit_ms` is over, or the call comes from the loop's own thread.
+        """
+        if self._thread is threading.current_thread():
+            work.close()
+            raise EventBusError("a callback of the bus must not wait for the bus: it runs in the bus's own thread")
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._started())
+        try:
+            return future.result(None if limit_ms is None else seconds(limit_ms))
+        except TimeoutError:
+            if future.done():
+                raise
+            future.cancel()
+            raise EventBusError(f"the bus was not closed within {limit_ms} ms") from None
+        except BaseException:
+            # KeyboardInterrupt, or an exception that a signal handler raised: nobody waits any more.
+            future.cancel()
+            raise
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a coroutine run in the loop, if there is one. Called when a bus is collected as garbage: never waits."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(work(), loop)
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_forever, args=(loop,), name="eventbus", daemon=True)
+                self._thread.start()
+                self._loop = loop
+            return self._loop
+
+    def stop(self) -> None:
+        """End the loop and its thread; the next use starts them anew."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(seconds(GRACE_MS))
+        if not thread.is_alive():
+            loop.close()
+
+
+def _forever(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+
+
+_runner = _Runner()
+_buses: weakref.WeakSet[Bus] = weakref.WeakSet()
+# What a forked child has of its parent's loop and connections. They share file descriptors with the parent's (also the
+# one that says what the loop waits for), so the child must not touch them, not even by collecting them as garbage.
+_left_to_the_parent: list[object] = []
+
+
+class Bus:
+    """`eventbus.Bus` with calls that wait, safe to use from many threads at once and after a fork.
+
+    A `with` statement closes it. Without one, make it once (at module level, say), and the end of the process closes
+    it: then what other threads are publishing has a few seconds to be stored.
+
+    Args: as `eventbus.Bus`. `on_breaker` is called in the bus's own thread.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        schemas: Schemas | None = None,
+        on_breaker: Callable[[BreakerState], object] | None = None,
+    ) -> None:
+        self.schemas: Final = schemas or Schemas()
+        self._make = partial(
+            AsyncBus, url, settings=settings, store=store, clock=clock, schemas=self.schemas, on_breaker=on_breaker
+        )
+        self.settings: Final = self._make().settings
+        self._lock = threading.Lock()
+        self._bus: AsyncBus | None = None
+        self._forgotten: weakref.finalize[Any, Any] | None = None
+        self._closed = False
+        _buses.add(self)
+
+    @classmethod
+    def from_env(cls, **overrides: object) -> Self:
+        """Make a bus with the settings of the environment.
+
+        Args:
+            overrides: settings that stand above the environment, by name (`redis_url=...`).
+
+        Raises:
+            ConfigError: a variable has a value that is not allowed.
+        """
+        return cls(settings=Settings.from_env(os.environ, **overrides))
+
+    def __repr__(self) -> str:
+        return f"<blocking Bus, {'closed' if self._closed else 'not used yet' if self._bus is None else 'open'}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def publish(
+        self,
+        *,
+        user: str,
+        type: str,
+        data: Mapping[str, Any],
+        id: str | None = None,
+        thread: str | None = None,
+        run: str | None = None,
+        deliver: Deliver | str = Deliver.EACH,
+        require: Require | Mapping[str, Any] | None = None,
+        expires_ms: int | None = None,
+        trace: str | None = None,
+        time_ms: int | None = None,
+        durability: Durability | str | None = None,
+        deadline_ms: int | None = None,
+    ) -> Receipt:
+        """Store an event for a user and wait until it is: as `eventbus.Bus.publish`, with its arguments and errors.
+
+        Interrupted (KeyboardInterrupt), it leaves open whether the event is stored.
+        """
+        bus = self._opened()
+        return _runner.run(
+            bus.publish(
+                user=user,
+                type=type,
+                data=data,
+                id=id,
+                thread=thread,
+                run=run,
+                deliver=deliver,
+                require=require,
+                expires_ms=expires_ms,
+                trace=trace,
+                time_ms=time_ms,
+                durability=durability,
+                deadline_ms=deadline_ms,
+            )
+        )
+
+    def publish_many(
+        self,
+        events: Sequence[Mapping[str, Any] | Event],
+        *,
+        durability: Durability | str | None = None,
+        deadline_ms: int | None = None,
+    ) -> list[Receipt]:
+        """Store several events and wait until they are: as `eventbus.Bus.publish_many`, with its errors."""
+        return _runner.run(self._opened().publish_many(events, durability=durability, deadline_ms=deadline_ms))
+
+    def statistics(self) -> PublishStatistics:
+        """What was published, what waits, how the breaker stands, in this process."""
+        return _runner.run(_statistics(self._opened()))
+
+    def close(self, timeout_ms: int | None = None) -> None:
+        """Take nothing more, wait until what other threads publish is stored or has failed, close the connections.
+
+        Args:
+            timeout_ms: the longest wait; the publish deadline when absent.
+        """
+        with self._lock:
+            self._closed = True
+            bus, self._bus = self._bus, None
+        _buses.discard(self)
+        if self._forgotten is not None:
+            self._forgotten.detach()
+        if bus is not None:
+            wait_ms = self.settings.publish.publish_deadline_ms if timeout_ms is None else timeout_ms
+            _runner.run(bus.aclose(wait_ms), limit_ms=wait_ms + GRACE_MS)
+
+    def _opened(self) -> AsyncBus:
+        with self._lock:
+            if self._closed:
+                raise EventBusError("the bus is closed: make a new one")
+            if self._bus is None:
+                bus = self._make()
+                _runner.run(bus.__aenter__())
+                self._bus = bus
+                # A bus that is dropped without being closed must not keep its connections until the process ends.
+                self._forgotten = weakref.finalize(self, _runner.begin, bus.aclose)
+                self._forgotten.atexit = False
+            return self._bus
+
+    def _after_fork(self) -> None:
+        _left_to_the_parent.append(self._bus)
+        self._lock = threading.Lock()
+        self._bus = None
+        if self._forgotten is not None:
+            self._forgotten.detach()
+
+
+async def _statistics(bus: AsyncBus) -> PublishStatistics:
+    return bus.statistics()
+
+
+def _after_fork_in_child() -> None:
+    """The child has neither the thread nor, perhaps, the locks that another thread held: it begins anew."""
+    global _runner
+    _left_to_the_parent.append(_runner)
+    _left_to_the_parent.append(_runner._loop)
+    _runner = _Runner()
+    for bus in list(_buses):
+        bus._after_fork()
+
+
+def _at_exit() -> None:
+    for bus in list(_buses):
+        try:
+            bus.close(EXIT_MS)
+        except Exception:
+            _log.exception("a bus could not be closed at the end of the process")
+    _runner.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)
