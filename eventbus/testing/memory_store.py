@@ -130,6 +130,12 @@ class MemoryStore(FaultSwitches):
         if stream is not None:
             stream.groups.pop(session, None)
 
+    def misplace_group(self, user: UserId, session: SessionId, position: EntryId) -> None:
+        """A session's group stands elsewhere than it read, ahead of the stream too, as a failover may leave it (D4)."""
+        group = self._user(user).group(session)
+        if group is not None:
+            group.position = entry_order(position)
+
     def lose_live(self, user: UserId) -> None:
         """The hash of the user's live sessions is gone, as if it had expired."""
         self._user(user).live.clear()

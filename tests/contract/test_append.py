@@ -62,10 +62,10 @@ async def test_event_id_twice_in_one_batch_is_stored_once(world: World) -> None:
 @pytest.mark.requirement("R4")
 async def test_event_id_is_known_for_the_whole_dedupe_window(make_world: MakeWorld) -> None:
     """Also when the window lies across the edge of a bucket."""
-    world = await make_world(dedupe_ms=400)
+    world = await make_world(dedupe_ms=800)
     (first,) = await world.append(event("e1"))
     now_ms = await world.store.ping()
-    await world.pass_time(400 - now_ms % 400)
+    await world.pass_time(800 - now_ms % 800)
 
     (again,) = await world.append(event("e1"))
 

@@ -126,13 +126,13 @@ async def test_user_who_is_away_wakes_nobody(world: World, listen: Listen) -> No
 @pytest.mark.corner("D16")
 async def test_session_that_was_silent_for_too_long_wakes_nobody(make_world: MakeWorld, listen: Listen) -> None:
     """Also while another session of the user keeps the hash alive."""
-    world = await make_world(live_ttl_ms=400)
+    world = await make_world(live_ttl_ms=600)
     ear, other = await listen(world, NODE), await listen(world, OTHER_NODE)
     await world.open(FIRST)
     await world.open(DESK, node=OTHER_NODE)
-    await world.pass_time(250)
+    await world.pass_time(350)
     await world.store.heartbeat([DESK], OTHER_NODE)
-    await world.pass_time(250)
+    await world.pass_time(350)
 
     await world.publish("e0")
 

@@ -367,7 +367,7 @@ async def test_redelivery_counts_and_is_ready(world: World) -> None:
 
     first, second = await world.store.pending(ALICE, PHONE, ENTRY_ZERO, 10)
     assert [(record.id, record.attempts) for record in (first, second)] == [(entries[0], 2), (entries[1], 1)]
-    assert first.idle_ms < 50 <= second.idle_ms
+    assert second.idle_ms - first.idle_ms >= 50
 
 
 @pytest.mark.corner("D11")
@@ -551,10 +551,10 @@ async def test_heartbeat_tells_what_the_sweep_wants_to_know(world: World) -> Non
 
 @pytest.mark.corner("D17")
 async def test_heartbeats_keep_a_session_live(make_world: MakeWorld) -> None:
-    world = await make_world(live_ttl_ms=300)
+    world = await make_world(live_ttl_ms=500)
     await world.open(FENCE)
-    for _ in range(4):
-        await world.pass_time(100)
+    for _ in range(3):
+        await world.pass_time(200)
         assert list(await world.store.heartbeat([FENCE], NODE)) == [Beat(state=BeatState.HELD)]
 
     await world.publish("e0")

@@ -398,6 +398,38 @@ async def test_new_session_with_a_cursor_that_was_rolled_back_reads_on_from_what
 
 
 @pytest.mark.corner("D4")
+async def test_cursor_of_a_stream_of_which_nothing_survived_is_a_gap(world: World) -> None:
+    opened = await world.open(FIRST)
+    snapshot = await world.power.snapshot(ALICE)
+    (lost,) = await world.publish("lost")
+    await world.read(FIRST)
+    await world.ack(FIRST, lost)
+    await world.power.roll_back(ALICE, snapshot)
+
+    attached = await world.open(SECOND, cursor=lost, epoch=opened.epoch)
+
+    assert attached.gap == StoreGap(reason=GapReason.ROLLBACK, after=lost, before=None)
+    assert (attached.position, attached.tail) == (ENTRY_ZERO, ENTRY_ZERO)
+    await world.publish("e0")
+    assert await world.received(SECOND) == ["e0"]
+
+
+@pytest.mark.corner("D4")
+async def test_group_ahead_of_its_stream_goes_back_instead_of_reading_nothing(world: World) -> None:
+    """Also for a client that has no cursor to compare."""
+    opened, entries = await settled(world, "e0", "e1")
+    ms, _ = entry_order(entries[1])
+    await world.power.misplace_group(ALICE, PHONE, EntryId(f"{ms + 3_600_000}-0"))
+
+    attached = await world.open(SECOND, epoch=opened.epoch)
+
+    assert attached.gap == StoreGap(reason=GapReason.ROLLBACK, after=entries[1], before=None)
+    assert attached.position == entries[1]
+    await world.publish("e2")
+    assert await world.received(SECOND) == ["e2"]
+
+
+@pytest.mark.corner("D4")
 @pytest.mark.corner("D1")
 async def test_live_session_finds_a_rollback_when_it_re_attaches(world: World) -> None:
     opened, entries = await settled(world, "e0")

@@ -60,6 +60,9 @@ class Power(Protocol):
     async def lose_group(self, user: UserId, session: SessionId) -> None:
         """The session's group is gone, the stream is not."""
 
+    async def misplace_group(self, user: UserId, session: SessionId, position: EntryId) -> None:
+        """The session's group stands at `position`, wherever it read."""
+
     async def lose_live(self, user: UserId) -> None:
         """The hash of live sessions is gone."""
 
@@ -187,6 +190,9 @@ class MemoryPower:
     async def lose_group(self, user: UserId, session: SessionId) -> None:
         self._store.lose_group(user, session)
 
+    async def misplace_group(self, user: UserId, session: SessionId, position: EntryId) -> None:
+        self._store.misplace_group(user, session, position)
+
     async def lose_live(self, user: UserId) -> None:
         self._store.lose_live(user)
 
@@ -234,6 +240,10 @@ class RedisPower:
     async def lose_group(self, user: UserId, session: SessionId) -> None:
         with self._client() as client:
             assert client.xgroup_destroy(self._key("s", user), session) == 1
+
+    async def misplace_group(self, user: UserId, session: SessionId, position: EntryId) -> None:
+        with self._client() as client:
+            client.xgroup_setid(self._key("s", user), session, position)
 
     async def lose_live(self, user: UserId) -> None:
         with self._client() as client:
