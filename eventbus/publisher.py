@@ -81,6 +81,7 @@ class Publisher:
             open_max_ms=settings.breaker_open_max_ms,
         )
         self._told_state = BreakerState.CLOSED
+        self._was_connected = False  # of a store that says so (`connected`), when it was last looked at
 
         self._lines: dict[UserId, Line] = {}
         self._ready: deque[Line] = deque()
@@ -200,6 +201,12 @@ class Publisher:
         """Sends what is ready, one item of each line."""
         self._flush_scheduled = False
         now_ms = self._clock.monotonic_ms()
+        if getattr(self._store, "connected", True):
+            self._was_connected = True
+        elif self._was_connected:
+            # The connection went away between two calls, so no call has failed, and who answers next may be another.
+            self._was_connected = False
+            self._kept.doubt(now_ms)
         while self._ready and len(self._calls) < MAX_CALLS and not self._ended:
             permit = self._breaker.ask(now_ms)
             if permit is Permit.WAIT:

@@ -199,6 +199,11 @@ class Batcher:
         """The `run_id` of the server of the last connection, empty before the first."""
         return self._primary
 
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands."""
+        return self._connection is not None
+
     def statistics(self) -> dict[str, int]:
         """Whole numbers for metrics: connections made, calls waiting, calls unanswered."""
         return {"connections": self._connections, "waiting": len(self._queue), "unanswered": len(self._sent)}

@@ -115,6 +115,11 @@ class RedisStore(Operating):
         """The `run_id` of the server of the last connection, empty before the first."""
         return self._link.primary
 
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands: if none does, the next call makes one, perhaps to another server than before."""
+        return self._link.connected
+
     async def aclose(self) -> None:
         await asyncio.gather(*(subscription.aclose() for subscription in self._subscriptions))
         self._subscriptions.clear()

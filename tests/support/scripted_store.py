@@ -33,6 +33,7 @@ class ScriptedStore(MemoryStore):
         batches: the event ids of each call of `append`, in order.
         durabilities: what each call wanted.
         primary: the server that answers.
+        connected: whether a connection stands, as a store over a network would say.
         gate: calls wait here before they take effect, unless it is set (it is).
         defect: what `append` raises instead of answering, once.
         pings: how often it was pinged; `ping_error` is what a ping raises.
@@ -45,6 +46,7 @@ class ScriptedStore(MemoryStore):
         self.batches: list[list[str]] = []
         self.durabilities: list[Durability] = []
         self.primary = "primary-1"
+        self.connected = True
         self.gate = asyncio.Event()
         self.gate.set()
         self.defect: BaseException | None = None

@@ -666,6 +666,17 @@ async def test_events_lost_in_a_failover_are_stored_again_in_their_order_before_
 
 
 @pytest.mark.requirement("R2")
+@pytest.mark.requirement("R2")
+async def test_a_failover_between_two_publishes_is_noticed_before_the_next_event_is_stored() -> None:
+    async with world() as w:
+        for _ in range(3):
+            await w.publish()
+        w.store.fail_over(losing=["e2", "e3"])
+        w.store.connected = False  # the old server's connection ended while nothing was under way
+        await w.publish()
+        assert w.store.streams["ada"] == ["e1", "e2", "e3", "e4"]
+
+
 async def test_users_who_publish_nothing_have_their_lost_events_back_too() -> None:
     async with world() as w:
         await w.publish("ada")
