@@ -60,18 +60,18 @@ class Operating:
     """The part of a `RedisStore` that looks at nodes, sessions, dead letters and the server.
 
     Args:
-        link: the data connection.
-        keys: the names.
+        link: the data connection, also an attribute.
+        keys: the names, also an attribute.
         commands: of the installation.
     """
 
     def __init__(self, link: Batcher, keys: Keys, commands: Commands) -> None:
-        self._link = link
-        self._keys = keys
+        self.link = link
+        self.keys = keys
         self._commands = commands
 
     async def _call(self, command: Command[T]) -> T:
-        result = await self._link.execute(command)
+        result = await self.link.execute(command)
         if isinstance(result, StoreError):
             raise result
         return result
@@ -84,7 +84,7 @@ class Operating:
 
     async def leave_node(self, node: NodeName) -> None:
         """See `Store.leave_node`."""
-        await self._call(Command(("HDEL", self._keys.nodes, node), nothing))
+        await self._call(Command(("HDEL", self.keys.nodes, node), nothing))
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """See `Store.nodes`."""
@@ -92,12 +92,12 @@ class Operating:
 
     async def probe(self, node: NodeName, token: str) -> None:
         """See `Store.probe`. Tokens spread over the partitions, so that over time each channel is tried."""
-        number = self._keys.partition_of(token)
-        key = self._keys.probe(node, number)
-        write = self._link.execute(Command(("SET", key, token, "PX", _PROBE_LIFE_MS), nothing))
-        read = self._link.execute(Command(("GET", key), text_or_none))
-        tell = self._link.execute(
-            Command(("SPUBLISH", self._keys.partition(number).channel + node, probe_message(token)), nothing)
+        number = self.keys.partition_of(token)
+        key = self.keys.probe(node, number)
+        write = self.link.execute(Command(("SET", key, token, "PX", _PROBE_LIFE_MS), nothing))
+        read = self.link.execute(Command(("GET", key), text_or_none))
+        tell = self.link.execute(
+            Command(("SPUBLISH", self.keys.partition(number).channel + node, probe_message(token)), nothing)
         )
         results = (await write, await read, await tell)
         for result in results:
@@ -124,11 +124,11 @@ class Operating:
         for _ in range(_SCAN_ROUNDS):
             at, keys = await self._call(
                 Command(
-                    ("SCAN", at, "MATCH", self._keys.stream_pattern(), "COUNT", max(10, count), "TYPE", "stream"),
+                    ("SCAN", at, "MATCH", self.keys.stream_pattern(), "COUNT", max(10, count), "TYPE", "stream"),
                     scan_page,
                 )
             )
-            users += [user for key in keys if (user := self._keys.user_of_stream(key)) is not None]
+            users += [user for key in keys if (user := self.keys.user_of_stream(key)) is not None]
             if at == "0":
                 return users, ""
             if users:
@@ -139,7 +139,7 @@ class Operating:
         self, user: UserId, after: EntryId, count: int
     ) -> Sequence[tuple[EntryId, ConfirmationRecord]]:
         """See `Store.confirmations`."""
-        key = self._keys.user(user).records
+        key = self.keys.user(user).records
         return await self._call(
             Command(
                 ("XRANGE", key, f"({after}", "+", "COUNT", count),
@@ -151,7 +151,7 @@ class Operating:
 
     async def dead_letters(self, partition: int, after: EntryId, count: int) -> Sequence[DeadLetterRecord]:
         """See `Store.dead_letters`."""
-        key = self._keys.partition(partition).dead
+        key = self.keys.partition(partition).dead
         return await self._call(
             Command(
                 ("XRANGE", key, f"({after}", "+", "COUNT", count),
@@ -162,8 +162,8 @@ class Operating:
     async def dead_letter_partitions(self) -> Sequence[int]:
         """See `Store.dead_letter_partitions`. One XLEN a partition, all in one write."""
         futures: list[asyncio.Future[int | StoreError]] = [
-            self._link.execute(Command(("XLEN", self._keys.partition(number).dead), whole))
-            for number in range(self._keys.partitions)
+            self.link.execute(Command(("XLEN", self.keys.partition(number).dead), whole))
+            for number in range(self.keys.partitions)
         ]
         found: list[int] = []
         for number, future in enumerate(futures):
@@ -178,9 +178,9 @@ class Operating:
 
     async def info(self) -> StoreInfo:
         """See `Store.info`. Settings that the user may not read are left out."""
-        facts = self._link.execute(Command(("INFO",), facts_of))
-        clock = self._link.execute(Command(("TIME",), time_ms_of))
-        config = self._link.execute(Command(("CONFIG", "GET", *_DOCTOR_SETTINGS), settings_of))
+        facts = self.link.execute(Command(("INFO",), facts_of))
+        clock = self.link.execute(Command(("TIME",), time_ms_of))
+        config = self.link.execute(Command(("CONFIG", "GET", *_DOCTOR_SETTINGS), settings_of))
         known, time_ms, settings = await facts, await clock, await config
         if isinstance(known, StoreError):
             raise known

@@ -108,23 +108,23 @@ class RedisStore(Operating):
         return store
 
     def __repr__(self) -> str:
-        return f"<RedisStore {self._link!r} subscriptions={len(self._subscriptions)}>"
+        return f"<RedisStore {self.link!r} subscriptions={len(self._subscriptions)}>"
 
     @property
     def primary(self) -> str:
         """The `run_id` of the server of the last connection, empty before the first."""
-        return self._link.primary
+        return self.link.primary
 
     @property
     def connected(self) -> bool:
         """Whether a connection stands: if none does, the next call makes one, perhaps to another server than before."""
-        return self._link.connected
+        return self.link.connected
 
     async def aclose(self) -> None:
         await asyncio.gather(*(subscription.aclose() for subscription in self._subscriptions))
         self._subscriptions.clear()
         await self._durable.aclose()
-        await self._link.aclose()
+        await self.link.aclose()
 
     # --- publishing -------------------------------------------------------------------------------------------------
 
@@ -133,10 +133,10 @@ class RedisStore(Operating):
     ) -> Sequence[Appended | StoreError]:
         if durability is Durability.FSYNC and (missing := await self._durable.fsync_missing()):
             return [missing] * len(events)
-        futures = [self._link.execute(self._commands.append(event)) for event in events]
+        futures = [self.link.execute(self._commands.append(event)) for event in events]
         results: list[Appended | StoreError] = [await future for future in futures]
         if durability is Durability.REPLICATED and any(isinstance(result, Appended) for result in results):
-            partition = self._keys.user(events[0].user).partition
+            partition = self.keys.user(events[0].user).partition
             if missing := await self._durable.replicas_missing(partition):
                 return [missing if isinstance(result, Appended) else result for result in results]
         return results
@@ -172,7 +172,7 @@ class RedisStore(Operating):
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
         futures = [
-            self._link.execute(
+            self.link.execute(
                 self._commands.ack(request.user, request.session, request.entries, record=self._record_acks)
             )
             if request.entries
@@ -198,7 +198,7 @@ class RedisStore(Operating):
         for place, item in enumerate(items):
             places.setdefault(user_of(item), []).append(place)
         futures = [
-            (found, self._link.execute(command(user, [items[place] for place in found])))
+            (found, self.link.execute(command(user, [items[place] for place in found])))
             for user, found in places.items()
         ]
         results: dict[int, R | StoreError] = {}
@@ -223,18 +223,18 @@ class RedisStore(Operating):
         return await self._call(self._commands.history(user, after, count, _fresh_epoch()))
 
     async def entry(self, user: UserId, entry: EntryId) -> StoredEntry | None:
-        found = await self._call(Command(("XRANGE", self._keys.user(user).stream, entry, entry), read_entries))
+        found = await self._call(Command(("XRANGE", self.keys.user(user).stream, entry, entry), read_entries))
         return found[0] if found else None
 
     # --- tickets ----------------------------------------------------------------------------------------------------
 
     async def put_ticket(self, ticket: Ticket) -> None:
         await self._call(
-            Command(("SET", self._keys.ticket(ticket.ticket), ticket.claims, "PX", ticket.life_ms), nothing)
+            Command(("SET", self.keys.ticket(ticket.ticket), ticket.claims, "PX", ticket.life_ms), nothing)
         )
 
     async def take_ticket(self, ticket: str) -> str | None:
-        return await self._call(Command(("GETDEL", self._keys.ticket(ticket)), text_or_none))
+        return await self._call(Command(("GETDEL", self.keys.ticket(ticket)), text_or_none))
 
     # --- listening --------------------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class RedisStore(Operating):
         ping_ms, silence_ms = self._subscription_ms
         subscription = Subscription(
             self._url,
-            self._keys.channels(node),
+            self.keys.channels(node),
             listener,
             timeout_ms=self._timeout_ms,
             ping_ms=ping_ms,

@@ -1,0 +1,227 @@
+"""The header of each Lua script against the script itself and against the typed function that calls it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eventbus.store
+from eventbus.config import StoreSettings
+from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
+from eventbus.store import (
+    Append,
+    Attach,
+    AttachMode,
+    DeadLetter,
+    Fence,
+    NodeRecord,
+    ReadRequest,
+    Redelivery,
+    ReleaseReason,
+    Start,
+)
+from eventbus.store.batcher import Command
+from eventbus.store.commands import Commands
+from eventbus.store.keys import Keys, UserKeys
+from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
+
+LUA = Path(eventbus.store.__file__).parent / "lua"
+
+USER, SESSION, CONNECTION, NODE = UserId("alice"), SessionId("phone"), ConnectionId("c" * 32), NodeName("node-1")
+ENTRY, EVENT = EntryId("17-3"), EventId("event-1")
+FENCE = Fence(user=USER, session=SESSION, connection=CONNECTION)
+SETTINGS = StoreSettings(
+    retention_ms=7_000_001,
+    session_ttl_ms=7_000_002 - 2,
+    dedupe_ms=100_003,
+    live_ttl_ms=90_004,
+    dead_letter_ttl_ms=600_005,
+    max_stream_entries=5_006,
+    max_stream_bytes=1_000_007,
+)
+KEYS = Keys("eb", 16)
+COMMANDS = Commands(KEYS, SETTINGS)
+
+CALLS: dict[str, Command[Any]] = {
+    "ack": COMMANDS.ack(USER, SESSION, [ENTRY, ENTRY], record=True),
+    "append": COMMANDS.append(Append(user=USER, event=EVENT, body=b"body")),
+    "attach": COMMANDS.attach(
+        Attach(
+            fence=FENCE,
+            node=NODE,
+            mode=AttachMode.OPEN,
+            start=Start.NEW,
+            cursor=ENTRY,
+            epoch=None,
+            live_limit=11,
+            known_limit=44,
+        ),
+        "fresh",
+    ),
+    "beat_node": COMMANDS.beat_node(
+        NodeRecord(node=NODE, address="127.0.0.1:1", version="1", state="ready", started_ms=1, figures={})
+    ),
+    "dead_letter": COMMANDS.dead_letter(
+        FENCE, DeadLetter(id=ENTRY, event=EVENT, type="note", reason="no_ack", attempts=5, body=b"body")
+    ),
+    "detach": COMMANDS.detach(FENCE, ENTRY),
+    "end_session": COMMANDS.end_session(USER, SESSION),
+    "heartbeat": COMMANDS.heartbeat(USER, [FENCE, FENCE], NODE),
+    "history": COMMANDS.history(USER, ENTRY, 10, "fresh"),
+    "nodes": COMMANDS.nodes(),
+    "pending": COMMANDS.read_pending(FENCE, ENTRY, 10),
+    "read": COMMANDS.read_new(
+        USER, [ReadRequest(fence=FENCE, count=9), ReadRequest(fence=FENCE, count=9, verify=ENTRY)]
+    ),
+    "redeliver": COMMANDS.redeliver(FENCE, [Redelivery(id=ENTRY, attempts=2), Redelivery(id=ENTRY, attempts=3)]),
+    "release": COMMANDS.release(FENCE, [ENTRY, ENTRY], ReleaseReason.FILTERED),
+    "sessions": COMMANDS.sessions(USER),
+    "waiting": COMMANDS.waiting(USER, SESSION, ENTRY, 10),
+}
+
+# What an argument of each name must carry, so that no two are mixed up; the units are part of the names.
+EXPECTED: dict[str, Any] = {
+    "user": USER,
+    "session": SESSION,
+    "connection": CONNECTION,
+    "node": NODE,
+    "id": ENTRY,
+    "event": EVENT,
+    "cursor": ENTRY,
+    "after": ENTRY,
+    "body": b"body",
+    "retention_ms": SETTINGS.retention_ms,
+    "session_ttl_ms": SETTINGS.session_ttl_ms,
+    "dedupe_ms": SETTINGS.dedupe_ms,
+    "live_ttl_ms": SETTINGS.live_ttl_ms,
+    "max_entries": SETTINGS.max_stream_entries,
+    "max_bytes": SETTINGS.max_stream_bytes,
+    "policy": "gap",
+    "live_limit": 11,
+    "known_limit": 44,
+    "fresh_epoch": "fresh",
+    "channel": KEYS.user(USER).partition.channel,
+    "mode": "open",
+    "start": "new",
+    "reason": ("no_ack", "filtered"),
+    "level": "received",
+    "type": "note",
+    "life_ms": (SETTINGS.dead_letter_ttl_ms, 15_000),
+    "attempts": (5, 2, 3),
+    "count": (9, 10),
+    "verify": ("", ENTRY),
+}
+
+
+def key_called(name: str) -> str:
+    """The key that a header calls `name`."""
+    keys: UserKeys = KEYS.user(USER)
+    if name == "nodes":
+        return KEYS.nodes
+    found: str = getattr(keys, name) if hasattr(keys, name) else getattr(keys.partition, name)
+    return found
+
+
+@pytest.fixture(params=NAMES)
+def each(request: pytest.FixtureRequest) -> Script:
+    return script(request.param)
+
+
+def test_every_file_is_a_script_and_every_script_is_called() -> None:
+    assert {path.stem for path in LUA.glob("*.lua")} == set(NAMES) == set(CALLS) == set(all_scripts())
+
+
+def test_call_passes_the_keys_that_the_header_names(each: Script) -> None:
+    verb, sha, count, *rest = CALLS[each.name].arguments
+    assert (verb, sha) == ("EVALSHA", each.sha)
+    assert count == len(each.keys)
+    assert rest[: len(each.keys)] == [key_called(name) for name in each.keys]
+
+
+def test_call_passes_the_arguments_that_the_header_names(each: Script) -> None:
+    given = CALLS[each.name].arguments[3 + len(each.keys) :]
+    once = len(each.arguments) - len(each.repeated)
+    assert each.arguments[once:] == each.repeated, "what is repeated comes last"
+    names = list(each.arguments[:once])
+    if each.repeated:
+        groups, left = divmod(len(given) - once, len(each.repeated))
+        assert (groups, left) == (2, 0)
+        names += list(each.repeated) * groups
+    assert len(given) == len(names)
+    for name, value in zip(names, given, strict=True):
+        expected = EXPECTED.get(name)
+        if expected is not None:
+            assert value in expected if isinstance(expected, tuple) else value == expected, name
+
+
+def test_script_uses_every_key_and_argument_and_no_other(each: Script) -> None:
+    code = "\n".join(line for line in each.text.splitlines() if not line.lstrip().startswith("--"))
+    used = {int(number) for number in re.findall(r"KEYS\[(\d+)", code)}
+    if each.name == "append":
+        used |= {3, 4}  # the two buckets, whose number is computed
+    assert used == set(range(1, len(each.keys) + 1))
+    arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
+    once = len(each.arguments) - len(each.repeated)
+    assert arguments == set(range(1, once + 1))
+    loops = re.findall(r"= (\d+), #ARGV", code)
+    assert set(loops) == ({str(once + 1)} if each.repeated else set())
+
+
+def test_no_key_is_made_up_in_a_script(each: Script) -> None:
+    """All keys in KEYS, one hash tag: else a cluster refuses the script."""
+    assert not re.search(r"'eb:|\{[0-9]+\}:", each.text)
+
+
+def test_scripts_work_when_memory_is_full_but_append(each: Script) -> None:
+    """D14: a full Redis can be drained."""
+    first = each.text.splitlines()[0]
+    assert ("allow-oom" in first) == (each.name != "append")
+
+
+def test_header_says_what_comes_back(each: Script) -> None:
+    assert each.returns
+
+
+def test_scripts_have_hashes_of_their_own() -> None:
+    assert len({script(name).sha for name in NAMES}) == len(NAMES)
+
+
+HEADER = """#!lua flags=allow-oom
+-- Does something.
+--
+-- KEYS
+--   stream           the user's stream
+-- ARGV
+--   id...            repeated: an entry id
+-- Returns
+--   a number
+--@include order
+
+return 1
+"""
+
+
+def test_header_is_read() -> None:
+    made = parse_script("some", HEADER, {"order": "-- order\n"})
+    assert (made.keys, made.arguments, made.repeated) == (("stream",), ("id",), ("id",))
+    assert made.returns == "a number"
+    assert "-- order\n\nreturn 1" in made.text
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda text: text.replace("#!lua flags=allow-oom\n", ""),
+        lambda text: text.replace("-- KEYS\n", ""),
+        lambda text: text.replace("-- Returns\n--   a number\n", ""),
+        lambda text: text.replace("-- Does something.\n", ""),
+        lambda text: text.replace("--   stream           the user's stream", "-- stream"),
+    ],
+)
+def test_header_that_is_not_whole_is_refused(break_it: Callable[[str], str]) -> None:
+    with pytest.raises(ValueError, match=r"some\.lua"):
+        parse_script("some", break_it(HEADER), {"order": ""})
