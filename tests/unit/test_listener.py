@@ -27,6 +27,7 @@ from eventbus.errors import CloseCode, StoreUnavailable
 from gateway.handshake import Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
 from gateway.listener import ListenerSettings, serve
 from gateway.outbox import text_frame
+from gateway.upgrade import Route as Origin
 from gateway.websocket import Connection, SocketSettings
 from tests.support.loops import on_both_loops
 from tests.support.raw_websocket import (
@@ -35,6 +36,7 @@ from tests.support.raw_websocket import (
     PONG,
     TEXT,
     Door,
+    FakeTransport,
     RawClient,
     Recorder,
     client_frame,
@@ -370,6 +372,17 @@ async def test_handler_accepted_for_a_client_that_has_left_is_told() -> None:
         assert not listener.sockets.connections
 
 
+@on_both_loops
+async def test_handler_accepted_at_once_for_a_client_that_has_left_is_told() -> None:
+    door = Door()
+    async with listening(door) as listener:
+        transport = FakeTransport()
+        transport.abort()
+        listener.upgrades.begin(transport, upgrade_head(), b"", Origin(peer="192.0.2.1", scheme="http"))
+        assert door.handlers[0].closes == [(CloseCode.ABNORMAL, "")]
+        assert transport.writes == []
+
+
 @pytest.mark.requirement("R25")
 @on_both_loops
 async def test_decision_that_takes_too_long_is_a_503() -> None:
@@ -500,6 +513,18 @@ async def test_junk_is_answered_or_cut_off_and_hurts_nobody(junk: bytes) -> None
         async with connected(listener.port) as client:
             client.write(GET)
             assert (await client.response())[2] == b"hello"
+
+
+@on_both_loops
+async def test_client_is_not_blamed_for_a_body_that_the_application_does_not_read() -> None:
+    site = Site()
+    async with listening(Door(), site.app, body_timeout_ms=20) as listener, connected(listener.port) as client:
+        client.write(b"GET /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n", b"x" * 300_000)
+        await site.started.wait()
+        late = asyncio.get_running_loop().time() + 0.1
+        await until(lambda: asyncio.get_running_loop().time() > late)
+        site.release.set()
+        assert (await client.response())[2] == b"at last"
 
 
 # Proxies.

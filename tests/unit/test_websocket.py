@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -204,7 +205,14 @@ def test_text_on_the_msgpack_subprotocol_is_1003(bench: Make) -> None:
 def test_what_follows_a_violation_is_not_kept(bench: Make) -> None:
     made = bench()
     made.receive(client_frame(3, b""))
-    made.receive(b"\x81" * 100)
+    chunk = b"\x81" * 100_000
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            made.receive(chunk)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
     made.lose()
     assert made.handler.messages == []
 
