@@ -69,6 +69,7 @@ class Listener:
         self.config.load()
         self.state = ServerState()
         self.heads: set[HeadReader] = set()
+        self._ssl: tls.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
         self._tick: asyncio.TimerHandle | None = None
 
@@ -85,7 +86,31 @@ class Listener:
         Raises:
             OSError: the address is taken or not there.
         """
-        options: dict[str, Any] = {"ssl": ssl, "backlog": self.settings.backlog, "start_serving": False}
+        self._ssl = ssl
+        await self._listen(host, port, sockets)
+        self._date()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it accepts connections."""
+        return bool(self._servers)
+
+    def close_port(self) -> None:
+        """Accept nothing more, and keep all that came in. Other processes that share the port get what comes."""
+        for server in self._servers:
+            server.close()
+        self._servers = []
+
+    async def open_port(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept again, after `close_port`, on bound sockets.
+
+        Raises:
+            OSError: somebody else listens there by now.
+        """
+        await self._listen(None, 0, sockets)
+
+    async def _listen(self, host: str | None, port: int, sockets: Sequence[socket.socket] | None) -> None:
+        options: dict[str, Any] = {"ssl": self._ssl, "backlog": self.settings.backlog, "start_serving": False}
         servers = self._servers
         if sockets is None:
             servers.append(await self.loop.create_server(self._reader, host, port, **options))
@@ -96,7 +121,6 @@ class Listener:
             for listening in server.sockets:
                 _tune(listening)
         self.port = int(servers[0].sockets[0].getsockname()[1])
-        self._date()
         for server in servers:
             await server.start_serving()
 
@@ -106,9 +130,7 @@ class Listener:
 
         Idempotent. Cancellation leaves what still runs to the loop.
         """
-        for server in self._servers:
-            server.close()
-        self._servers = []
+        self.close_port()
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -98,8 +99,12 @@ class Node:
         """The port that it accepts on."""
         return self.listener.port if self.listener else 0
 
-    async def start(self, *, app: ASGIApp | None = None) -> None:
+    async def start(self, *, app: ASGIApp | None = None, sockets: Sequence[socket.socket] | None = None) -> None:
         """Starts everything; returns when the node accepts connections, whether Redis is there or not.
+
+        Args:
+            app: instead of the node's own routes.
+            sockets: bound ones to accept on, instead of the address in the settings; the node closes them.
 
         Raises:
             OSError: the port is taken.
@@ -129,6 +134,7 @@ class Node:
             self.doorkeeper,
             host=listen.host,
             port=listen.port,
+            sockets=sockets,
             ssl=_tls(listen.tls_cert_file, listen.tls_key_file),
             settings=_listener_settings(self.node_settings),
             clock=self.clock,

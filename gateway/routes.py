@@ -40,7 +40,7 @@ from gateway.config import NodeSettings
 from gateway.counters import Counters
 from gateway.identities import claims_of, identity_from_claims
 
-__all__ = ["Services", "client_file", "make_app"]
+__all__ = ["EXCEPTION_HANDLERS", "Services", "answer", "client_file", "make_app"]
 
 EVENTS_MAX: Final = 500
 HISTORY_MAX: Final = 500
@@ -130,7 +130,7 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
                 max_age=600,
             )
         ],
-        exception_handlers={HTTPException: _http_error, EventBusError: _bus_error, Exception: _defect},
+        exception_handlers=EXCEPTION_HANDLERS,
     )
 
 
@@ -193,6 +193,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _defect(request: Request, error: Exception) -> Response:
     # Starlette logs the traceback; the client gets none of it.
     return answer({"error": {"code": "internal", "message": "the node failed; the request may be tried again"}}, 500)
+
+
+EXCEPTION_HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]]] = {
+    HTTPException: _http_error,
+    EventBusError: _bus_error,
+    Exception: _defect,
+}
 
 
 # --- who asks -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""The admin port: metrics and liveness, for operators and their tools. A listener of its own, loopback by default.
+
+What answers is the same whether it is a node that asks itself or a parent that asks its workers: an `Overview`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from eventbus.clock import Clock, SystemClock
+from eventbus.errors import AuthError
+from gateway.auth import Authenticator, Scope, TokenWay, find_token, require_scope
+from gateway.handshake import Decision, Reject, UpgradeRequest
+from gateway.listener import Listener, serve
+from gateway.metrics import Snapshot, exposition
+from gateway.routes import EXCEPTION_HANDLERS, answer
+
+__all__ = ["Overview", "make_admin_app", "serve_admin"]
+
+
+class Overview(Protocol):
+    """Who is asked."""
+
+    async def figures(self) -> Snapshot:
+        """What is measured now; bounded in time."""
+
+    def processes(self) -> Sequence[Mapping[str, object]]:
+        """The processes behind the port, one object each: `node`, `pid`, `state`."""
+
+
+class _NoSockets:
+    """Nobody gets a socket on the admin port."""
+
+    def decide(self, request: UpgradeRequest) -> Decision:
+        message = "no socket on the admin port; connect to the port for clients"
+        return Reject(status=HTTPStatus.NOT_FOUND, code="not_found", message=message)
+
+
+class _Doorman:
+    """Lets in who may: everybody when the port is for this machine alone, else a token with the scope `admin`."""
+
+    def __init__(self, authenticator: Authenticator | None, clock: Clock) -> None:
+        self._authenticator = authenticator
+        self._clock = clock
+
+    def check(self, request: Request) -> None:
+        """Raises: AuthError, Forbidden."""
+        if self._authenticator is None:
+            return
+        source = find_token(request.headers.items(), (), "")
+        if source.value is None or source.way is not TokenWay.HEADER:
+            raise AuthError("no token: give one of scope admin as `Authorization: Bearer <jwt>`", reason="no_token")
+        require_scope(self._authenticator.verify(source.value, self._clock.now_ms()), Scope.ADMIN)
+
+
+def make_admin_app(
+    overview: Overview, *, authenticator: Authenticator | None, clock: Clock | None = None
+) -> Starlette:
+    """Make the HTTP side of the admin port.
+
+    Args:
+        overview: who is asked.
+        authenticator: verifies the token that each request needs; None when the port is for this machine alone.
+        clock: for the tokens.
+    """
+    doorman = _Doorman(authenticator, clock or SystemClock())
+
+    async def metrics(request: Request) -> Response:
+        doorman.check(request)
+        body, media_type = exposition(await overview.figures(), request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
+
+    async def health(request: Request) -> Response:
+        processes = list(overview.processes()) if authenticator is None else []
+        return answer({"status": "alive"} | ({"processes": processes} if processes else {}))
+
+    return Starlette(
+        routes=[Route("/metrics", metrics, methods=["GET"]), Route("/healthz", health, methods=["GET"])],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+
+
+async def serve_admin(app: Starlette, sockets: Sequence[socket.socket], *, clock: Clock | None = None) -> Listener:
+    """Serve the admin port on bound sockets, which `Listener.stop` closes.
+
+    Raises:
+        OSError: somebody else listens there by now.
+    """
+    return await serve(app, _NoSockets(), sockets=sockets, clock=clock)

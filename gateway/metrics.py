@@ -1,0 +1,411 @@
+"""What a node measures, as one table: name, type, help, labels, and how each figure is read.
+
+`snapshot` reads a node's figures, `merged` adds those of several nodes, `exposition` writes them for Prometheus. The
+table in `docs/metrics.md` is made from the same rows (`python -m gateway.metrics > docs/metrics.md`).
+
+No label ever names a user, a session or a run: there are millions of them. Figures of several nodes are added; where a
+sum means nothing the metric has the label `node`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from eventbus.breaker import BreakerState
+from eventbus.ids import NodeName
+from eventbus.receipt import PublishStatistics
+from eventbus.store import GapReason, ReleaseReason
+from gateway.counters import Counters
+from gateway.version import VERSION
+
+__all__ = [
+    "METRICS",
+    "PREFIX",
+    "LoopLag",
+    "Measured",
+    "Metric",
+    "MetricType",
+    "Snapshot",
+    "exposition",
+    "kept_for_good",
+    "merged",
+    "metrics_page",
+    "pack",
+    "snapshot",
+    "unpack",
+]
+
+PREFIX: Final = "eventbus_"
+
+Labels = tuple[str, ...]
+"""The values of a metric's labels, in their order."""
+
+Snapshot = Mapping[tuple[str, Labels], float]
+"""The figures of one moment, by the metric's full name and its labels."""
+
+Figures = Iterable[tuple[Labels, float]]
+
+
+class MetricType(StrEnum):
+    """The two types that are used. Source: Prometheus, metric types."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+class Measured(Protocol):
+    """What is read of a node."""
+
+    @property
+    def name(self) -> NodeName: ...
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def started_ms(self) -> int: ...
+    @property
+    def connections(self) -> int: ...
+    @property
+    def sessions(self) -> int: ...
+    @property
+    def users(self) -> int: ...
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """What waits to be asked of the store, by kind."""
+
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def store_failed_ms(self) -> int:
+        """For how long the store has not answered."""
+
+    @property
+    def publishing(self) -> PublishStatistics:
+        """How the node's publisher stands."""
+
+    @property
+    def lag(self) -> LoopLag: ...
+    def not_ready(self) -> str | None:
+        """Why the node is not ready; None when it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        name: without the prefix and, of a counter, without `_total`.
+        type: whether it only ever rises.
+        help: one sentence for people.
+        labels: their names.
+        known: values of the only label that are there from the start with 0: a counter that appears with its first
+            occurrence hides that one from `rate()`.
+        read: reads the figures of a node; None for what only the parent of several workers measures.
+    """
+
+    name: str
+    type: MetricType
+    help: str
+    labels: Labels = ()
+    known: Labels = ()
+    read: Callable[[Measured], Figures] | None = None
+
+    @property
+    def full_name(self) -> str:
+        """The name that Prometheus sees."""
+        return f"{PREFIX}{self.name}_total" if self.type is MetricType.COUNTER else f"{PREFIX}{self.name}"
+
+    def figures(self, node: Measured) -> Figures:
+        """Every figure of this metric, those of known labels that never occurred included."""
+        if self.read is None:
+            return
+        found = dict(self.read(node))
+        for value in self.known:
+            found.setdefault((value,), 0)
+        yield from found.items()
+
+
+# --- how figures are read ---------------------------------------------------------------------------------------------
+
+
+def _counted(name: str, help: str, label: str | None = None, known: Iterable[str] = ()) -> Metric:
+    """A field of `Counters`: a number, or numbers by one label."""
+
+    def read(node: Measured) -> Figures:
+        value = getattr(node.counters, name)
+        if label is None:
+            return [((), value)]
+        return [((str(key),), count) for key, count in list(value.items())]
+
+    labels = () if label is None else (label,)
+    return Metric(name=name, type=MetricType.COUNTER, help=help, labels=labels, known=tuple(known), read=read)
+
+
+def _published(name: str, help: str, field: str, type: MetricType = MetricType.COUNTER) -> Metric:
+    """A field of the publisher's statistics."""
+    return Metric(name=name, type=type, help=help, read=lambda node: [((), getattr(node.publishing, field))])
+
+
+def _gauge(name: str, help: str, value: Callable[[Measured], float]) -> Metric:
+    return Metric(name=name, type=MetricType.GAUGE, help=help, read=lambda node: [((), value(node))])
+
+
+def _of_node(name: str, help: str, value: Callable[[Measured], float], type: MetricType = MetricType.GAUGE) -> Metric:
+    return Metric(name=name, type=type, help=help, labels=("node",), read=lambda node: [((node.name,), value(node))])
+
+
+def _build(node: Measured) -> Figures:
+    return [((node.name, VERSION, platform.python_version()), 1)]
+
+
+def _waiting(node: Measured) -> Figures:
+    return [((kind,), count) for kind, count in node.waiting.items()]
+
+
+def _breaker(node: Measured) -> Figures:
+    state = node.publishing.breaker
+    return [((node.name, one), float(one == state)) for one in BreakerState]
+
+
+def _resident_bytes(node: Measured) -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return float(used if sys.platform == "darwin" else used * 1024)
+    import resource
+
+    return float(pages * resource.getpagesize())
+
+
+class LoopLag:
+    """How late the event loop was at the worst since the last reading; a look every 100 ms."""
+
+    LOOK_S: Final = 0.1
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
+        self._worst_s = 0.0
+
+    def start(self) -> None:
+        """Begin to look, in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._again(self._loop)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def take_s(self) -> float:
+        """The worst in seconds since this was last asked; a delay that is under way counts."""
+        worst_s, self._worst_s = self._worst_s, 0.0
+        if self._loop is None or self._timer is None:
+            return worst_s
+        return max(worst_s, self._loop.time() - self._due_s, 0.0)
+
+    def _again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due_s = loop.time() + self.LOOK_S
+        self._timer = loop.call_at(self._due_s, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._worst_s = max(self._worst_s, loop.time() - self._due_s)
+        self._again(loop)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+_C, _G = MetricType.COUNTER, MetricType.GAUGE
+
+METRICS: Final[Sequence[Metric]] = (
+    # Connections and sessions.
+    _gauge("connections", "Sockets that are open.", lambda node: node.connections),
+    _gauge("sessions", "Sessions that are attached here.", lambda node: node.sessions),
+    _gauge("users", "Users with a session here; one with sessions on two nodes counts twice.", lambda node: node.users),
+    _counted("connections_opened", "Sockets opened."),
+    _counted("connections_refused", "Handshakes that were turned away, by the error's code.", "code"),
+    _counted("connections_closed", "Sockets closed, by the WebSocket close code.", "code"),
+    _counted("sessions_attached", "Sessions that were opened, by how.", "how", ("new", "resumed")),
+    _counted("reattaches", "Sessions attached again with their socket open, by the cause.", "cause"),
+    # Events.
+    _counted("events_published", "Events taken by `POST /v1/events`."),
+    _counted("events_delivered", "Events sent to a session for the first time."),
+    _counted("events_redelivered", "Events sent to a session again."),
+    _counted("events_acked", "Events that a client's ack released."),
+    _counted("events_nacked", "Nacks of clients."),
+    _counted("events_released", "Events that the node took off a session itself.", "reason", ReleaseReason),
+    _counted("events_dead_lettered", "Events given up after the last attempt.", "reason"),
+    _counted("gaps", "Gaps announced to sessions.", "reason", GapReason),
+    # Frames.
+    _counted("frames_received", "Frames of clients."),
+    _counted("frames_refused", "Frames of clients that were answered by an error.", "code"),
+    # The store.
+    _of_node(
+        "ready", "Whether the node is ready (write, wake-up and read came back).", lambda node: not node.not_ready()
+    ),
+    _of_node("draining", "Whether the node is about to end.", lambda node: node.draining),
+    _of_node("store_up", "Whether the store answers.", lambda node: node.store_failed_ms == 0),
+    _counted("store_errors", "Calls to the store that failed, by the error's code.", "code"),
+    _counted("wakeups", "Wake-ups that came."),
+    _counted("subscriptions", "Subscriptions to the wake-ups; more than one means that they were lost in between."),
+    Metric(
+        name="backlog",
+        type=_G,
+        help="What waits for the node's next call to the store, by kind.",
+        labels=("kind",),
+        read=_waiting,
+    ),
+    # The node's publisher.
+    _published("publish_duplicates", "Publishes that the store knew already.", "duplicates"),
+    _published("publish_failures", "Publishes that failed for good.", "failed"),
+    _published("publish_retries", "Events put back to be tried again.", "retries"),
+    _published("publish_resent", "Events sent again because a primary may have changed.", "resent"),
+    _published("publish_recovered", "Of these, events that the store had lost.", "recovered"),
+    _published("publish_resend_failures", "Of these, events that could not be stored again.", "resend_failed"),
+    _published("publish_kept_overflow", "Kept events dropped before their time, for lack of room.", "kept_overflow"),
+    _published("publish_queued_events", "Events that wait for the store.", "queued_events", _G),
+    _published("publish_queued_bytes", "Their size.", "queued_bytes", _G),
+    _published("publish_breaker_opened", "How often the publisher's circuit breaker has opened.", "breaker_opened"),
+    Metric(
+        name="publish_breaker",
+        type=_G,
+        help="1 for the state of the publisher's circuit breaker: closed, open or half_open.",
+        labels=("node", "state"),
+        read=_breaker,
+    ),
+    # The process.
+    _counted("stalls", "Times that the node stood still for 5 s and more."),
+    _of_node(
+        "loop_lag_max_seconds", "Worst delay of the event loop since the last reading.", lambda node: node.lag.take_s()
+    ),
+    _of_node("start_time_seconds", "When the node started, Unix time.", lambda node: node.started_ms / 1000),
+    _of_node("cpu_seconds", "CPU time of the process.", lambda node: time.process_time(), _C),
+    _of_node("resident_memory_bytes", "Memory of the process.", _resident_bytes),
+    Metric(name="build_info", type=_G, help="Always 1.", labels=("node", "version", "python"), read=_build),
+    # The parent of several workers.
+    Metric(name="worker_up", type=_G, help="Whether a worker answers its parent; only with several.", labels=("node",)),
+    Metric(name="worker_starts", type=_C, help="Processes started for a worker; only with several.", labels=("node",)),
+)
+
+_BY_NAME: Final = {metric.full_name: metric for metric in METRICS}
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def snapshot(node: Measured) -> Snapshot:
+    """Read all figures of a node."""
+    return {(metric.full_name, labels): float(value) for metric in METRICS for labels, value in metric.figures(node)}
+
+
+def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Add figures with the same name and labels."""
+    total: dict[tuple[str, Labels], float] = {}
+    for one in snapshots:
+        for key, value in one.items():
+            total[key] = total.get(key, 0.0) + value
+    return total
+
+
+def kept_for_good(figures: Snapshot) -> Snapshot:
+    """What remains of a process that has ended: its counters, for a sum must not fall when a worker is replaced.
+
+    A counter with the label `node` goes: it begins again with the process that has the name next.
+    """
+    return {
+        (name, labels): value
+        for (name, labels), value in figures.items()
+        if (metric := _BY_NAME.get(name)) and metric.type is MetricType.COUNTER and "node" not in metric.labels
+    }
+
+
+def pack(figures: Snapshot) -> list[Any]:
+    """A snapshot as JSON can hold it."""
+    return [[name, list(labels), value] for (name, labels), value in figures.items()]
+
+
+def unpack(rows: Iterable[Any]) -> Snapshot:
+    """What `pack` made."""
+    return {(str(name), tuple(labels)): float(value) for name, labels, value in rows}
+
+
+def exposition(figures: Snapshot, accept: str = "") -> tuple[bytes, str]:
+    """Figures as Prometheus reads them.
+
+    Args:
+        figures: of one node, or merged.
+        accept: the request's header, which chooses between the text formats.
+
+    Returns:
+        The body and its media type.
+    """
+    # Here, because it loads an HTTP server, and workers do without.
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import Metric as Family
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector, CollectorRegistry
+
+    by_name: dict[str, list[tuple[Labels, float]]] = {}
+    for (name, labels), value in figures.items():
+        by_name.setdefault(name, []).append((labels, value))
+
+    class Figured(Collector):
+        def collect(self) -> Iterator[Family]:
+            for metric in METRICS:
+                rows = by_name.get(metric.full_name)
+                if rows is None and metric.read is None:
+                    continue
+                kind = CounterMetricFamily if metric.type is MetricType.COUNTER else GaugeMetricFamily
+                family = kind(PREFIX + metric.name, metric.help, labels=metric.labels)
+                for labels, value in sorted(rows or ()):
+                    family.add_metric(labels, value)
+                yield family
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Figured())
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+_INTRODUCTION: Final = """\
+# Metrics
+
+<!-- Generated by `python -m gateway.metrics`; a test fails when it is stale. -->
+
+`GET /metrics` on the admin port (`EVENTBUS_ADMIN_PORT`, 8081), in Prometheus's text format or as OpenMetrics. On a
+loopback address it needs no token; on any other one with the scope `admin`, as `Authorization: Bearer <jwt>`.
+
+With several workers (`EVENTBUS_WORKERS`) the admin port belongs to their parent: figures of the workers are added,
+and those whose sum would mean nothing have the label `node`. The counters of a worker that was replaced stay in the
+sums, up to the last time that they were read. No label names a user, a session or a run.
+
+"""
+
+
+def metrics_page() -> str:
+    """The text of `docs/metrics.md`."""
+    rows = ["| name | type | labels | what |", "|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        if metric.known:
+            labels += f" ({', '.join(metric.known)})"
+        rows.append(f"| `{metric.full_name}` | {metric.type} | {labels} | {metric.help} |")
+    return _INTRODUCTION + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(metrics_page())
