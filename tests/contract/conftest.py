@@ -1,4 +1,8 @@
-"""One suite over all stores: `world` is a store with power over its time and its faults."""
+"""One suite over all stores: `world` is a store with power over its time and its faults.
+
+fakeredis is not among them: it has no INFO, which tells a restart from a reconnect, and it loads no script with flags,
+which D14 asks for (`test_fakeredis.py` notices when that changes).
+"""
 
 from __future__ import annotations
 
