@@ -1,7 +1,8 @@
 """Identifiers, each a type of its own, and the checks that keep them apart.
 
-Only a `UserId` routes. A run id or thread id given where a user id belongs is an error at the call, for run ids begin with
-`run_`, thread ids may begin with `thread_`, and a user id may begin with neither. Pure: time and random bytes are arguments.
+Only a `UserId` routes. A run id or thread id given where a user id belongs is an error at the call, for run ids begin
+with `run_`, thread ids may begin with `thread_`, and a user id may begin with neither. Pure: time and random bytes are
+arguments.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ def parse_node_name(value: object, field: str = "node") -> NodeName:
 
 
 def parse_entry_id(value: object, field: str = "id") -> EntryId:
-    """Check an entry id `<ms>-<n>`, both parts below 2**64 and without leading zeros. Raises: InvalidField. Redis: stream ids."""
+    """Check an entry id `<ms>-<n>`, both parts below 2**64 and without leading zeros. Raises: InvalidField. Redis:
+    stream ids.
+    """
     text = _matched(_ENTRY, value, field, "an entry id like 1732190000000-0")
     if max(entry_order(EntryId(text))) > _ENTRY_PART_MAX:
         raise InvalidField(field, f"{text!r} is beyond the largest entry id")

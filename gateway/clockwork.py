@@ -1,4 +1,6 @@
-"""Turns the wheel: everything of a node that happens because time has passed. Notices when the node itself stood still (D23)."""
+"""Turns the wheel: everything of a node that happens because time has passed. Notices when the node itself stood still
+(D23).
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ __all__ = ["Counters"]
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the node started. A name here is the name in the metrics, without the prefix `eventbus_` and `_total`."""
+    """Totals since the node started. A name here is the name in the metrics, without the prefix `eventbus_` and
+    `_total`.
+    """
 
     connections_opened: int = 0
     connections_refused: Counter[str] = field(default_factory=Counter)

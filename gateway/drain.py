@@ -1,4 +1,5 @@
-"""How a node ends. The order stands here and nowhere else: a node that is told to stop loses nothing and surprises nobody.
+"""How a node ends. The order stands here and nowhere else: a node that is told to stop loses nothing and surprises
+nobody.
 
 1. New connections get 503 (a browser is let in and closed with 4001), readiness says no, `eb:nodes` says `draining`.
 2. Every client is told `goaway`, each with a wait of its own, so that they do not come back in one moment.
@@ -62,9 +63,11 @@ def reconnect_after_ms(index: int, count: int) -> int:
 
 
 async def drain(node: Draining) -> None:
-    """Drains a node that has already stopped taking connections. Bounded by `drain_ms`; a store that is away only costs time.
+    """Drains a node that has already stopped taking connections. Bounded by `drain_ms`; a store that is away only costs
+    time.
 
-    Cancellation leaves what is not done yet to the next attach of each session: nothing is lost, some events come twice.
+    Cancellation leaves what is not done yet to the next attach of each session: nothing is lost, some events come
+    twice.
     """
     start_ms = node.clock.monotonic_ms()
     end_ms = start_ms + node.drain_ms
@@ -91,6 +94,7 @@ async def drain(node: Draining) -> None:
 
 async def _settle(node: Draining, grace_ms: int) -> None:
     """Waits for the acks of what is in flight, and not longer than the grace."""
-    end_ms = node.clock.monotonic_ms() + grace_ms
-    while node.clock.monotonic_ms() < end_ms and any(session.delivery.in_flight for session in node.hub):
-        await asyncio.sleep(seconds(20))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds(grace_ms)):
+            while any(session.delivery.in_flight for session in node.hub if session.is_open):
+                await node.reader.ack_came()

@@ -29,8 +29,8 @@ from gateway.drain import drain
 from gateway.gatekeeper import Doorkeeper
 from gateway.hub import Hub
 from gateway.keeper import Keeper
-from gateway.listener import Listener, ListenerSettings, serve
 from gateway.limits import is_within
+from gateway.listener import Listener, ListenerSettings, serve
 from gateway.liveness import LivenessRules
 from gateway.reader import Reader
 from gateway.readiness import Readiness
@@ -92,7 +92,8 @@ class Node:
         state = "draining" if self.draining else "open"
         return f"<Node {self.name} {state} sessions={len(self.hub)} {self.readiness!r} {self.reader!r}>"
 
-    # --- life -----------------------------------------------------------------------------------------------------------
+    # --- life
+    # -----------------------------------------------------------------------------------------------------------
 
     @property
     def port(self) -> int:
@@ -179,7 +180,8 @@ class Node:
         await self.bus.aclose(0)
         await self.store.aclose()
 
-    # --- what a drain needs -----------------------------------------------------------------------------------------------
+    # --- what a drain needs
+    # -----------------------------------------------------------------------------------------------
 
     async def announce(self, state: str) -> None:
         """Writes what the node is and does to `eb:nodes`."""
@@ -214,7 +216,8 @@ class Node:
         except StoreError as error:
             logger.info("the node stays in the list for 15 s more: %s", error)
 
-    # --- openness ---------------------------------------------------------------------------------------------------------
+    # --- openness
+    # ---------------------------------------------------------------------------------------------------------
 
     @property
     def connections(self) -> int:
@@ -235,7 +238,8 @@ class Node:
         """Why no new connection should come here; None when it may."""
         return "the node is draining" if self.draining else self.readiness.problem()
 
-    # --- host of the sessions -----------------------------------------------------------------------------------------------
+    # --- host of the sessions
+    # -----------------------------------------------------------------------------------------------
 
     def authenticate(self, token: str) -> Identity:
         """Verifies a token. Raises: AuthError."""
@@ -272,7 +276,8 @@ class Node:
     def place(self, session: Session) -> None:
         self.wheel.place(session)
 
-    # --- listener of the store --------------------------------------------------------------------------------------------
+    # --- listener of the store
+    # --------------------------------------------------------------------------------------------
 
     def woken(self, user: UserId) -> None:
         self.counters.wakeups += 1
@@ -303,7 +308,8 @@ class Node:
     def unsubscribed(self, reason: str) -> None:
         logger.warning("the wake-ups are gone: %s", reason)
 
-    # --- loops -------------------------------------------------------------------------------------------------------------
+    # --- loops
+    # -------------------------------------------------------------------------------------------------------------
 
     def _due(self, session: Session, now_ms: int) -> None:
         if session.on_clock(now_ms):

@@ -1,4 +1,6 @@
-"""An event as a node holds it: read once, encoded once for each wire format, shared by all sessions of its user. Pure."""
+"""An event as a node holds it: read once, encoded once for each wire format, shared by all sessions of its user.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from gateway.outbox import binary_frame, text_frame
 __all__ = ["Payload", "event_frames"]
 
 OVERHEAD_BYTES: Final = 400
-"""What a payload costs beside its body: the objects around it, and an encoding that is a little larger than the body."""
+"""What a payload costs beside its body: the objects around it, and an encoding that is a little larger than the
+body.
+"""
 
 
 class Payload:

@@ -1,8 +1,8 @@
 """Where a node talks to the store for its sessions: reads, acks, and the steps that only Redis can take, in cycles.
 
-A cycle takes up all that has gathered and leaves in one write; the next one begins when it is answered. So the batches grow
-by themselves with the load, and a session has at most one read under way. Acks are kept until Redis answered (D1), also those
-of sessions that are gone; a session's hold is given up only after its acks.
+A cycle takes up all that has gathered and leaves in one write; the next one begins when it is answered. So the batches
+grow by themselves with the load, and a session has at most one read under way. Acks are kept until Redis answered (D1),
+also those of sessions that are gone; a session's hold is given up only after its acks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eventbus.clock import Clock, seconds
 from eventbus.delivery import Phase
 from eventbus.errors import InvalidEvent, StoreError
 from eventbus.event import peek
-from eventbus.ids import ConnectionId, EntryId, EventId, UserId
+from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, UserId
 from eventbus.store import (
     LOST,
     AckRequest,
@@ -82,6 +82,7 @@ class Reader:
         self._acks: dict[ConnectionId, _Acks] = {}
         self._steps: list[tuple[Session, Step]] = []
         self._wanted = asyncio.Event()
+        self._ack_came = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._reading = True
@@ -100,7 +101,8 @@ class Reader:
         """What waits, by kind."""
         return {"reads": len(self._dirty), "acks": len(self._acks), "steps": len(self._steps)}
 
-    # --- what sessions ask ----------------------------------------------------------------------------------------------
+    # --- what sessions ask
+    # ----------------------------------------------------------------------------------------------
 
     def want_read(self, session: Session) -> None:
         """The session wants to read in the next cycle."""
@@ -114,7 +116,13 @@ class Reader:
             acks.ids.extend(ids)
         else:
             acks.refs.append((ref, ids, self._clock.monotonic_ms()))
+        self._ack_came.set()
         self._wanted.set()
+
+    async def ack_came(self) -> None:
+        """Waits for the next ack of any client."""
+        self._ack_came.clear()
+        await self._ack_came.wait()
 
     def step(self, session: Session, effect: Step) -> None:
         """Puts a step on its way."""
@@ -135,7 +143,8 @@ class Reader:
             acks = self._acks[session.connection_id] = _Acks(session.fence, session)
         return acks
 
-    # --- the cycles -----------------------------------------------------------------------------------------------------
+    # --- the cycles
+    # -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Runs cycles until it is cancelled. What a cancelled cycle asked for may or may not have taken effect."""
@@ -206,7 +215,8 @@ class Reader:
         self._counters.store_errors[error.code] += 1
         logger.debug("the store failed: %s", error)
 
-    # --- reads ----------------------------------------------------------------------------------------------------------
+    # --- reads
+    # ----------------------------------------------------------------------------------------------------------
 
     async def _read(self, reads: Sequence[tuple[Session, ReadRequest]]) -> bool:
         answers: Sequence[NewRead | StoreError]
@@ -281,7 +291,8 @@ class Reader:
             attempts=attempts,
         )
 
-    # --- acks and leaving -------------------------------------------------------------------------------------------------
+    # --- acks and leaving
+    # -------------------------------------------------------------------------------------------------
 
     async def _ack(self, batch: Sequence[_Acks]) -> bool:
         requests: list[AckRequest] = []
@@ -328,16 +339,16 @@ class Reader:
         kept.refs.append((ref, ids, since_ms))
 
     async def _detach(self, acks: _Acks) -> bool:
-        assert acks.leaving is not None
         try:
-            await self._store.detach(acks.fence, acks.leaving)
+            await self._store.detach(acks.fence, acks.leaving or ENTRY_ZERO)
         except StoreError as error:
             # Its field in the live hash ages out by itself; nothing is lost.
             self._failed(error)
             return False
         return True
 
-    # --- steps ------------------------------------------------------------------------------------------------------------
+    # --- steps
+    # ------------------------------------------------------------------------------------------------------------
 
     async def _carry_out(self, session: Session, step: Step) -> bool:
         try:

@@ -31,10 +31,10 @@ from eventbus.errors import (
     StoreFull,
     StreamFull,
 )
-from eventbus.event import Event, EventHead, event_from_object, envelope_json, parse_event_type, peek
+from eventbus.event import Event, EventHead, envelope_json, event_from_object, parse_event_type, peek
 from eventbus.ids import ENTRY_ZERO, entry_order, parse_entry_id, parse_run_id, parse_thread_id
 from eventbus.receipt import Receipt
-from eventbus.store import StoredEntry, Store, Ticket
+from eventbus.store import Store, StoredEntry, Ticket
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
@@ -143,7 +143,8 @@ def _bound(
     return endpoint
 
 
-# --- answers ------------------------------------------------------------------------------------------------------------
+# --- answers
+# ------------------------------------------------------------------------------------------------------------
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -202,7 +203,8 @@ EXCEPTION_HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[
 }
 
 
-# --- who asks -----------------------------------------------------------------------------------------------------------
+# --- who asks
+# -----------------------------------------------------------------------------------------------------------
 
 
 async def identify(node: Services, request: Request, scope: Scope) -> Identity:
@@ -237,7 +239,8 @@ async def make_ticket(node: Services, request: Request) -> Response:
     return answer({"ticket": ticket, "expires_ms": now_ms + life_ms, "cursor": tail, "epoch": epoch})
 
 
-# --- events -------------------------------------------------------------------------------------------------------------
+# --- events
+# -------------------------------------------------------------------------------------------------------------
 
 
 async def publish_events(node: Services, request: Request) -> Response:
@@ -359,7 +362,8 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-# --- health and files ---------------------------------------------------------------------------------------------------
+# --- health and files
+# ---------------------------------------------------------------------------------------------------
 
 
 async def health(node: Services, request: Request) -> Response:
@@ -376,7 +380,9 @@ async def readiness(node: Services, request: Request) -> Response:
 
 
 def client_file(name: str) -> Path:
-    """Where a file of the JavaScript client is: beside the node in an installed wheel, in `clients/js` in a checkout."""
+    """Where a file of the JavaScript client is: beside the node in an installed wheel, in `clients/js` in a
+    checkout.
+    """
     here = Path(__file__).resolve().parent
     installed = here / "static" / name
     return installed if installed.exists() else here.parent / "clients" / "js" / name

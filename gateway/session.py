@@ -1,7 +1,8 @@
-"""One connection of a session: from the socket's messages to the delivery machine, and from its effects to the socket and Redis.
+"""One connection of a session: from the socket's messages to the delivery machine, and from its effects to the socket
+and Redis.
 
-A session is a handler of callbacks and owns no task. What must wait (the attach, the store) is handed to its `Host`, which
-calls back. The order of a life: `on_open` -> `hello` -> `attached` -> frames and reads -> `close` -> `on_close`.
+A session is a handler of callbacks and owns no task. What must wait (the attach, the store) is handed to its `Host`,
+which calls back. The order of a life: `on_open` -> `hello` -> `attached` -> frames and reads -> `close` -> `on_close`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class Host(Protocol):
         """The session is over: no wake-up, no clock."""
 
     def attach(self, session: Session) -> None:
-        """Attaches the session (`session.attach_request()`), again and again until it answers; calls `session.attached`."""
+        """Attaches the session (`session.attach_request()`), again and again until it answers; calls
+        `session.attached`.
+        """
 
     def want_read(self, session: Session) -> None:
         """The session wants to read."""
@@ -169,6 +172,11 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.user}/{self.session_id} {self.state} {getattr(self, 'delivery', None)!r}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is attached and its socket is there."""
+        return self.state is State.OPEN
 
     @property
     def fence(self) -> Fence:
@@ -430,7 +438,8 @@ class Session:
         """Another connection has the session (D2)."""
         self.close(CloseCode.SUPERSEDED, "the session was opened elsewhere")
 
-    # --- delivering -----------------------------------------------------------------------------------------------------
+    # --- delivering
+    # -----------------------------------------------------------------------------------------------------
 
     def apply(self, event: moves.Input) -> None:
         """Gives the machine an input and carries out what it says."""
@@ -516,7 +525,8 @@ class Session:
         payload = wire.encode_server(frame, self.wire_format)
         self.connection.send(text_frame(payload) if self.wire_format is wire.Format.JSON else binary_frame(payload))
 
-    # --- time -----------------------------------------------------------------------------------------------------------
+    # --- time
+    # -----------------------------------------------------------------------------------------------------------
 
     @property
     def due_ms(self) -> int:
@@ -541,11 +551,12 @@ class Session:
             self._handle_paused()
         if liveness.beat_due_ms <= now_ms:
             liveness.beat_due_ms = now_ms + self._host.settings.liveness.beat_ms
-            wants_beat = self.state is State.OPEN and not self.attaching
+            wants_beat = not self.attaching
         if self.delivery.due_ms <= now_ms:
             self.apply(moves.Clock())
-        self._host.place(self)
-        return wants_beat
+        if self.is_open:
+            self._host.place(self)
+        return wants_beat and self.is_open
 
     def _too_late(self) -> None:
         if self.state is State.HELLO:
@@ -590,14 +601,17 @@ class Session:
 
     @property
     def reads(self) -> int:
-        """Counts every read that was written or answered: two equal counts mean that none was under way between them."""
+        """Counts every read that was written or answered: two equal counts mean that none was under way between
+        them.
+        """
         return self._reads
 
     def count_read(self) -> None:
         """A read was written or answered."""
         self._reads += 1
 
-    # --- the end --------------------------------------------------------------------------------------------------------
+    # --- the end
+    # --------------------------------------------------------------------------------------------------------
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Ends the session on this connection, and the connection. Acks that came before are still stored."""

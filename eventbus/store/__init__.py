@@ -2,15 +2,17 @@
 
 Two implementations keep one contract suite: `eventbus.store.redis_store.RedisStore` and `eventbus.testing.MemoryStore`.
 
-**Fencing.** A session belongs to one connection at a time, and the connection id is its fencing token. Every call that acts
-for a live session carries a `Fence`; when the session's field in the live hash names another connection, or is missing, the
-call changes nothing and its result is `LOST`. Only `ack` is not fenced: what a client confirmed is confirmed, whoever says so.
+**Fencing.** A session belongs to one connection at a time, and the connection id is its fencing token. Every call that
+acts for a live session carries a `Fence`; when the session's field in the live hash names another connection, or is
+missing, the call changes nothing and its result is `LOST`. Only `ack` is not fenced: what a client confirmed is
+confirmed, whoever says so.
 
-**Batches.** Calls made in one turn of the event loop leave in one write. No call of one user waits for a call of another,
-but for the server itself. A cancelled call may or may not have taken effect; it never disturbs another call.
+**Batches.** Calls made in one turn of the event loop leave in one write. No call of one user waits for a call of
+another, but for the server itself. A cancelled call may or may not have taken effect; it never disturbs another call.
 
-**Errors.** Only errors of `eventbus.errors` come out: `StoreUnavailable` (and `StoreTimeout`, `StoreBusy`) when the outcome is
-unknown, `StoreFull`, `StoreMisconfigured`. Everything but `append` may be repeated safely; `append` may be, because of its event id.
+**Errors.** Only errors of `eventbus.errors` come out: `StoreUnavailable` (and `StoreTimeout`, `StoreBusy`) when the
+outcome is unknown, `StoreFull`, `StoreMisconfigured`. Everything but `append` may be repeated safely; `append` may be,
+because of its event id.
 """
 
 from __future__ import annotations
@@ -204,7 +206,8 @@ class Attached:
         first_pending: the lowest id that waits for an ack, None when none does.
         epoch: the partition's epoch now.
         position: the group's last delivered id: `>` reads what is after it.
-        tail: the id of the stream's newest entry ever, `0-0` for an empty stream: what was stored when the session opened.
+        tail: the id of the stream's newest entry ever, `0-0` for an empty stream: what was stored when the session
+            opened.
         pending: how many entries wait for an ack.
         gap: what was lost, found by the inclusive check of the cursor.
         displaced: the connection that held the session before, None when none was live.
@@ -230,7 +233,9 @@ class StoredEntry:
 
 @dataclass(frozen=True, slots=True)
 class PendingEntry:
-    """A pending entry; `body` is None when the entry was trimmed; `attempts` is Redis's delivery count, untouched by reading."""
+    """A pending entry; `body` is None when the entry was trimmed; `attempts` is Redis's delivery count, untouched by
+    reading.
+    """
 
     id: EntryId
     body: bytes | None
@@ -294,7 +299,9 @@ class Redelivery:
 
 
 class RedeliveryOutcome(StrEnum):
-    """`READY`: counted, send it. `GONE`: acked elsewhere, forget it. `TRIMMED`: pending but no longer in the stream (D11)."""
+    """`READY`: counted, send it. `GONE`: acked elsewhere, forget it. `TRIMMED`: pending but no longer in the stream
+    (D11).
+    """
 
     READY = "ready"
     GONE = "gone"
@@ -321,7 +328,9 @@ class DeadOutcome(StrEnum):
 
 
 class BeatState(StrEnum):
-    """`MISSING`: nobody holds the session (its field expired or the data is gone): re-attach. `LOST`: another connection has it."""
+    """`MISSING`: nobody holds the session (its field expired or the data is gone): re-attach. `LOST`: another
+    connection has it.
+    """
 
     HELD = "held"
     MISSING = "missing"
@@ -339,7 +348,9 @@ class Beat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryPage:
-    """Retained entries of a user, oldest first. `tail` is the newest id ever; `more` when entries follow the last one."""
+    """Retained entries of a user, oldest first. `tail` is the newest id ever; `more` when entries follow the last
+    one.
+    """
 
     entries: Sequence[StoredEntry]
     tail: EntryId
@@ -405,7 +416,9 @@ class PendingRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterRecord:
-    """A dead letter as it is kept: `id` is its own entry id in the partition's dead letters, `entry` the one it had in the stream."""
+    """A dead letter as it is kept: `id` is its own entry id in the partition's dead letters, `entry` the one it had in
+    the stream.
+    """
 
     id: EntryId
     partition: int
@@ -434,7 +447,9 @@ class ConfirmationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
-    """The server behind the store, as `eventbus doctor` checks it; `settings` are raw CONFIG values, absent ones left out."""
+    """The server behind the store, as `eventbus doctor` checks it; `settings` are raw CONFIG values, absent ones left
+    out.
+    """
 
     kind: str
     version: str
@@ -461,7 +476,9 @@ class Listener(Protocol):
         """A probe of this node came back through its channel."""
 
     def subscribed(self) -> None:
-        """All channels are subscribed, for the first time or again: wake-ups may have been missed, so re-attach everything."""
+        """All channels are subscribed, for the first time or again: wake-ups may have been missed, so re-attach
+        everything.
+        """
 
     def unsubscribed(self, reason: str) -> None:
         """The subscription is lost and being renewed; wake-ups are missed from now on."""
@@ -483,8 +500,8 @@ class Store(Protocol):
         """Stores events, in the order given for each user; a known event id is answered with its first entry id.
 
         Returns one result for each event, in order: an `Appended`, or the error of that event alone (`StreamFull`,
-        `StoreFull`, `NotReplicated`, `StoreUnavailable`, ...). Once an event of a user failed with an unknown outcome, the
-        later ones of that user in the batch are still tried: the caller keeps the order (D6).
+        `StoreFull`, `NotReplicated`, `StoreUnavailable`, ...). Once an event of a user failed with an unknown outcome,
+        the later ones of that user in the batch are still tried: the caller keeps the order (D6).
         Redis: EVALSHA append.lua, WAIT.
         """
 
@@ -498,10 +515,14 @@ class Store(Protocol):
         """
 
     async def read_new(self, requests: Sequence[ReadRequest]) -> Sequence[NewRead | StoreError]:
-        """What is new for each session, one result for each request in order; one script call a user (D2). Redis: XREADGROUP."""
+        """What is new for each session, one result for each request in order; one script call a user (D2). Redis:
+        XREADGROUP.
+        """
 
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
-        """Releases what a client acked, and records it by the setting. Returns how many were pending. Not fenced. Redis: XACK."""
+        """Releases what a client acked, and records it by the setting. Returns how many were pending. Not fenced.
+        Redis: XACK.
+        """
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
         """`ack` for many sessions in one write; one result for each request, in order."""
@@ -516,7 +537,9 @@ class Store(Protocol):
         """Gives an entry up for a session: XACK, and only if that released it, XADD to the dead letters (D21)."""
 
     async def heartbeat(self, fences: Sequence[Fence], node: NodeName) -> Sequence[Beat | StoreError]:
-        """Renews sessions and the life of their users' keys, and says what the sweep wants to know; one script call a user."""
+        """Renews sessions and the life of their users' keys, and says what the sweep wants to know; one script call a
+        user.
+        """
 
     async def detach(self, fence: Fence, cursor: EntryId) -> bool | Lost:
         """The session goes away and keeps its place."""
@@ -525,7 +548,9 @@ class Store(Protocol):
         """Destroys a session: its pending entries are recorded as expired. Returns how many those were."""
 
     async def tail(self, user: UserId) -> tuple[EntryId, Epoch]:
-        """The id of the newest entry ever of the user's stream (`0-0` when there was none) and the epoch of its partition."""
+        """The id of the newest entry ever of the user's stream (`0-0` when there was none) and the epoch of its
+        partition.
+        """
 
     async def history(self, user: UserId, after: EntryId, count: int) -> HistoryPage:
         """Retained entries after `after` (exclusive), oldest first."""
@@ -546,10 +571,13 @@ class Store(Protocol):
         """The nodes that told of themselves within 15 s."""
 
     async def listen(self, node: NodeName, listener: Listener) -> Listening:
-        """Subscribes to the node's channels of every partition; returns at once and keeps (re)subscribing until closed."""
+        """Subscribes to the node's channels of every partition; returns at once and keeps (re)subscribing until
+        closed.
+        """
 
     async def probe(self, node: NodeName, token: str) -> None:
-        """Proves the path: writes `token`, reads it back, and sends it through one of the node's channels to `Listener.probed`.
+        """Proves the path: writes `token`, reads it back, and sends it through one of the node's channels to
+        `Listener.probed`.
 
         Raises when the write or the read fails; that the wake-up came is for the listener to see.
         """
@@ -561,7 +589,8 @@ class Store(Protocol):
         """Pending entries of a session after `after`, for operators."""
 
     async def users(self, cursor: str, count: int) -> tuple[Sequence[UserId], str]:
-        """A page of the users that have a stream, in no order, perhaps repeated; start with cursor "", end when "" comes back.
+        """A page of the users that have a stream, in no order, perhaps repeated; start with cursor "", end when ""
+        comes back.
 
         For operators only. Redis: SCAN.
         """
