@@ -28,7 +28,7 @@ from eventbus.receipt import PublishStatistics, Receipt
 from eventbus.schemas import Schemas
 from eventbus.store import Durability, Store
 
-__all__ = ["Bus"]
+__all__ = ["Bus", "shutdown"]
 
 _log = logging.getLogger("eventbus.blocking")
 
@@ -269,7 +269,11 @@ def _after_fork_in_child() -> None:
         bus._after_fork()
 
 
-def _at_exit() -> None:
+def shutdown() -> None:
+    """Close every blocking bus of this process and end their thread, as the end of the process does by itself.
+
+    For hooks of workers that end without it, and for tests. A bus that is made afterwards starts the thread anew.
+    """
     for bus in list(_buses):
         try:
             bus.close(EXIT_MS)
@@ -280,4 +284,4 @@ def _at_exit() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+atexit.register(shutdown)

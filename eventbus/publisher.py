@@ -81,7 +81,7 @@ class Publisher:
             open_max_ms=settings.breaker_open_max_ms,
         )
         self._told_state = BreakerState.CLOSED
-        self._was_connected = False  # of a store that says so (`connected`), when it was last looked at
+        self._was_connected = False
 
         self._lines: dict[UserId, Line] = {}
         self._ready: deque[Line] = deque()
@@ -201,11 +201,8 @@ class Publisher:
         """Sends what is ready, one item of each line."""
         self._flush_scheduled = False
         now_ms = self._clock.monotonic_ms()
-        if getattr(self._store, "connected", True):
-            self._was_connected = True
-        elif self._was_connected:
-            # The connection went away between two calls, so no call has failed, and who answers next may be another.
-            self._was_connected = False
+        if self._has_lost_connection():
+            # No call has failed, it went away between two of them; and who answers next may be another.
             self._kept.doubt(now_ms)
         while self._ready and len(self._calls) < MAX_CALLS and not self._ended:
             permit = self._breaker.ask(now_ms)
@@ -222,6 +219,15 @@ class Publisher:
             elif permit is Permit.PROBE:
                 self._breaker.withdrawn()
         self._tell_breaker()
+        self._tell_closing()
+
+    def _has_lost_connection(self) -> bool:
+        """Whether the store's connection has gone since the last look. A store without `connected` never loses one."""
+        if getattr(self._store, "connected", True):
+            self._was_connected = True
+            return False
+        lost, self._was_connected = self._was_connected, False
+        return lost
 
     def _collect(self, permit: Permit, now_ms: int) -> Sequence[Call]:
         """Takes the next item of each ready line, as far as they fit into one call for each durability."""
@@ -259,6 +265,9 @@ class Publisher:
     async def _run(self, call: Call) -> None:
         """Makes one call. When it is cancelled, its events count as failed with an unknown outcome."""
         results: Sequence[Appended | BaseException]
+        if self._has_lost_connection():  # since the flush that made this call
+            self._settle(call, [StoreUnavailable("the connection to the store was lost")] * len(call.items))
+            return
         try:
             results = await self._store.append([item.append for item in call.items], call.durability)
             if len(results) != len(call.items):

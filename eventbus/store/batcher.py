@@ -49,11 +49,14 @@ class Command(Generic[T]):
         arguments: the words.
         parse: makes the result, which may be an error, of the answer and of the `run_id` of the server that gave it.
         scripted: it is an EVALSHA, to be repeated when the server does not know the script.
+        pinned: it goes over the connection that stood when it was called, or fails: the next one may lead to another
+            server, and the caller wants to know before (D6).
     """
 
     arguments: tuple[Argument, ...]
     parse: Callable[[Any, str], T | StoreError]
     scripted: bool = False
+    pinned: bool = False
 
 
 class Connector:
@@ -134,12 +137,13 @@ def pack(words: Sequence[Argument]) -> bytes:
 
 
 class _Call:
-    __slots__ = ("deadline", "future", "packed", "parse", "scripted", "tries")
+    __slots__ = ("deadline", "future", "packed", "parse", "pinned", "scripted", "tries")
 
     def __init__(self, packed: bytes, command: Command[Any], future: asyncio.Future[Any] | None) -> None:
         self.packed = packed
         self.parse = command.parse
         self.scripted = command.scripted
+        self.pinned = command.pinned
         self.future = future
         self.tries = 1
         self.deadline = 0.0
@@ -359,7 +363,7 @@ class Batcher:
                 writer.transport.abort()
 
     async def _lose(self, error: StoreError, connection: AbstractConnection | None = None) -> None:
-        """The connection is of no use any more. Calls that are not sent yet wait for the next one."""
+        """The connection is of no use any more. Calls that are not sent yet, but for pinned ones, wait for the next."""
         if connection is not None and connection is not self._connection:
             await drop(connection)
             return
@@ -370,6 +374,14 @@ class Batcher:
         if self._reader is not None and self._reader is not asyncio.current_task():
             self._reader.cancel()
         self._give_up(error, self._sent)
+        for queue in (self._repeated, self._queue):
+            pinned = deque(call for call in queue if call.pinned)
+            if pinned:
+                unpinned = [call for call in queue if not call.pinned]
+                queue.clear()
+                queue += unpinned
+                self._give_up(error, pinned)
+        self._queued_bytes = sum([len(call.packed) for call in self._queue])
         if connection is not None:
             _log.info("connection to Redis lost: %s", error)
             await drop(connection)

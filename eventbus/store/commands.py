@@ -55,9 +55,14 @@ LEVEL_RECEIVED: Final = "received"
 
 
 def _evalsha(
-    name: str, keys: Sequence[str], arguments: Sequence[Argument], parse: Callable[[Any, str], T | StoreError]
+    name: str,
+    keys: Sequence[str],
+    arguments: Sequence[Argument],
+    parse: Callable[[Any, str], T | StoreError],
+    *,
+    pinned: bool = False,
 ) -> Command[T]:
-    return Command(("EVALSHA", script(name).sha, len(keys), *keys, *arguments), parse, scripted=True)
+    return Command(("EVALSHA", script(name).sha, len(keys), *keys, *arguments), parse, scripted=True, pinned=pinned)
 
 
 class Commands:
@@ -103,6 +108,7 @@ class Commands:
             (keys.stream, keys.live, partition.bucket_even, partition.bucket_odd),
             (idempotency_field(user, event.event), event.body, user, partition.channel, *self._append_limits),
             parse,
+            pinned=True,
         )
 
     def attach(self, request: Attach, fresh_epoch: str) -> Command[Attached | AttachRefused]:

@@ -29,7 +29,7 @@ from tests.support.waiting import until_blocking
 @pytest.fixture(autouse=True)
 def stop_the_thread() -> Iterator[None]:
     yield
-    blocking._at_exit()  # as the end of the process does; the leak checks see that nothing is left
+    blocking.shutdown()  # the leak checks see that nothing is left
     assert not [thread for thread in threading.enumerate() if thread.name == "eventbus"]
 
 
