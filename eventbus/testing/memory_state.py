@@ -22,7 +22,7 @@ from eventbus.store import (
 )
 from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
 
-__all__ = ["Known", "Live", "Log", "PartitionState", "Seen", "UserState", "place_group", "verify_read"]
+__all__ = ["ZERO", "Known", "Live", "Log", "PartitionState", "Seen", "UserState", "place_group", "verify_read"]
 
 ZERO: Final[Order] = (0, 0)
 T = TypeVar("T")

@@ -16,6 +16,7 @@ from zlib import crc32
 from eventbus.clock import Clock, SystemClock
 from eventbus.config import ConfirmationRecords, StoreSettings, StreamFullPolicy
 from eventbus.errors import NotReplicated, StoreError, StreamFull
+from eventbus.event import Event, decode_envelope
 from eventbus.ids import ENTRY_ZERO, EntryId, Epoch, NodeName, SessionId, UserId, entry_order
 from eventbus.store import (
     LOST,
@@ -55,7 +56,7 @@ from eventbus.store import (
     Ticket,
 )
 from eventbus.testing.memory_faults import FaultSwitches
-from eventbus.testing.memory_state import Log, PartitionState, Seen, UserState, place_group, verify_read
+from eventbus.testing.memory_state import ZERO, Log, PartitionState, Seen, UserState, place_group, verify_read
 from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
 
 __all__ = ["MemoryStore"]
@@ -99,6 +100,13 @@ class MemoryStore(FaultSwitches):
 
     def __repr__(self) -> str:
         return f"<MemoryStore users={len(self._users)} nodes={len(self._nodes)} {self.health}>"
+
+    def published(self, user: str) -> list[Event]:
+        """The retained events of a user, oldest first, as they were made: what a test of an agent looks at."""
+        stream = self._user(UserId(user)).stream
+        if stream is None:
+            return []
+        return [decode_envelope(entry.body) for entry in _stored(stream, stream.after(ZERO))]
 
     # --- faults that are no errors of a call ------------------------------------------------------------------------
 

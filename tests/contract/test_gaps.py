@@ -12,7 +12,11 @@ from eventbus.store import (
     BeatState,
     GapReason,
     NewRead,
+    PendingPage,
     ReadState,
+    Redelivery,
+    RedeliveryOutcome,
+    ReleaseReason,
     Start,
     StoredEntry,
     StoreGap,
@@ -445,6 +449,25 @@ async def test_live_session_finds_a_rollback_when_it_re_attaches(world: World) -
     assert await world.received(FIRST) == ["e1"]
 
 
+@pytest.mark.corner("D4")
+@pytest.mark.corner("D7")
+async def test_read_that_verifies_an_id_which_was_rolled_back_is_a_gap(world: World) -> None:
+    await world.open(FIRST)
+    entries = await world.publish("e0")
+    snapshot = await world.power.snapshot(ALICE)
+    (lost,) = await world.publish("lost")
+    await world.read(FIRST, count=2)
+    await world.power.roll_back(ALICE, snapshot)
+    await world.power.misplace_group(ALICE, PHONE, lost)
+    await world.pass_time(5)
+    later = await world.publish("e1", "e2")
+
+    result = await world.read(FIRST, verify=lost)
+
+    assert result.gap == StoreGap(reason=GapReason.ROLLBACK, after=entries[0], before=later[0])
+    assert await names(world, result) == ["e1", "e2"]
+
+
 # --- reset ------------------------------------------------------------------------------------------------------------
 
 
@@ -497,6 +520,23 @@ async def test_client_of_lost_data_gets_all_there_is(world: World, start: Start)
     assert await world.received(SECOND) == ["new"]
 
 
+async def test_client_with_an_old_epoch_is_told_until_it_knows_the_new_one(world: World) -> None:
+    """Whoever lost the connection before the gap arrived is told again, and the session keeps its place."""
+    opened, entries = await settled(world, "e0")
+    await world.power.flush()
+    await world.publish("new")
+    first = await world.open(SECOND, cursor=entries[0], epoch=opened.epoch)
+    assert await world.received(SECOND) == ["new"]
+
+    again = await world.open(THIRD, cursor=entries[0], epoch=opened.epoch)
+    informed = await world.open(FIRST, epoch=again.epoch)
+
+    assert again.gap is not None
+    assert again.gap == first.gap
+    assert (again.resumed, again.pending, again.epoch) == (True, 1, first.epoch)
+    assert informed.gap is None
+
+
 @pytest.mark.corner("D10")
 async def test_live_session_finds_lost_data_by_its_heartbeat_and_its_read(world: World) -> None:
     opened, entries = await settled(world, "e0")
@@ -521,6 +561,20 @@ async def test_read_without_its_group_says_so(world: World) -> None:
     await world.power.lose_group(ALICE, PHONE)
 
     assert await world.read(FIRST) == NewRead(state=ReadState.NO_GROUP)
+
+
+@pytest.mark.corner("D10")
+async def test_session_without_its_group_has_nothing_pending_and_is_to_re_attach(world: World) -> None:
+    await world.open(FIRST)
+    (entry,) = await world.publish("e0")
+    await world.read(FIRST)
+    await world.power.lose_group(ALICE, PHONE)
+
+    assert await world.page(FIRST) == PendingPage(entries=(), last=True)
+    assert await world.store.redeliver(FIRST, [Redelivery(id=entry, attempts=2)]) == [RedeliveryOutcome.GONE]
+    assert await world.store.release(FIRST, [entry], ReleaseReason.EXPIRED) == 0
+    assert await world.ack(FIRST, entry) == 0
+    assert list(await world.store.heartbeat([FIRST], NODE)) == [Beat(state=BeatState.MISSING)]
 
 
 @pytest.mark.corner("D10")
