@@ -38,7 +38,7 @@ from eventbus.ids import (
     parse_thread_id,
     parse_user_id,
 )
-from eventbus.jsonvalue import parsed_object, plain_object, plain_value
+from eventbus.jsonvalue import parsed_object, plain_object, plain_value, unpack
 from eventbus.schemas import Schemas, check_critical
 
 __all__ = [
@@ -365,8 +365,8 @@ def _unpack(body: bytes) -> Any:
     if len(body) > MAX_ENVELOPE_BYTES:
         raise InvalidEvent("event", f"takes {len(body)} bytes, and {MAX_ENVELOPE_BYTES} are the most that is read")
     try:
-        return msgpack.unpackb(body)
-    except (ValueError, msgpack.UnpackException, OverflowError) as error:
+        return unpack(body)
+    except ValueError as error:
         # FormatError and StackError come without a text.
         raise InvalidEvent("event", f"is no MessagePack: {str(error) or type(error).__name__}") from None
 

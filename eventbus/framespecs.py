@@ -173,7 +173,8 @@ def _delivered(value: object, name: str) -> tuple[Delivered, ...]:
         try:
             event = event_of_fields(fields["event"])
         except InvalidField as error:
-            raise InvalidField(f"{path}.{error.field}", error.problem) from None
+            inside = "" if error.field == "event" else f".{error.field}"
+            raise InvalidField(f"{path}.event{inside}", error.problem) from None
         entry = parse_entry_id(fields["id"], f"{path}.id")
         result.append(Delivered(id=entry, delivery=parse_seq(fields["delivery"], f"{path}.delivery"), event=event))
     return tuple(result)

@@ -61,6 +61,7 @@ from eventbus.framespecs import (
     parse_ref,
 )
 from eventbus.ids import EntryId
+from eventbus.jsonvalue import unpack
 from eventbus.moves import DropReason
 from eventbus.store import GapReason, Start
 
@@ -174,8 +175,8 @@ def decode_server(payload: bytes, format: Format) -> ServerFrame:
 
 def _load(payload: bytes, format: Format) -> dict[str, Any]:
     try:
-        fields = orjson.loads(payload) if format is Format.JSON else msgpack.unpackb(payload)
-    except (ValueError, msgpack.UnpackException, OverflowError) as error:
+        fields = orjson.loads(payload) if format is Format.JSON else unpack(payload)
+    except ValueError as error:
         if format is Format.JSON:
             _refuse_invalid_utf8(payload)
             raise BadFrame("frame", f"is no JSON: {error}") from None

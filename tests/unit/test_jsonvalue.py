@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import tracemalloc
 from collections import OrderedDict, namedtuple
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +12,7 @@ import msgpack
 import pytest
 
 from eventbus.errors import InvalidField
-from eventbus.jsonvalue import MAX_DEPTH, MAX_INTEGER, parsed_object, plain_object, plain_value
+from eventbus.jsonvalue import MAX_DEPTH, MAX_INTEGER, parsed_object, plain_object, plain_value, unpack
 
 SMALL = 1000
 
@@ -174,3 +175,44 @@ def test_a_value_alone_is_judged_by_the_same_rules() -> None:
     with pytest.raises(InvalidField) as caught:
         plain_value([b""], "extra", max_bytes=SMALL)
     assert caught.value.field == "extra[0]"
+
+
+# --- MessagePack ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, {"a": [1, "x", b"y"]}, [0] * 1024, [0] * 1025, [[0] * 70_000], "x" * 100_000])
+def test_messagepack_reads_back_however_long_its_lists_are(value: object) -> None:
+    assert unpack(msgpack.packb(value)) == value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\x92\x01",
+        b"\x01\x02",
+        b"\x91" * 2000,
+        b"\xa1\xff",
+        b"\x81\x01\x01",
+        b"\xdd\x00\x00\xf0\x00" * 500,
+        b"\xdd\xff\xff\xff\xff",
+        b"\xc7\x0c\xff" + b"\xff" * 12,
+    ],
+)
+def test_what_is_not_one_whole_messagepack_object_is_a_value_error(body: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the texts are the decoder's
+        unpack(body)
+
+
+@pytest.mark.requirement("R23")
+def test_no_room_is_made_for_what_a_list_only_says_it_holds() -> None:
+    body = b"\xdd\x00\x00\xf0\x00" * 500 + bytes(60_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="ends too early"):
+            unpack(body)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8 * 1024 * 1024
