@@ -15,7 +15,7 @@ from eventbus.ids import EventId, NodeName, UserId
 
 __all__ = ["Keys", "PartitionKeys", "UserKeys", "idempotency_field"]
 
-_CACHED_USERS: Final = 100_000
+_CACHED_USERS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

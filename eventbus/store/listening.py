@@ -60,7 +60,7 @@ class Subscription:
         url: the server.
         channels: the node's channels.
         listener: who is told.
-        timeout_ms: longest wait for a connection and for all channels to be confirmed.
+        timeout_ms: longest wait for a connection.
         ping_ms: how often the connection is tried.
         silence_ms: without a byte for so long it is given up: a half-open connection loses wake-ups without a word.
     """
@@ -78,7 +78,6 @@ class Subscription:
         self._connector = Connector(url, timeout_ms=timeout_ms)
         self._channels = channels
         self._listener = listener
-        self._timeout_s = timeout_ms / 1000
         self._ping_s = ping_ms / 1000
         self._silence_s = silence_ms / 1000
         self._heard = 0.0

@@ -131,11 +131,11 @@ class RedisStore(Operating):
     async def append(
         self, events: Sequence[Append], durability: Durability = Durability.MEMORY
     ) -> Sequence[Appended | StoreError]:
-        if durability is Durability.FSYNC and (missing := await self._durable.fsync_missing()):
+        if durability == Durability.FSYNC and (missing := await self._durable.fsync_missing()):
             return [missing] * len(events)
         futures = [self.link.execute(self._commands.append(event)) for event in events]
         results: list[Appended | StoreError] = [await future for future in futures]
-        if durability is Durability.REPLICATED and any(isinstance(result, Appended) for result in results):
+        if durability == Durability.REPLICATED and any(isinstance(result, Appended) for result in results):
             partition = self.keys.user(events[0].user).partition
             if missing := await self._durable.replicas_missing(partition):
                 return [missing if isinstance(result, Appended) else result for result in results]

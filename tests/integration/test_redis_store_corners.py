@@ -11,7 +11,7 @@ import redis
 
 from eventbus.config import StoreSettings
 from eventbus.ids import EntryId
-from eventbus.store import LOST, GapReason, ReadState, StoreGap
+from eventbus.store import LOST, GapReason, ReadState, Start, StoreGap
 from eventbus.store.redis_store import RedisStore
 from tests.support.redis_stores import ALICE, NODE, bodies, event_of, fence_of, open_session, publish, read
 
@@ -109,6 +109,20 @@ async def test_duplicate_is_written_again_so_that_its_window_begins_anew(make_st
     (again,) = await publish(store, event_of("e1"))
     assert again.duplicate
     assert client.info("persistence")["rdb_changes_since_last_save"] > before
+
+
+async def test_gap_is_found_also_where_nobody_can_count_it(make_store: MakeStore, client: Any) -> None:
+    """A group that begins far from the end has no number of entries read, and what it lost is a gap all the same."""
+    store, fence = make_store(), fence_of()
+    stored = await publish(store, *(event_of(f"e{number}") for number in range(1_500)))
+    opened = await open_session(store, fence, start=Start.CURSOR, cursor=stored[10].entry)
+    assert opened.gap is None
+    stream = store.keys.user(ALICE).stream
+    assert client.xinfo_groups(stream)[0]["entries-read"] is None
+    client.xtrim(stream, maxlen=5, approximate=False)
+    again = await open_session(store, fence)
+    assert again.gap == StoreGap(reason=GapReason.TRIMMED, after=stored[10].entry, before=stored[1_495].entry)
+    assert (await open_session(store, fence)).gap is None
 
 
 async def test_group_that_no_session_owns_goes_with_the_next_attach(make_store: MakeStore, client: Any) -> None:

@@ -197,6 +197,10 @@ elseif entries_read and trimmed > entries_read then
   after, before = position ~= '0-0' and position or '', first or ''
   -- Announced once: from here on the group counts as having read what is gone.
   redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
+elseif existed and not entries_read and first and trimmed > 0 and below(position, first) then
+  -- The group began too far from the end to be counted: something may be lost, and nobody can say how much.
+  reason, after, before = 'trimmed', position ~= '0-0' and position or '', first
+  redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
 elseif absent and not existed and trimmed > 0 then
   -- A new group has read nothing, so nobody can say how many of the trimmed entries lay behind the cursor.
   reason, after, before = 'trimmed', cursor, first or ''
