@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import tracemalloc
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
@@ -28,6 +28,11 @@ def nested(depth: int) -> dict[str, Any]:
     for _ in range(depth - 1):
         value = {"a": value}
     return value
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
 
 
 class Word(enum.StrEnum):
@@ -102,7 +107,7 @@ def test_what_happens_to_the_original_later_does_not_matter() -> None:
         ({"x": object()}, "data.x", "of type object"),
         ({"x": msgpack.ExtType(1, b"a")}, "data.x", "of type ExtType"),
         ({"x": msgpack.Timestamp(1)}, "data.x", "of type Timestamp"),
-        ({"x": namedtuple("Point", "x y")(1, 2)}, "data.x", "of type Point"),
+        ({"x": Point(1, 2)}, "data.x", "of type Point"),
         ({"": b""}, "data.''", "of type bytes"),
         ({"k" * 50: b""}, "data.'" + "k" * 39 + "...", "of type bytes"),
         ({"new\nline": b""}, "data.'new\\nline'", "of type bytes"),

@@ -5,7 +5,9 @@ The vectors in `tests/vectors` are fixed by hand and no test writes them: client
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import msgpack
 import orjson
 import pytest
 
-from eventbus.errors import BadFrame, InvalidUtf8, UnknownOp
+from eventbus.errors import BadFrame, CloseCode, InvalidUtf8, UnknownOp
 from eventbus.event import Deliver, Event, Level, Require, decode_envelope, encode_envelope, envelope_json, peek
 from eventbus.ids import (
     ConnectionId,
@@ -246,6 +248,38 @@ def test_a_bad_frame_is_refused_as_the_vector_says(vector: dict[str, Any]) -> No
         assert error.close_code == vector["close"]
         assert getattr(error, "field", None) == vector.get("field")
         assert getattr(error, "ref", None) == vector.get("ref")
+
+
+def documented(heading: str) -> dict[str, list[str]]:
+    """The table of frames under a heading of the page of the protocol: the fields of each op, `?` where optional."""
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    section = page.split(f"## {heading}\n")[1].split("\n### ")[0].split("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    fields = {row[1].strip(" `"): re.sub(r"\([^)]*\)", "", row[2]).split(":")[0] for row in rows}
+    return {op: re.findall(r"`([a-z_]+\??)`", text) for op, text in fields.items()}
+
+
+def fields_of(frames: dict[str, Any]) -> dict[str, list[str]]:
+    def optional(field: dataclasses.Field[Any]) -> str:
+        return "" if field.default is dataclasses.MISSING else "?"
+
+    return {
+        frame.op: [field.name + optional(field) for field in dataclasses.fields(frame)] for frame in frames.values()
+    }
+
+
+def test_the_page_of_the_protocol_names_every_frame_with_its_fields_in_order() -> None:
+    clients = fields_of(CLIENT)
+    # Exactly one of these two, which no mark tells.
+    clients["ack"][:2] = ["ids", "upto"]
+    assert documented("2. Client frames") == clients
+    assert documented("3. Server frames") == fields_of(SERVER)
+
+
+def test_the_page_of_the_protocol_names_every_close_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    table = page.split("## 5. Close codes\n")[1].split("\n## ")[0]
+    assert sorted(map(int, re.findall(r"\| (4\d\d\d) \|", table))) == [code for code in CloseCode if code >= 4000]
 
 
 # --- reading what clients send ----------------------------------------------------------------------------------------
