@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator
-from enum import Enum
 
 from eventbus.breaker import Permit
 from eventbus.ids import UserId
 from eventbus.kept import KeptEvent
 from eventbus.store import Append, Appended, Durability
 
-__all__ = ["Call", "Future", "Item", "Line", "LineState"]
+__all__ = ["Call", "Future", "Item", "Line"]
 
 Future = asyncio.Future[tuple[Appended, int]]
 """What the caller of a publish waits for: the answer, and how often the event was sent."""
@@ -60,16 +59,8 @@ class Item:
         return self.future is not None and self.future.done()
 
 
-class LineState(Enum):
-    """`READY`: its first item is to be sent. `CALLED`: an item is under way. `WAITING`: before a retry."""
-
-    READY = "ready"
-    CALLED = "called"
-    WAITING = "waiting"
-
-
 class Line:
-    """The items of one user.
+    """The items of one user. It is ready, has an item under way, or waits before a retry: one of these at a time.
 
     Attributes:
         queue: publishes, oldest first, without the one under way.
@@ -77,14 +68,13 @@ class Line:
         failures: how many tries of this line have failed in a row.
     """
 
-    __slots__ = ("again", "failures", "queue", "state", "user")
+    __slots__ = ("again", "failures", "queue", "user")
 
     def __init__(self, user: UserId) -> None:
         self.user = user
         self.queue: deque[Item] = deque()
         self.again: deque[Item] | None = None
         self.failures = 0
-        self.state = LineState.READY
 
     def __bool__(self) -> bool:
         """Whether anything waits in it."""

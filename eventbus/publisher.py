@@ -21,7 +21,7 @@ from eventbus.config import PublishSettings
 from eventbus.errors import EventBusError, PublishTimeout, StoreBusy, StoreError, StoreTimeout, StoreUnavailable
 from eventbus.ids import UserId
 from eventbus.kept import Kept, KeptEvent
-from eventbus.lines import Call, Future, Item, Line, LineState
+from eventbus.lines import Call, Future, Item, Line
 from eventbus.receipt import PublishStatistics
 from eventbus.retries import RetryPolicy, final_error
 from eventbus.store import Append, Appended, Durability, Store
@@ -188,7 +188,6 @@ class Publisher:
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def _make_ready(self, line: Line) -> None:
-        line.state = LineState.READY
         self._ready.append(line)
         self._schedule_flush()
 
@@ -243,7 +242,6 @@ class Publisher:
             if item.kept is None and (check := self._kept.to_check(line.user)) is not None:
                 line.put_back(item)
                 item = self._again(check, now_ms)
-            line.state = LineState.CALLED
             item.attempts += 1
             call = calls.get(item.durability)
             if call is None:
@@ -337,7 +335,6 @@ class Publisher:
         else:
             self._retries += 1
             line.put_back(item)
-        line.state = LineState.WAITING
         self._number += 1
         heapq.heappush(self._waiting, (due_ms, self._number, line))
         self._arm(due_ms)

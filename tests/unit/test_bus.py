@@ -626,6 +626,15 @@ async def test_a_publish_whose_deadline_is_before_the_next_probe_fails_at_once()
         await w.pass_until_done(waiting)
 
 
+async def test_a_batch_whose_deadline_is_before_the_next_probe_fails_at_once() -> None:
+    async with world([UNREACHED], breaker_failures=1, breaker_open_ms=5_000) as w:
+        with pytest.raises(BreakerOpen):
+            await w.publish(deadline_ms=100)
+        with pytest.raises(BreakerOpen):
+            await w.bus.publish_many([note("ada"), note("bob")], deadline_ms=100)
+        assert len(w.store.batches) == 1
+
+
 async def test_when_the_breaker_opens_those_who_cannot_wait_for_its_probe_are_told() -> None:
     async with world([UNREACHED] * 10, breaker_failures=2, breaker_open_ms=5_000, retry_base_ms=100) as w:
         short, behind, patient = w.publish(deadline_ms=3_000), w.publish(deadline_ms=3_000), w.publish("bob")
@@ -704,6 +713,16 @@ async def test_a_resend_is_retried_before_new_events_of_its_user() -> None:
         w.store.fail_over(losing=["e1", "e2"])
         await w.pass_until_done(work)
         assert w.store.streams["ada"] == ["e1", "e2", "e3"]
+
+
+async def test_a_lost_event_that_is_refused_when_it_is_sent_again_is_counted_and_holds_nobody_up() -> None:
+    async with world([STORED, STORED, Outcome.REFUSED]) as w:
+        await w.publish("ada")
+        w.store.fail_over(losing=["e1"])
+        await w.publish("bob")
+        await w.publish("ada")
+        assert w.store.streams["ada"] == ["e3"]
+        assert w.bus.statistics().resend_failed == 1
 
 
 async def test_a_second_failover_while_the_first_is_made_good_loses_nothing() -> None:
