@@ -18,12 +18,14 @@ from starlette.routing import Route
 from eventbus.clock import Clock, SystemClock
 from eventbus.errors import AuthError
 from gateway.auth import Authenticator, Scope, TokenWay, find_token, require_scope
+from gateway.config import NodeSettings, load_authenticator
 from gateway.handshake import Decision, Reject, UpgradeRequest
 from gateway.listener import Listener, serve
 from gateway.metrics import Snapshot, exposition
+from gateway.process import is_loopback
 from gateway.routes import EXCEPTION_HANDLERS, answer
 
-__all__ = ["Overview", "make_admin_app", "serve_admin"]
+__all__ = ["Overview", "admin_authenticator", "make_admin_app", "serve_admin"]
 
 
 class Overview(Protocol):
@@ -61,9 +63,7 @@ class _Doorman:
         require_scope(self._authenticator.verify(source.value, self._clock.now_ms()), Scope.ADMIN)
 
 
-def make_admin_app(
-    overview: Overview, *, authenticator: Authenticator | None, clock: Clock | None = None
-) -> Starlette:
+def make_admin_app(overview: Overview, *, authenticator: Authenticator | None, clock: Clock | None = None) -> Starlette:
     """Make the HTTP side of the admin port.
 
     Args:
@@ -86,6 +86,15 @@ def make_admin_app(
         routes=[Route("/metrics", metrics, methods=["GET"]), Route("/healthz", health, methods=["GET"])],
         exception_handlers=EXCEPTION_HANDLERS,
     )
+
+
+def admin_authenticator(settings: NodeSettings) -> Authenticator | None:
+    """Who verifies tokens on the admin port; None when the port is for this machine alone and needs none.
+
+    Raises:
+        ConfigError: a key can not be used.
+    """
+    return None if is_loopback(settings.listen.admin_host) else load_authenticator(settings)
 
 
 async def serve_admin(app: Starlette, sockets: Sequence[socket.socket], *, clock: Clock | None = None) -> Listener:

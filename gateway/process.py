@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
@@ -20,9 +20,10 @@ __all__ = [
     "bind",
     "check_tls",
     "close_all",
+    "first_of",
     "is_loopback",
-    "listening_url",
     "port_of",
+    "ready_line",
     "run_with_loop",
     "say",
 ]
@@ -47,16 +48,32 @@ def run_with_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+async def first_of(*waits: Awaitable[Any]) -> None:
+    """Wait until one is done. Coroutines that are not are ended; futures and tasks are left as they are."""
+    waiting = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future, wait in zip(waiting, waits, strict=True):
+            if future is not wait:
+                future.cancel()
+
+
 def say(line: str) -> None:
     """Write a line to stdout, at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def listening_url(settings: ListenSettings, port: int) -> str:
-    """The address for clients as the ready line gives it."""
-    scheme = "http" if settings.tls_cert_file is None else "https"
-    return f"{scheme}://{bracketed(settings.host)}:{port}"
+def ready_line(listen: ListenSettings, port: int, admin_port: int) -> str:
+    """The line that says that connections are accepted."""
+    url = listening_url(listen.host, port, tls=listen.tls_cert_file is not None)
+    return f"ready node={listen.node} url={url} admin={listening_url(listen.admin_host, admin_port)}"
+
+
+def listening_url(host: str, port: int, *, tls: bool = False) -> str:
+    """The address of a port as the ready line gives it."""
+    return f"{'https' if tls else 'http'}://{bracketed(host)}:{port}"
 
 
 def bracketed(host: str) -> str:

@@ -4,70 +4,193 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from socket import socket
 
-from gateway.config import NodeSettings
+from starlette.routing import Route
+
+from eventbus.errors import ConfigError
+from eventbus.ids import NodeName
+from eventbus.receipt import PublishStatistics
+from gateway.admin import admin_authenticator, make_admin_app, serve_admin
+from gateway.config import ListenSettings, NodeSettings
+from gateway.counters import Counters
+from gateway.listener import Listener
+from gateway.metrics import LoopLag, Snapshot, snapshot
 from gateway.node import Node
+from gateway.process import (
+    Stop,
+    bind,
+    check_tls,
+    close_all,
+    first_of,
+    port_of,
+    ready_line,
+    run_with_loop,
+    say,
+)
+from gateway.routes import make_app
 
-__all__ = ["run_node", "run_with_loop"]
+__all__ = ["NodeFigures", "drain_when_asked", "run_node", "run_with_loop", "start_node"]
 
 logger = logging.getLogger(__name__)
 
 
-def run_with_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Runs a coroutine on uvloop, or on asyncio's own loop where there is none; returns the exit status."""
+class NodeFigures:
+    """What is measured of a node, and what its own admin port shows."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.lag = LoopLag()
+
+    @property
+    def name(self) -> NodeName:
+        return self._node.name
+
+    @property
+    def counters(self) -> Counters:
+        return self._node.counters
+
+    @property
+    def started_ms(self) -> int:
+        return self._node.started_ms
+
+    @property
+    def connections(self) -> int:
+        return self._node.connections
+
+    @property
+    def sessions(self) -> int:
+        return len(self._node.hub)
+
+    @property
+    def users(self) -> int:
+        return self._node.hub.users
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        return {**self._node.reader.backlog, "attaches": self._node.keeper.waiting}
+
+    @property
+    def draining(self) -> bool:
+        return self._node.draining
+
+    @property
+    def store_failed_ms(self) -> int:
+        return self._node.readiness.store_failed_ms()
+
+    @property
+    def publishing(self) -> PublishStatistics:
+        return self._node.bus.statistics()
+
+    def not_ready(self) -> str | None:
+        return self._node.not_ready()
+
+    async def figures(self) -> Snapshot:
+        return snapshot(self)
+
+    def processes(self) -> Sequence[Mapping[str, object]]:
+        state = "draining" if self.draining else "ready" if self.not_ready() is None else "not_ready"
+        return [{"node": self.name, "pid": os.getpid(), "state": state}]
+
+
+async def start_node(node: Node, sockets: Sequence[socket], stop: Stop, *, routes: Sequence[Route] = ()) -> bool:
+    """Start a node, which may wait for the store for some seconds; a signal ends the wait.
+
+    Returns:
+        Whether the node accepts connections; False when it was told to stop before.
+
+    Raises:
+        ConfigError: somebody else listens on the port by now.
+    """
+    starting = asyncio.ensure_future(node.start(app=make_app(node, routes=routes), sockets=sockets))
+    await first_of(starting, stop.asked.wait())
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait([starting])
+        return False
     try:
-        import uvloop
-    except ImportError:  # Windows
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+        starting.result()
+    except OSError as error:
+        raise _port_lost(node.node_settings.listen, error) from None
+    return True
 
 
-async def run_node(settings: NodeSettings, *, started: Callable[[Node], Awaitable[None]] | None = None) -> int:
-    """Runs a node until SIGTERM or SIGINT, then drains it; a second signal ends it at once.
+async def drain_when_asked(node: Node, stop: Stop) -> int:
+    """Wait until a signal comes or the node fails, and drain it; a second signal ends it at once.
+
+    Returns:
+        The exit status: 0 after a drain, 1 when the node failed or its drain was not finished.
+    """
+    await first_of(node.failed.wait(), stop.asked.wait())
+    logger.info("the node drains")
+    draining = asyncio.ensure_future(node.drain())
+    await first_of(draining, stop.at_once.wait())
+    if not draining.done():
+        logger.warning("a second signal: the node ends without finishing its drain; nothing is lost, some comes twice")
+        draining.cancel()
+        await asyncio.wait([draining])
+        return 1
+    draining.result()
+    return 1 if node.failed.is_set() else 0
+
+
+async def run_node(
+    settings: NodeSettings,
+    *,
+    routes: Sequence[Route] = (),
+    started: Callable[[Node], Awaitable[None]] | None = None,
+) -> int:
+    """Run a node with its admin port until SIGTERM or SIGINT, then drain it; a second signal ends it at once.
 
     Args:
         settings: the node's.
-        started: called when the node accepts connections.
+        routes: further ones on the port for clients.
+        started: called when the node accepts connections, before it says that it is ready.
 
     Returns:
         The exit status: 0 after a drain, 1 when the node failed.
+
+    Raises:
+        ConfigError: a port is taken, or a file of the settings can not be used.
     """
-    node = Node(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    listen = settings.listen
+    check_tls(listen)
+    stop = Stop()
+    sockets: list[socket] = []
+    node: Node | None = None
+    admin: Listener | None = None
+    figures: NodeFigures | None = None
     try:
-        await node.start()
+        # Before anything else: a port that is taken is told at once, and until the node listens it refuses.
+        sockets += bind(listen.host, listen.port, setting="PORT")
+        admin_sockets = bind(listen.admin_host, listen.admin_port, setting="ADMIN_PORT")
+        sockets += admin_sockets
+        node = Node(settings)
+        stop.listen()
+        if not await start_node(node, sockets[: -len(admin_sockets)], stop, routes=routes):
+            return 0
+        figures = NodeFigures(node)
+        figures.lag.start()
+        admin = await serve_admin(make_admin_app(figures, authenticator=admin_authenticator(settings)), admin_sockets)
         if started is not None:
             await started(node)
-        _say(f"ready node={node.name} url=http://{_shown(settings.listen.host)}:{node.port}")
-        ended = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.failed.wait())]
-        await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-        for task in ended:
-            task.cancel()
-        stop.clear()
-        draining = asyncio.ensure_future(node.drain())
-        again = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
-        again.cancel()
-        if not draining.done():
-            logger.warning("a second signal: the node ends without finishing its drain")
-            draining.cancel()
-        return 1 if node.failed.is_set() else 0
+        say(ready_line(listen, node.port, port_of(admin_sockets)))
+        return await drain_when_asked(node, stop)
     finally:
-        await node.aclose()
+        if admin is not None:
+            await admin.stop()
+        if figures is not None:
+            figures.lag.stop()
+        if node is not None:
+            await node.aclose()
+        close_all(sockets)
+        stop.unlisten()
 
 
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def _port_lost(listen: ListenSettings, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"EVENTBUS_PORT is {listen.port}, and {listen.host} can not be listened on: {error.strerror or error}",
+        field="port",
+    )
