@@ -25,7 +25,7 @@ from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import ConfigError
 from gateway.admin import admin_authenticator, make_admin_app, serve_admin
 from gateway.channel import Channel
-from gateway.config import NodeSettings
+from gateway.config import NodeSettings, load_authenticator
 from gateway.listener import Listener
 from gateway.metrics import Snapshot, kept_for_good, merged, unpack
 from gateway.process import Stop, bind, check_tls, close_all, first_of, port_of, ready_line, say
@@ -415,6 +415,7 @@ async def run_workers(settings: NodeSettings) -> int:
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ConfigError("EVENTBUS_WORKERS is above 1: this system can not share a port", field="workers")
     check_tls(listen)
+    load_authenticator(settings)
     stop = Stop()
     held: list[socket.socket] = []
     admin: Listener | None = None
