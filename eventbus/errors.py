@@ -16,17 +16,22 @@ __all__ = [
     "AuthError",
     "BadFrame",
     "BreakerOpen",
+    "CallbackFailed",
     "CloseCode",
+    "ClosedForGood",
     "ConfigError",
     "EventBusError",
     "Forbidden",
+    "HandlerFailed",
     "InvalidEvent",
     "InvalidField",
     "InvalidUtf8",
+    "NodeFault",
     "NotReplicated",
     "PartialPublish",
     "PublishTimeout",
     "RateLimited",
+    "SessionEnded",
     "StoreBusy",
     "StoreError",
     "StoreFull",
@@ -34,6 +39,9 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "StreamFull",
+    "SubscriberError",
+    "Superseded",
+    "TokenFailed",
     "TooManySessions",
     "UnknownOp",
 ]
@@ -265,3 +273,64 @@ class PartialPublish(StoreUnavailable):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (*self.args, self.results)
+
+
+class SubscriberError(EventBusError):
+    """A subscriber, or a callback that it was given, failed. Where it ends the subscriber, iterating raises it.
+
+    Attributes:
+        closed_with: the close code or HTTP status of the node, if that was the cause.
+    """
+
+    code = "subscriber"
+
+    def __init__(self, message: str, *, closed_with: int | None = None) -> None:
+        super().__init__(message)
+        self.closed_with = closed_with
+
+
+class Superseded(SubscriberError):
+    """The session was opened elsewhere: one session has one connection. Final."""
+
+    code = "superseded"
+    close_code = CloseCode.SUPERSEDED
+
+
+class SessionEnded(SubscriberError):
+    """An operator or a revocation ended the session. Final."""
+
+    code = "session_ended"
+    close_code = CloseCode.SESSION_ENDED
+
+
+class ClosedForGood(SubscriberError):
+    """The node closed with another code of those after which nobody comes back; `closed_with` says which. Final."""
+
+    code = "closed_for_good"
+
+
+class NodeFault(SubscriberError):
+    """A node refused a frame, sent what is no frame, or answered with an unexpected status; the subscriber goes on."""
+
+    code = "node_fault"
+    retryable = True
+
+
+class TokenFailed(SubscriberError):
+    """The token callback raised, or gave no token; it is asked again after a wait."""
+
+    code = "token_failed"
+    retryable = True
+
+
+class HandlerFailed(SubscriberError):
+    """`on_event` raised; the event is delivered again, unless failed events are skipped. `__cause__` is the reason."""
+
+    code = "handler_failed"
+    retryable = True
+
+
+class CallbackFailed(SubscriberError):
+    """A callback other than `on_event` raised; nothing stops. `__cause__` is the reason."""
+
+    code = "callback_failed"
