@@ -31,9 +31,9 @@ __all__ = [
 T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _WHY: Final = {
     errno.EADDRINUSE: "is taken: something listens there already",
-    errno.EADDRNOTAVAIL: "is no address of this machine",
     errno.EACCES: "may not be used by this user",
 }
 
@@ -109,18 +109,29 @@ def bind(host: str, port: int, *, setting: str, shared: bool = False) -> list[so
     Raises:
         ConfigError: it is taken, or not there.
     """
+    host_setting = f"EVENTBUS_{setting.replace('PORT', 'HOST')} is {host!r}, which"
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        name = setting.replace("PORT", "HOST")
-        raise ConfigError(f"EVENTBUS_{name} is {host!r}, which has no address: {error.strerror}") from None
+        raise ConfigError(f"{host_setting} has no address: {error.strerror}") from None
     bound: list[socket.socket] = []
+    unusable: OSError | None = None
     try:
         for family, _, _, _, address in dict.fromkeys(infos):
             number = port or (port_of(bound) if bound else 0)
-            bound.append(_bind_one(family, (address[0], number, *address[2:]), shared))
+            try:
+                bound.append(_bind_one(family, (address[0], number, *address[2:]), shared))
+            except OSError as error:
+                # A name may have addresses of a family that this machine does not speak.
+                if error.errno not in _NOT_HERE or len(infos) == 1:
+                    raise
+                unusable = error
+        if not bound and unusable is not None:
+            raise unusable
     except OSError as error:
         close_all(bound)
+        if error.errno in _NOT_HERE:
+            raise ConfigError(f"{host_setting} is no address of this machine") from None
         why = _WHY.get(error.errno or 0, f"can not be used: {error.strerror}")
         raise ConfigError(
             f"EVENTBUS_{setting} is {port}, and {bracketed(host)}:{port} {why}", field=setting.lower()

@@ -90,9 +90,9 @@ class Process(Protocol):
         """Ends it; one that has ended is no error."""
 
 
-def restart_wait_ms(ends: int) -> int:
+def restart_wait_ms(ends: int, base_ms: int = WAIT_BASE_MS) -> int:
     """The wait before a worker is started again that has ended `ends` times in a row: 200 ms, doubled up to 30 s."""
-    return min(WAIT_BASE_MS << min(max(ends - 1, 0), 16), WAIT_MAX_MS)
+    return min(base_ms << min(max(ends - 1, 0), 16), WAIT_MAX_MS)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +118,8 @@ class Supervisor:
         start: starts the process of a worker.
         on_ready: called once, when all workers are ready for the first time.
         clock: for how long a worker was ready.
+        wait_base_ms: the shortest wait before a worker is replaced.
+        patience_ms: how long workers may take to end before they are killed; their drain and 5 s when absent.
     """
 
     def __init__(
@@ -127,12 +129,16 @@ class Supervisor:
         *,
         on_ready: Callable[[], None],
         clock: Clock | None = None,
+        wait_base_ms: int = WAIT_BASE_MS,
+        patience_ms: int | None = None,
     ) -> None:
         self._slots = [_Slot(name=settings.listen.node, settings=settings) for settings in workers]
         self._start = start
         self._on_ready: Callable[[], None] | None = on_ready
         self._clock = clock or SystemClock()
-        self._patience_ms = max(settings.liveness.drain_ms for settings in workers) + KILL_AFTER_MS
+        self._wait_base_ms = wait_base_ms
+        drain_ms = max(settings.liveness.drain_ms for settings in workers)
+        self._patience_ms = drain_ms + KILL_AFTER_MS if patience_ms is None else patience_ms
         self._stopping = asyncio.Event()
         self._given_up = asyncio.Event()
         self._ended_badly = False
@@ -277,7 +283,7 @@ class Supervisor:
             if self._clock.monotonic_ms() - slot.ready_since_ms >= STABLE_MS:
                 slot.ends = 0
         slot.ends += 1
-        return restart_wait_ms(slot.ends)
+        return restart_wait_ms(slot.ends, self._wait_base_ms)
 
     def _is_hopeless(self, slot: _Slot) -> bool:
         """Whether to give up: not while others serve, unless the whole has never been ready."""
