@@ -19,6 +19,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from typing import Literal, Self
 
 from eventbus.errors import EventBusError
 
-__all__ = ["EmbeddedServer", "EmbeddedServerError", "Listen", "ServerBinary", "find_servers"]
+__all__ = ["EmbeddedServer", "EmbeddedServerError", "Listen", "ServerBinary", "find_servers", "tied"]
 
 ServerKind = Literal["valkey", "redis"]
 AppendFsync = Literal["always", "everysec", "no"]
@@ -51,12 +52,12 @@ _PORT_ATTEMPTS = 5
 _ORPHAN_WAIT_MS = 3_000
 
 # Runs in a fresh interpreter without site-packages: PR_SET_PDEATHSIG (1), then the race check (the parent may have died
-# before the call), then exec. Arguments: the parent's pid, the server's command line.
+# before the call), then exec. Arguments: the parent's pid, the signal, the command line of what is to run.
 _TRAMPOLINE = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)\n"
+    "import ctypes, os, sys\n"
+    "ctypes.CDLL(None).prctl(1, int(sys.argv[2]), 0, 0, 0)\n"
     "if os.getppid() != int(sys.argv[1]): sys.exit('the parent has died')\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
+    "os.execv(sys.argv[3], sys.argv[3:])\n"
 )
 
 
@@ -99,6 +100,20 @@ class ServerBinary:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.version} ({self.path})"
+
+
+def tied(command: Sequence[str], death_signal: signal.Signals) -> list[str]:
+    """Makes a command that gets a signal when this process dies, also by SIGKILL (Linux; elsewhere it is unchanged).
+
+    Args:
+        command: The program's absolute path and its arguments; its process id is that of what is started.
+        death_signal: What it is sent when the thread that started it has ended.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    if sys.platform != "linux" or not sys.executable:
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), str(int(death_signal)), *command]
 
 
 def find_servers(path: Path | str | None = None) -> list[ServerBinary]:
@@ -368,9 +383,7 @@ class EmbeddedServer:
 
     def _launch(self, lock: int, deadline_ms: int, timeout_ms: int) -> None:
         """One attempt: starts the process and waits until it answers; nothing is left running when it raises."""
-        command = self._command()
-        if sys.platform == "linux" and sys.executable:
-            command = [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), *command]
+        command = tied(self._command(), signal.SIGTERM)
         with contextlib.suppress(FileNotFoundError):
             self.socket_path.unlink()
         with self.log_path.open("ab") as log:
