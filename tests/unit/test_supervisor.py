@@ -70,6 +70,7 @@ class Bench:
     drains: bool = True
     fails_with: int | None = None
     refused: int = 0
+    held: asyncio.Event | None = None
     clock: ManualClock = field(default_factory=ManualClock)
     stop: Stop = field(default_factory=Stop)
     started: dict[str, list[FakeProcess]] = field(default_factory=dict)
@@ -86,6 +87,8 @@ class Bench:
         )
 
     async def start(self, settings: NodeSettings) -> FakeProcess:
+        if self.held is not None:
+            await self.held.wait()
         if self.refused:
             self.refused -= 1
             raise OSError("no room")
@@ -246,6 +249,18 @@ async def test_a_worker_ended_by_the_signal_before_it_listened_to_any_counts_as_
         await until(lambda: process.terminated)
         process.ends(-signal.SIGTERM)
         assert await running == 0
+
+
+async def test_a_worker_whose_process_comes_up_after_the_signal_is_told_too() -> None:
+    bench = Bench(names=["n-1"], held=asyncio.Event())
+    async with bench.running() as running:
+        await asyncio.sleep(0)
+        bench.stop.ask()
+        await asyncio.sleep(0)
+        assert bench.held is not None
+        bench.held.set()
+        assert await running == 0
+    assert [process.terminated for process in bench.started["n-1"]] == [True]
 
 
 async def test_no_worker_is_started_after_the_signal() -> None:
