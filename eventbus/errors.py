@@ -324,10 +324,18 @@ class TokenFailed(SubscriberError):
 
 
 class HandlerFailed(SubscriberError):
-    """`on_event` raised; the event is delivered again, unless failed events are skipped. `__cause__` is the reason."""
+    """`on_event` raised; the event is delivered again, unless failed events are skipped. `__cause__` is the reason.
+
+    Attributes:
+        event: the event.
+    """
 
     code = "handler_failed"
     retryable = True
+
+    def __init__(self, message: str, *, event: object = None) -> None:
+        super().__init__(message)
+        self.event = event
 
 
 class CallbackFailed(SubscriberError):
