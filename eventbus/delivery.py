@@ -30,11 +30,11 @@ from eventbus.moves import (
     CaughtUp,
     Clock,
     Closed,
-    DropReason,
     Dropped,
+    DropReason,
     Effect,
-    GiveUp,
     GivenUp,
+    GiveUp,
     Input,
     Item,
     Nacked,
@@ -410,6 +410,11 @@ class Delivery:
             effects += self._check_caught_up(exhausted=not full)
         return effects
 
+    def _overtaken(self, event: NewItems, now_ms: int) -> list[Effect]:
+        """The answer to a read that a re-attach overtook: what it took is pending, and comes with the pages."""
+        self._dirty = True
+        return [AnnounceGap(event.gap)] if event.gap else []
+
     def _check_caught_up(self, *, exhausted: bool) -> list[Effect]:
         if self._caught_up or not (exhausted or entry_order(self._last_read) >= entry_order(self._tail)):
             return []
@@ -621,6 +626,7 @@ TABLE: Final[dict[tuple[Phase, type[Any]], _Step]] = {
     **_in(_OPEN, Delivery._reattach_started, ReattachStarted),
     **_in((Phase.PENDING,), Delivery._pending_items, PendingItems),
     **_in((Phase.LIVE,), Delivery._new_items, NewItems),
+    **_in((Phase.PENDING,), Delivery._overtaken, NewItems),
     **_in(_OPEN, Delivery._read_failed, ReadFailed),
     **_in(_ANY, Delivery._woken, Woken),
     **_in(_OPEN, Delivery._acked, Acked),

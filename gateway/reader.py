@@ -234,7 +234,7 @@ class Reader:
                 self._failed(answer)
                 session.apply(moves.ReadFailed())
             elif answer.state is ReadState.LOST:
-                session.lost()
+                session.disowned()
             elif answer.state is ReadState.NO_GROUP:
                 session.apply(moves.ReadFailed())
             else:
@@ -268,7 +268,7 @@ class Reader:
             if session.delivery.phase is Phase.PENDING:
                 session.apply(moves.PendingItems(items=items, last=page.last))
         else:
-            session.lost()
+            session.disowned()
         return True
 
     def _item(
@@ -356,7 +356,7 @@ class Reader:
                 case moves.Release():
                     released = await self._store.release(session.fence, step.ids, step.reason)
                     if released is LOST:
-                        session.lost()
+                        session.disowned()
                     else:
                         self._counters.events_released[step.reason] += released
                         session.apply(moves.Stored(step.ids))
@@ -378,7 +378,8 @@ class Reader:
     async def _redeliver(self, session: Session, step: moves.Redeliver) -> None:
         outcomes = await self._store.redeliver(session.fence, step.entries)
         if outcomes is LOST:
-            session.lost()
+            session.apply(moves.StepFailed([entry.id for entry in step.entries]))
+            session.disowned()
             return
         pairs = [(entry.id, outcome) for entry, outcome in zip(step.entries, outcomes, strict=True)]
         session.apply(moves.Redelivered(pairs))
@@ -396,7 +397,8 @@ class Reader:
         )
         outcome = await self._store.dead_letter(session.fence, letter)
         if outcome is LOST:
-            session.lost()
+            session.apply(moves.StepFailed([step.id]))
+            session.disowned()
             return
         if outcome is DeadOutcome.DEAD:
             self._counters.events_dead_lettered[step.reason] += 1

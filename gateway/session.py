@@ -434,6 +434,12 @@ class Session:
         if self.state is State.OPEN:
             self.apply(moves.Stalled(by_ms))
 
+    def disowned(self) -> None:
+        """Redis says that the session is not this connection's: another has it, or nobody, for its field in the live
+        hash has aged out while the node stood still. The attach finds out which, and takes it from nobody (D2, D3).
+        """
+        self.reattach("disowned")
+
     def lost(self) -> None:
         """Another connection has the session (D2)."""
         self.close(CloseCode.SUPERSEDED, "the session was opened elsewhere")

@@ -1,8 +1,7 @@
 """The judge of every delivery test: what was published against what each session received.
 
 Pure: logs in, a report out. Tests must not trust the bus's own counters, so the publisher writes its own log (an event
-    id when
-its publish returned, in the order of the entry ids) and each client writes down every event that it was sent.
+id when its publish returned, in the order of the entry ids) and each client writes down every event that it was sent.
 """
 
 from __future__ import annotations
@@ -36,12 +35,15 @@ class SessionLog:
 
     Attributes:
         missed: Events of the user that this session is not owed, such as those before it began.
+        rolled_back: The session was told that the server had lost its newest entries. What a living publisher sent
+            again then comes under another entry id, and ids may be lower than those before.
     """
 
     user: str
     session: str
     received: Sequence[Received]
     missed: Collection[str] = ()
+    rolled_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class Report:
         foreign: Events of another user.
         unknown: Events that nobody published.
         late: How many first sights were redeliveries that came after a later event; allowed, since they are marked.
+        restored: How many came again under another entry id after a rollback; allowed, since it was announced.
     """
 
     published: int
@@ -88,6 +91,7 @@ class Report:
     foreign: tuple[Finding, ...]
     unknown: tuple[Finding, ...]
     late: int
+    restored: int = 0
 
     @property
     def faults(self) -> dict[str, tuple[Finding, ...]]:
@@ -103,7 +107,8 @@ class Report:
     def __str__(self) -> str:
         head = (
             f"{self.published} published, {self.owed} deliveries owed, {self.received} received "
-            f"({self.redelivered} redelivered, {self.repeated} repeated, {self.late} late)"
+            f"({self.redelivered} redelivered, {self.repeated} repeated, {self.late} late, "
+            f"{self.restored} restored)"
         )
         lines = [head]
         for kind, found in self.faults.items():
@@ -149,12 +154,13 @@ def check(
         foreign=tuple(tally.foreign),
         unknown=tuple(tally.unknown),
         late=tally.late,
+        restored=tally.restored,
     )
 
 
 class _Tally:
     def __init__(self) -> None:
-        self.owed = self.received = self.redelivered = self.repeated = self.late = 0
+        self.owed = self.received = self.redelivered = self.repeated = self.late = self.restored = 0
         self.lost: list[Finding] = []
         self.unmarked: list[Finding] = []
         self.disordered: list[Finding] = []
@@ -179,6 +185,10 @@ def _check_session(log: SessionLog, places: Mapping[str, int], owners: Mapping[s
         first_sight = item.event not in entries
         if not first_sight:
             tally.repeated += 1
+            if entries[item.event] != item.entry and log.rolled_back:
+                tally.restored += 1
+                entries[item.event] = item.entry
+                continue
             if not marked:
                 tally.unmarked.append(_finding(log, item.event, f"again as {item.entry}"))
             if entries[item.event] != item.entry:
@@ -189,7 +199,7 @@ def _check_session(log: SessionLog, places: Mapping[str, int], owners: Mapping[s
             # Within a connection the ids of first deliveries rise strictly; over connections the stored order holds.
             entry = _entry(item.entry)
             before = newest_entry.get(item.connection, (-1, -1))
-            if entry <= before:
+            if entry <= before and not log.rolled_back:
                 tally.disordered.append(_finding(log, item.event, f"{item.entry} after {before[0]}-{before[1]}"))
             elif place is not None and first_sight and place < newest_first_place:
                 tally.disordered.append(

@@ -88,6 +88,14 @@ def test_an_event_under_two_entry_ids_was_stored_twice() -> None:
     assert set(report.faults) == {"stored_twice"}
 
 
+def test_after_an_announced_rollback_an_event_may_come_under_another_entry_id() -> None:
+    received = [*_received("e0", "e1", "e2"), Received(event="e2", entry="0-9", delivery=1), *_received("e3")]
+    log = SessionLog(user="ann", session="s", received=received, rolled_back=True)
+    report = check(PUBLISHED, [log])
+    assert report.ok, str(report)
+    assert report.restored == 1
+
+
 def test_an_unsure_event_may_come_or_not_but_not_twice() -> None:
     unsure = {"ann": ["e4"]}
     for tail, kinds in (([], set()), (["e4"], set()), (["e4", "|", "e4"], {"unmarked"})):
