@@ -120,10 +120,15 @@ def _settings_options(command: Decorated) -> Decorated:
 def _help_all(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    for one in ctx.command.params:
-        if isinstance(one, click.Option):
+    hidden = [one for one in ctx.command.params if isinstance(one, click.Option) and one.hidden]
+    try:
+        for one in hidden:
             one.hidden = False
-    click.echo(ctx.get_help())
+        click.echo(ctx.get_help())
+    finally:
+        # The command outlives this call where it is used from within a program.
+        for one in hidden:
+            one.hidden = True
     ctx.exit()
 
 

@@ -130,13 +130,6 @@ class LivenessSettings:
         Integer(50, 10 * MINUTE_MS),
         unit="ms",
     )
-    sweep_ms: int = setting(
-        30_000,
-        "SWEEP_MS",
-        "Each live session is read at least this often, in case a wake-up was lost.",
-        Integer(50, HOUR_MS),
-        unit="ms",
-    )
     node_heartbeat_ms: int = setting(
         5_000,
         "NODE_HEARTBEAT_MS",
@@ -186,13 +179,6 @@ class LimitSettings:
     )
     max_body_bytes: int = setting(
         8 * MIB, "MAX_BODY_BYTES", "Largest body of an HTTP request.", Integer(64, KIB * MIB), unit="bytes"
-    )
-    max_batch_bytes: int = setting(
-        1 * MIB,
-        "MAX_BATCH_BYTES",
-        "Largest `events` frame that a node makes.",
-        Integer(16 * KIB, 64 * MIB),
-        unit="bytes",
     )
     max_connections: int = setting(
         50_000, "MAX_CONNECTIONS", "Connections of one node; one more is refused as overloaded.", Integer(1, 10_000_000)

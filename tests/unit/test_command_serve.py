@@ -97,7 +97,7 @@ def test_the_help_of_serve_shows_what_one_needs_with_its_variable_and_default() 
     assert "[EVENTBUS_PORT; default 8080]" in shown
     assert "[EVENTBUS_JWT_SECRET_FILE]" in shown
     assert "docs/configuration.md" in shown
-    assert "--sweep-ms" not in shown
+    assert "--store-down-ms" not in shown
 
 
 def test_every_setting_is_an_option_and_help_all_shows_it() -> None:
