@@ -1,0 +1,124 @@
+"""Drives Chromium through chromedriver: the few commands of W3C WebDriver that the tests need. Source: w3.org/TR/webdriver2."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.waiting import until
+
+_ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+
+
+class Browser:
+    """One browser window. Every command returns when the browser has done it."""
+
+    def __init__(self, client: httpx.AsyncClient, session: str) -> None:
+        self._client = client
+        self._path = f"/session/{session}"
+
+    @classmethod
+    async def start(cls, client: httpx.AsyncClient, chromium: Path, profile: Path, *arguments: str) -> Browser:
+        """Opens a window.
+
+        Args:
+            client: speaks to chromedriver.
+            chromium: the program.
+            profile: a directory for its data.
+            arguments: further ones of its command line.
+        """
+        options = {
+            "binary": str(chromium),
+            # Without a sandbox, which a container seldom allows: it loads our own page alone.
+            "args": [
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--disable-background-networking",
+                "--no-first-run",
+                f"--user-data-dir={profile}",
+                *arguments,
+            ],
+        }
+        capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        response = await client.post("/session", json={"capabilities": {"alwaysMatch": capabilities}})
+        return cls(client, str(_value(response)["sessionId"]))
+
+    async def quit(self) -> None:
+        """Closes the window and ends the browser."""
+        _value(await self._client.delete(self._path))
+
+    async def open(self, url: str) -> None:
+        """Loads a page; returns when it is loaded."""
+        await self._post("url", url=url)
+
+    async def script(self, body: str, *arguments: object) -> Any:
+        """Runs the body of a function in the page and returns what it returns."""
+        return await self._post("execute/sync", script=body, args=list(arguments))
+
+    async def text(self, selector: str) -> str:
+        """The text of the first element that fits, as it is in the document; empty when there is none."""
+        found = await self.script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+        return " ".join(str(found).split())
+
+    async def texts(self, selector: str) -> list[str]:
+        """The texts of all elements that fit."""
+        script = "return Array.from(document.querySelectorAll(arguments[0]), (found) => found.textContent)"
+        return [" ".join(str(text).split()) for text in await self.script(script, selector)]
+
+    async def click(self, selector: str) -> None:
+        """Clicks an element as a user does: it must be visible and not covered."""
+        await self._post(f"element/{await self._find(selector)}/click")
+
+    async def write(self, selector: str, text: str) -> None:
+        """Replaces what stands in a field; gives a file input the path of a file."""
+        found = await self._find(selector)
+        if not await self.script("return document.querySelector(arguments[0]).type === 'file'", selector):
+            await self._post(f"element/{found}/clear")
+        await self._post(f"element/{found}/value", text=text)
+
+    async def choose(self, selector: str, value: str) -> None:
+        """Chooses an option of a list by its value."""
+        await self.click(f"{selector} option[value='{value}']")
+
+    async def wait_for(self, condition: str, timeout_ms: int = 10_000) -> Any:
+        """Waits until an expression in the page is true, and returns its value.
+
+        Raises:
+            AssertionError: it was not in time; the message has what the page shows.
+        """
+        try:
+            return await until(lambda: self.script(f"return {condition}"), timeout_ms, condition)
+        except AssertionError as error:
+            shown = await self.script("return document.body.innerText")
+            raise AssertionError(f"{error}\nThe page shows:\n{shown}") from None
+
+    async def console(self) -> list[str]:
+        """What was written to the console since the last call, as `LEVEL text`."""
+        entries = await self._post("se/log", type="browser")
+        return [f"{entry['level']} {entry['message']}" for entry in entries]
+
+    async def cdp(self, command: str, **parameters: object) -> Any:
+        """Sends a command of the Chrome DevTools Protocol to the page, such as `Network.emulateNetworkConditions`."""
+        return await self._post("goog/cdp/execute", cmd=command, params=parameters)
+
+    async def screenshot(self, path: Path) -> None:
+        """Writes what the window shows as a PNG."""
+        path.write_bytes(base64.b64decode(_value(await self._client.get(f"{self._path}/screenshot"))))
+
+    async def _find(self, selector: str) -> str:
+        found = await self._post("element", using="css selector", value=selector)
+        return str(found[_ELEMENT])
+
+    async def _post(self, command: str, **body: object) -> Any:
+        return _value(await self._client.post(f"{self._path}/{command}", json=body))
+
+
+def _value(response: httpx.Response) -> Any:
+    value = response.json()["value"]
+    assert response.is_success, f"{value['error']}: {value['message']}"
+    return value
