@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 GRACE_MS: Final = 500
 """How long acks for what was sent before the signal are waited for."""
 
+ANNOUNCE_MS: Final = 500
+"""Longest wait for a store that is to hear of the drain: the clients are told all the same."""
+
 LINGER_MS: Final = 1_000
 """The listener answers 503 at least so long, so that a load balancer sees it."""
 
@@ -48,6 +51,9 @@ class Draining(Protocol):
 
     async def announce(self, state: str) -> None:
         """Writes the node's state to `eb:nodes`."""
+
+    def close_sockets(self, code: CloseCode, reason: str) -> None:
+        """Closes every socket that is still open, also those without a session."""
 
     async def wait_closed(self, timeout_ms: int) -> bool:
         """Waits until no connection is left."""
@@ -71,17 +77,18 @@ async def drain(node: Draining) -> None:
     """
     start_ms = node.clock.monotonic_ms()
     end_ms = start_ms + node.drain_ms
-    with contextlib.suppress(StoreError):
-        await node.announce("draining")
-    sessions = list(node.hub)
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(seconds(ANNOUNCE_MS)):
+            await node.announce("draining")
+    sessions = [session for session in node.hub if session.is_open]
     for index, session in enumerate(sessions):
         wait_ms = reconnect_after_ms(index, len(sessions))
         session.send(GoAway(reason=GoAwayReason.DRAINING, reconnect_after_ms=wait_ms))
     node.reader.stop_reading()
     await _settle(node, min(GRACE_MS, node.drain_ms // 4))
     await node.reader.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 2))
-    for session in sessions:
-        session.close(CloseCode.DRAINING, "the node is draining")
+    # Also those that came in between, or have not said `hello` yet.
+    node.close_sockets(CloseCode.DRAINING, "the node is draining")
     stored = await node.reader.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 2))
     if not stored:
         logger.warning("the drain's time is over and acks are not stored: their events will be delivered again")

@@ -20,7 +20,7 @@ from gateway.session import Host, Session
 
 __all__ = ["Doorkeeper", "Openness"]
 
-RETRY_AFTER_S: Final = 2
+RETRY_AFTER_MS: Final = 2_000
 
 
 class Openness(Protocol):
@@ -98,7 +98,7 @@ class Doorkeeper:
         try:
             self._handshakes.check(self._row(request), self._clock.monotonic_ms())
         except RateLimited as error:
-            return self._turn_away(request, 429, error.code, str(error), CloseCode.RATE_LIMITED)
+            return self._rate_limited(request, error)
         return None
 
     async def _by_ticket(self, request: UpgradeRequest, ticket: str) -> Decision:
@@ -115,22 +115,35 @@ class Doorkeeper:
         try:
             self._addresses.add(address)
         except RateLimited as error:
-            return self._turn_away(request, 429, error.code, str(error), CloseCode.RATE_LIMITED)
+            return self._rate_limited(request, error)
         return Accept(handler=Session(self._host, identity, left=lambda: self._addresses.remove(address)))
 
     def _row(self, request: UpgradeRequest) -> str | None:
         return limited_address(request.client, self._settings.listen.trusted_proxies)
 
-    def _reject(self, status: int, code: str, message: str) -> Reject:
+    def _rate_limited(self, request: UpgradeRequest, error: RateLimited) -> Decision:
+        return self._turn_away(request, 429, error.code, str(error), CloseCode.RATE_LIMITED, error.retry_after_ms)
+
+    def _reject(self, status: int, code: str, message: str, retry_after_ms: int = RETRY_AFTER_MS) -> Reject:
         self._counters.connections_refused[code] += 1
-        headers = (("Retry-After", str(RETRY_AFTER_S)),) if status in (429, 503) else ()
-        if status == 401:
+        headers: tuple[tuple[str, str], ...] = ()
+        if status in (429, 503):
+            headers = (("Retry-After", str(-(-retry_after_ms // 1000))),)
+        elif status == 401:
             headers = (("WWW-Authenticate", "Bearer"),)
         return Reject(status=status, code=code, message=message, headers=headers)
 
-    def _turn_away(self, request: UpgradeRequest, status: int, code: str, message: str, close: CloseCode) -> Decision:
+    def _turn_away(
+        self,
+        request: UpgradeRequest,
+        status: int,
+        code: str,
+        message: str,
+        close: CloseCode,
+        retry_after_ms: int = RETRY_AFTER_MS,
+    ) -> Decision:
         """A browser can not read a status: it is let in and sent away with a close code."""
         if request.origin is None:
-            return self._reject(status, code, message)
+            return self._reject(status, code, message, retry_after_ms)
         self._counters.connections_refused[code] += 1
         return AcceptThenClose(code=int(close), reason=message)

@@ -15,7 +15,7 @@ from eventbus.errors import StoreError
 from eventbus.ids import NodeName
 from eventbus.store import Attached, AttachRefused, Beat, Store
 from gateway.counters import Counters
-from gateway.session import Session, State
+from gateway.session import Session
 
 __all__ = ["Keeper"]
 
@@ -38,7 +38,7 @@ class Keeper:
         self._node = node
         self._counters = counters
         self._attaches: dict[Session, None] = {}
-        self._beats: dict[Session, int] = {}
+        self._beats: dict[Session, tuple[int, int]] = {}
         self._attach_wanted = asyncio.Event()
         self._beat_wanted = asyncio.Event()
 
@@ -57,7 +57,7 @@ class Keeper:
 
     def beat(self, session: Session) -> None:
         """Renews a session's hold soon; `session.beaten` gets the answer, nothing does when the store fails."""
-        self._beats[session] = session.reads
+        self._beats[session] = session.belief
         self._beat_wanted.set()
 
     def forget(self, session: Session) -> None:
@@ -78,7 +78,7 @@ class Keeper:
             for session, answer in zip(batch, answers, strict=True):
                 if answer is not None:
                     session.attached(answer)
-                elif session.state is not State.CLOSED:
+                elif not session.is_closed:
                     self._attaches[session] = None
             if self._attaches:
                 self._attach_wanted.set()
@@ -89,7 +89,7 @@ class Keeper:
                 pause_ms = PAUSE_MS
 
     async def _attach(self, session: Session) -> Attached | AttachRefused | None:
-        if session.state is State.CLOSED:
+        if session.is_closed:
             return AttachRefused.LOST
         try:
             return await self._store.attach(session.attach_request())
@@ -110,10 +110,10 @@ class Keeper:
                 answers = await self._store.heartbeat([session.fence for session, _ in batch], self._node)
             except StoreError as error:
                 answers = [error] * len(batch)
-            for (session, reads), answer in zip(batch, answers, strict=True):
+            for (session, belief), answer in zip(batch, answers, strict=True):
                 if isinstance(answer, StoreError):
                     self._counters.store_errors[answer.code] += 1
                 else:
-                    session.beaten(answer, reads)
+                    session.beaten(answer, belief)
             if self._beats:
                 self._beat_wanted.set()

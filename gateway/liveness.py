@@ -1,4 +1,4 @@
-"""When a connection is looked at, and whether it may go on: pings, silence, the token's end, a backlog that stands still. Pure."""
+"""When a connection is looked at, and whether it may go on: pings, silence, the token's end, a backlog. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from eventbus.errors import CloseCode
-from gateway.wheel import NEVER_MS
+from gateway.outbox import Backlog
 
-__all__ = ["Look", "Liveness", "LivenessRules"]
+__all__ = ["Liveness", "LivenessRules", "Look"]
+
+
+AFTER_STALL_MS: Final = 1_000
+"""How long after a stall of the node no client is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,35 +56,34 @@ class Liveness:
     """
 
     __slots__ = (
-        "_backlog_since_ms",
-        "_pinged_ms",
+        "_ping_due_ms",
         "_rules",
         "_silence_max_ms",
         "beat_due_ms",
         "look_due_ms",
-        "resume_due_ms",
     )
 
     def __init__(self, rules: LivenessRules, *, connection_timeout_ms: int, now_ms: int, spread: int) -> None:
         self._rules = rules
         self._silence_max_ms = max(rules.heartbeat_ms * 5 // 2, connection_timeout_ms)
-        self._pinged_ms = now_ms
-        self._backlog_since_ms: int | None = None
         half_ms = max(1, rules.beat_ms // 2)
         self.beat_due_ms = now_ms + half_ms + spread % half_ms
-        self.look_due_ms = now_ms + 1 + spread % max(1, rules.heartbeat_ms // 2)
-        self.resume_due_ms = NEVER_MS
+        self._ping_due_ms = self.look_due_ms = now_ms + 1 + spread % rules.heartbeat_ms
 
     @property
     def due_ms(self) -> int:
         """The first of its due times."""
-        return min(self.beat_due_ms, self.look_due_ms, self.resume_due_ms)
+        return min(self.beat_due_ms, self.look_due_ms)
 
     def token_ends(self, now_ms: int, left_ms: int) -> None:
         """A token ends in `left_ms`: the connection is looked at then."""
         self.look_due_ms = min(self.look_due_ms, now_ms + max(0, left_ms))
 
-    def look(self, now_ms: int, *, silent_ms: int, token_left_ms: int, owes: bool, waiting_bytes: int) -> Look:
+    def stood_still(self, now_ms: int) -> None:
+        """The node stood still: what clients sent meanwhile may not be read yet, so nobody is judged just now (D23)."""
+        self.look_due_ms = max(self.look_due_ms, now_ms + AFTER_STALL_MS)
+
+    def look(self, now_ms: int, *, silent_ms: int, token_left_ms: int, owes: bool, backlog: Backlog) -> Look:
         """Looks at a connection.
 
         Args:
@@ -88,22 +91,20 @@ class Liveness:
             silent_ms: since when nothing came from the client.
             token_left_ms: how long its token is good.
             owes: whether it has events that it has not acked; then their time-outs judge it.
-            waiting_bytes: what waits to be written to it.
+            backlog: what waits to be written to it.
         """
         rules = self._rules
-        if owes or waiting_bytes <= rules.backlog_bytes:
-            self._backlog_since_ms = None
-        elif self._backlog_since_ms is None:
-            self._backlog_since_ms = now_ms
-        stood_ms = 0 if self._backlog_since_ms is None else now_ms - self._backlog_since_ms
-        self.look_due_ms = now_ms + max(1, min(rules.heartbeat_ms // 2, rules.stalled_ms // 4, token_left_ms))
+        pings = self._ping_due_ms <= now_ms
+        if pings:
+            self._ping_due_ms = now_ms + rules.heartbeat_ms
+        # A backlog is seen to stand still only by looking at it now and then.
+        pause_ms = min(rules.heartbeat_ms // 2, rules.stalled_ms // 4, token_left_ms, self._ping_due_ms - now_ms)
+        self.look_due_ms = now_ms + max(1, pause_ms)
         if token_left_ms <= 0:
             return Look(close=CloseCode.TOKEN_EXPIRED, reason="the token has expired")
         if silent_ms > self._silence_max_ms:
             return Look(close=CloseCode.HEARTBEAT_TIMEOUT, reason=f"nothing was heard for {silent_ms} ms")
-        if stood_ms >= rules.stalled_ms:
-            return Look(close=CloseCode.SLOW_CONSUMER, reason=f"{waiting_bytes} bytes were not read for {stood_ms} ms")
-        if now_ms - self._pinged_ms >= rules.heartbeat_ms // 2:
-            self._pinged_ms = now_ms
-            return _PING
-        return _FINE
+        if not owes and backlog.waiting_bytes > rules.backlog_bytes and backlog.stalled_ms >= rules.stalled_ms:
+            waiting, stood_ms = backlog.waiting_bytes, backlog.stalled_ms
+            return Look(close=CloseCode.SLOW_CONSUMER, reason=f"{waiting} bytes were not read for {stood_ms} ms")
+        return _PING if pings else _FINE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import ssl
@@ -92,25 +91,40 @@ class Node:
         state = "draining" if self.draining else "open"
         return f"<Node {self.name} {state} sessions={len(self.hub)} {self.readiness!r} {self.reader!r}>"
 
-    # --- life
-    # -----------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------------------------
 
     @property
     def port(self) -> int:
         """The port that it accepts on."""
         return self.listener.port if self.listener else 0
 
-    async def start(self, *, app: ASGIApp | None = None, sockets: Sequence[socket.socket] | None = None) -> None:
+    async def start(
+        self,
+        *,
+        app: ASGIApp | None = None,
+        sockets: Sequence[socket.socket] | None = None,
+        proof_wait_ms: int = FIRST_PROOF_MS,
+    ) -> None:
         """Starts everything; returns when the node accepts connections, whether Redis is there or not.
 
         Args:
             app: instead of the node's own routes.
             sockets: bound ones to accept on, instead of the address in the settings; the node closes them.
+            proof_wait_ms: how long the store is waited for before connections are accepted without it.
 
         Raises:
             OSError: the port is taken.
             ConfigError: a file of the settings can not be read.
+
+        Cancellation, like an error, ends what was started; the node can not be started again.
         """
+        try:
+            await self._start(app, sockets, proof_wait_ms)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _start(self, app: ASGIApp | None, sockets: Sequence[socket.socket] | None, proof_wait_ms: int) -> None:
         clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         await self.bus.__aenter__()
         self._listening = await self.store.listen(self.name, self)
@@ -125,7 +139,7 @@ class Node:
         ):
             self._own(run)
         try:
-            async with asyncio.timeout(seconds(FIRST_PROOF_MS)):
+            async with asyncio.timeout(seconds(proof_wait_ms)):
                 await self.readiness.first.wait()
         except TimeoutError:
             logger.warning("the store is not there yet: %s", self.readiness.problem())
@@ -140,11 +154,6 @@ class Node:
             settings=_listener_settings(self.node_settings),
             clock=self.clock,
         )
-        # What was made so far lives as long as the node: the collector need not look at it again. Its thresholds are
-        # wide because a full collection stops the loop for tens of milliseconds at 20,000 connections.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 50, 1_000)
 
     def _own(self, run: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.ensure_future(run())
@@ -180,8 +189,15 @@ class Node:
         await self.bus.aclose(0)
         await self.store.aclose()
 
-    # --- what a drain needs
-    # -----------------------------------------------------------------------------------------------
+    def close_sockets(self, code: CloseCode, reason: str) -> None:
+        """Closes every socket that is still open, also those without a session."""
+        for session in self.hub:
+            session.close(code, reason)
+        if self.listener is not None:
+            for connection in list(self.listener.sockets.connections):
+                connection.close(int(code), reason)
+
+    # --- what a drain needs -----------------------------------------------------------------------------------------
 
     async def announce(self, state: str) -> None:
         """Writes what the node is and does to `eb:nodes`."""
@@ -216,8 +232,7 @@ class Node:
         except StoreError as error:
             logger.info("the node stays in the list for 15 s more: %s", error)
 
-    # --- openness
-    # ---------------------------------------------------------------------------------------------------------
+    # --- openness ---------------------------------------------------------------------------------------------------
 
     @property
     def connections(self) -> int:
@@ -238,8 +253,7 @@ class Node:
         """Why no new connection should come here; None when it may."""
         return "the node is draining" if self.draining else self.readiness.problem()
 
-    # --- host of the sessions
-    # -----------------------------------------------------------------------------------------------
+    # --- host of the sessions ---------------------------------------------------------------------------------------
 
     def authenticate(self, token: str) -> Identity:
         """Verifies a token. Raises: AuthError."""
@@ -276,12 +290,12 @@ class Node:
     def place(self, session: Session) -> None:
         self.wheel.place(session)
 
-    # --- listener of the store
-    # --------------------------------------------------------------------------------------------
+    # --- listener of the store --------------------------------------------------------------------------------------
 
     def woken(self, user: UserId) -> None:
         self.counters.wakeups += 1
-        for session in self.hub.of_user(user):
+        # A copy: an input may end a session, which leaves the hub.
+        for session in list(self.hub.of_user(user)):
             session.apply(moves.Woken())
 
     def displaced(self, user: UserId, session: SessionId, connection: ConnectionId) -> None:
@@ -308,8 +322,7 @@ class Node:
     def unsubscribed(self, reason: str) -> None:
         logger.warning("the wake-ups are gone: %s", reason)
 
-    # --- loops
-    # -------------------------------------------------------------------------------------------------------------
+    # --- loops ------------------------------------------------------------------------------------------------------
 
     def _due(self, session: Session, now_ms: int) -> None:
         if session.on_clock(now_ms):

@@ -16,7 +16,6 @@ from typing import Final
 
 from eventbus import moves, wire
 from eventbus.clock import Clock, seconds
-from eventbus.delivery import Phase
 from eventbus.errors import InvalidEvent, StoreError
 from eventbus.event import peek
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, UserId
@@ -101,13 +100,12 @@ class Reader:
         """What waits, by kind."""
         return {"reads": len(self._dirty), "acks": len(self._acks), "steps": len(self._steps)}
 
-    # --- what sessions ask
-    # ----------------------------------------------------------------------------------------------
+    # --- what sessions ask ------------------------------------------------------------------------------------------
 
     def want_read(self, session: Session) -> None:
         """The session wants to read in the next cycle."""
         self._dirty[session] = None
-        self._wanted.set()
+        self._begin()
 
     def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
         """Puts acks on their way; with `ref`, the answer is counted for these ids alone."""
@@ -117,7 +115,7 @@ class Reader:
         else:
             acks.refs.append((ref, ids, self._clock.monotonic_ms()))
         self._ack_came.set()
-        self._wanted.set()
+        self._begin()
 
     async def ack_came(self) -> None:
         """Waits for the next ack of any client."""
@@ -127,7 +125,7 @@ class Reader:
     def step(self, session: Session, effect: Step) -> None:
         """Puts a step on its way."""
         self._steps.append((session, effect))
-        self._wanted.set()
+        self._begin()
 
     def leave(self, session: Session) -> None:
         """Gives the session's hold up, after its acks."""
@@ -135,7 +133,11 @@ class Reader:
         acks = self._acks_of(session)
         acks.session = None
         acks.leaving = session.last_cursor
+        self._begin()
+
+    def _begin(self) -> None:
         self._wanted.set()
+        self._idle.clear()
 
     def _acks_of(self, session: Session) -> _Acks:
         acks = self._acks.get(session.connection_id)
@@ -143,19 +145,17 @@ class Reader:
             acks = self._acks[session.connection_id] = _Acks(session.fence, session)
         return acks
 
-    # --- the cycles
-    # -----------------------------------------------------------------------------------------------------
+    # --- the cycles -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Runs cycles until it is cancelled. What a cancelled cycle asked for may or may not have taken effect."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            self._idle.clear()
             if not await self._cycle():
                 self._wanted.set()
                 await asyncio.sleep(seconds(PAUSE_MS))
-            if not (self._wanted.is_set() or self._acks or self._steps):
+            if not self._wanted.is_set():
                 self._idle.set()
 
     def stop_reading(self) -> None:
@@ -167,7 +167,6 @@ class Reader:
         """Waits until every ack is stored and every hold given up. Returns False when the time did not suffice."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds(timeout_ms)):
-                self._wanted.set()
                 await self._idle.wait()
         return not self._acks
 
@@ -180,7 +179,7 @@ class Reader:
         work = [self._ack(list(acks.values()))] if acks else []
         if reads:
             work.append(self._read(reads))
-        work += [self._page(session, read) for session, read in pages]
+        work += [self._page(session, read, attaches) for session, read, attaches in pages]
         work += [self._carry_out(session, step) for session, step in steps]
         answers = await asyncio.gather(*work)
         answered = all(answers)
@@ -192,9 +191,9 @@ class Reader:
             self._wanted.set()
         return answered
 
-    def _take_reads(self) -> tuple[list[tuple[Session, ReadRequest]], list[tuple[Session, moves.ReadPending]]]:
+    def _take_reads(self) -> tuple[list[tuple[Session, ReadRequest]], list[tuple[Session, moves.ReadPending, int]]]:
         reads: list[tuple[Session, ReadRequest]] = []
-        pages: list[tuple[Session, moves.ReadPending]] = []
+        pages: list[tuple[Session, moves.ReadPending, int]] = []
         later: dict[Session, None] = {}
         for session in self._dirty:
             if len(reads) >= READS_MAX or len(pages) >= STEPS_MAX:
@@ -207,7 +206,7 @@ class Reader:
             if isinstance(read, moves.ReadNew):
                 reads.append((session, ReadRequest(fence=session.fence, count=read.count, verify=read.verify)))
             else:
-                pages.append((session, read))
+                pages.append((session, read, session.attaches))
         self._dirty = later
         return reads, pages
 
@@ -215,8 +214,7 @@ class Reader:
         self._counters.store_errors[error.code] += 1
         logger.debug("the store failed: %s", error)
 
-    # --- reads
-    # ----------------------------------------------------------------------------------------------------------
+    # --- reads ------------------------------------------------------------------------------------------------------
 
     async def _read(self, reads: Sequence[tuple[Session, ReadRequest]]) -> bool:
         answers: Sequence[NewRead | StoreError]
@@ -250,7 +248,7 @@ class Reader:
                 session.apply(moves.NewItems(items=items, gap=answer.gap))
         return answered
 
-    async def _page(self, session: Session, read: moves.ReadPending) -> bool:
+    async def _page(self, session: Session, read: moves.ReadPending, attaches: int) -> bool:
         try:
             page = await self._store.read_pending(session.fence, read.after, read.count)
         except StoreError as error:
@@ -259,14 +257,16 @@ class Reader:
             session.apply(moves.ReadFailed())
             return False
         session.count_read()
+        if session.attaches != attaches:
+            # An attach that was answered meanwhile began the pending list anew: this page is none of its.
+            return True
         if isinstance(page, PendingPage):
             wall_ms = self._clock.now_ms()
             items = []
             for entry in page.entries:
                 payload = None if entry.body is None else _payload(session.user, entry.id, entry.body)
                 items.append(self._item(session, entry.id, payload, entry.attempts, wall_ms))
-            if session.delivery.phase is Phase.PENDING:
-                session.apply(moves.PendingItems(items=items, last=page.last))
+            session.apply(moves.PendingItems(items=items, last=page.last))
         else:
             session.disowned()
         return True
@@ -291,8 +291,7 @@ class Reader:
             attempts=attempts,
         )
 
-    # --- acks and leaving
-    # -------------------------------------------------------------------------------------------------
+    # --- acks and leaving -------------------------------------------------------------------------------------------
 
     async def _ack(self, batch: Sequence[_Acks]) -> bool:
         requests: list[AckRequest] = []
@@ -332,7 +331,7 @@ class Reader:
         if ref is None:
             kept.ids[:0] = ids
             return
-        if acks.session is not None and 0 < since_ms <= self._clock.monotonic_ms() - self._store_wait_ms:
+        if acks.session is not None and since_ms <= self._clock.monotonic_ms() - self._store_wait_ms:
             acks.session.ack_is_late(ref)
             kept.ids.extend(ids)
             return
@@ -347,8 +346,7 @@ class Reader:
             return False
         return True
 
-    # --- steps
-    # ------------------------------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------------------------
 
     async def _carry_out(self, session: Session, step: Step) -> bool:
         try:
@@ -356,6 +354,8 @@ class Reader:
                 case moves.Release():
                     released = await self._store.release(session.fence, step.ids, step.reason)
                     if released is LOST:
+                        # What is still pending comes with the pages of the next attach, and is released then.
+                        session.apply(moves.Stored(step.ids))
                         session.disowned()
                     else:
                         self._counters.events_released[step.reason] += released
@@ -366,6 +366,8 @@ class Reader:
                     await self._give_up(session, step)
         except StoreError as error:
             self._failed(error)
+            if session.is_closed:
+                return False  # nobody waits for it any more: the next connection of the session takes it up
             if isinstance(step, moves.Release):
                 self.step(session, step)
             elif isinstance(step, moves.Redeliver):

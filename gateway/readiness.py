@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 PROOF_LIFE_PROBES: Final = 2
 """A proof older than so many probes counts no more."""
 
+SLACK_MS: Final = 500
+"""What a probe may take beside: the loop is busy, or Redis is."""
+
 
 class Readiness:
     """The probes of a node.
@@ -35,7 +38,8 @@ class Readiness:
         self._node = node
         self._clock = clock
         self._probe_ms = probe_ms
-        self._token = ""
+        self._life_ms = PROOF_LIFE_PROBES * probe_ms + SLACK_MS
+        self._sent: dict[str, int] = {}
         self._proven_ms: int | None = None
         self._written_ms: int | None = None
         self._problem = "no probe has come back yet"
@@ -47,8 +51,10 @@ class Readiness:
 
     def probed(self, token: str) -> None:
         """A probe came back through the node's channel."""
-        if token == self._token:
-            self._proven_ms = self._clock.monotonic_ms()
+        sent_ms = self._sent.pop(token, None)
+        if sent_ms is not None:
+            # What is proven is the path at the moment when the probe was written.
+            self._proven_ms = max(sent_ms, self._proven_ms or 0)
             self.first.set()
 
     def problem(self) -> str | None:
@@ -56,7 +62,7 @@ class Readiness:
         if self._proven_ms is None:
             return self._problem
         age_ms = self._clock.monotonic_ms() - self._proven_ms
-        if age_ms > PROOF_LIFE_PROBES * self._probe_ms + 500:
+        if age_ms > self._life_ms:
             return f"no probe came back for {age_ms} ms: {self._problem}"
         return None
 
@@ -65,16 +71,16 @@ class Readiness:
         if self._written_ms is None:
             return 0
         silent_ms = self._clock.monotonic_ms() - self._written_ms
-        return silent_ms if silent_ms > PROOF_LIFE_PROBES * self._probe_ms + 500 else 0
+        return silent_ms if silent_ms > self._life_ms else 0
 
     async def run(self) -> None:
         """Probes until it is cancelled."""
         self._written_ms = self._clock.monotonic_ms()
         while True:
-            self._token = secrets.token_hex(8)
+            token = self._next_token()
             try:
                 async with asyncio.timeout(seconds(max(self._probe_ms, 1_000))):
-                    await self._store.probe(self._node, self._token)
+                    await self._store.probe(self._node, token)
                     self.store_ahead_ms = await self._store.ping() - self._clock.now_ms()
                 self._written_ms = self._clock.monotonic_ms()
                 self._problem = "the wake-up of the last probe has not come: the node is deaf"
@@ -84,3 +90,11 @@ class Readiness:
                 self._problem = "the store does not answer"
             # At the start, and while it is not ready, a proof is looked for more often.
             await asyncio.sleep(seconds(self._probe_ms if self.problem() is None else min(self._probe_ms, 250)))
+
+    def _next_token(self) -> str:
+        now_ms = self._clock.monotonic_ms()
+        # A wake-up may be later than the next probe, and still proves the path; one that is too old proves nothing.
+        self._sent = {token: at_ms for token, at_ms in self._sent.items() if now_ms - at_ms <= self._life_ms}
+        token = secrets.token_hex(8)
+        self._sent[token] = now_ms
+        return token

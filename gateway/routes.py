@@ -32,7 +32,7 @@ from eventbus.errors import (
     StreamFull,
 )
 from eventbus.event import Event, EventHead, envelope_json, event_from_object, parse_event_type, peek
-from eventbus.ids import ENTRY_ZERO, entry_order, parse_entry_id, parse_run_id, parse_thread_id
+from eventbus.ids import ENTRY_ZERO, UserId, entry_order, parse_entry_id, parse_run_id, parse_thread_id
 from eventbus.receipt import Receipt
 from eventbus.store import Store, StoredEntry, Ticket
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
@@ -47,6 +47,7 @@ HISTORY_MAX: Final = 500
 HISTORY_DEFAULT: Final = 100
 HISTORY_PAGES: Final = 20
 """Most pages of the stream that one filtered read of the history walks; `next` goes on where it stopped."""
+KEY_CHARACTERS_MAX: Final = 255
 TICKET_LIFE_MS: Final = 60_000
 RETRY_AFTER_S: Final = 1
 
@@ -127,6 +128,7 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
                 allow_origins=list(node.node_settings.listen.allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+                expose_headers=["Retry-After"],
                 max_age=600,
             )
         ],
@@ -143,8 +145,7 @@ def _bound(
     return endpoint
 
 
-# --- answers
-# ------------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------------------------
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -203,8 +204,7 @@ EXCEPTION_HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[
 }
 
 
-# --- who asks
-# -----------------------------------------------------------------------------------------------------------
+# --- who asks -------------------------------------------------------------------------------------------------------
 
 
 async def identify(node: Services, request: Request, scope: Scope) -> Identity:
@@ -239,13 +239,12 @@ async def make_ticket(node: Services, request: Request) -> Response:
     return answer({"ticket": ticket, "expires_ms": now_ms + life_ms, "cursor": tail, "epoch": epoch})
 
 
-# --- events
-# -------------------------------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------------------------
 
 
 async def publish_events(node: Services, request: Request) -> Response:
     """`POST /v1/events`: one event or a list; refused as a whole when one is bad."""
-    await identify(node, request, Scope.PUBLISH)
+    identity = await identify(node, request, Scope.PUBLISH)
     body = await read_body(request, node.node_settings.limits.max_body_bytes)
     try:
         parsed = orjson.loads(body)
@@ -254,11 +253,21 @@ async def publish_events(node: Services, request: Request) -> Response:
     objects = parsed if isinstance(parsed, list) else [parsed]
     if not 1 <= len(objects) <= EVENTS_MAX:
         raise BadRequest("body", f"holds {len(objects)} events: 1 to {EVENTS_MAX} may be given")
-    key = request.headers.get("idempotency-key")
+    key = _idempotency_key(request, identity)
     events = [_event(node, obj, index, key, isinstance(parsed, list)) for index, obj in enumerate(objects)]
     receipts = await node.bus.publish_many(events)
     node.counters.events_published += len(receipts)
     return answer({"results": [_result(receipt) for receipt in receipts]}, 202)
+
+
+def _idempotency_key(request: Request, identity: Identity) -> str | None:
+    """What makes ids of the request's own; two callers may use the same key."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= KEY_CHARACTERS_MAX:
+        raise BadRequest("Idempotency-Key", f"has {len(key)} characters: 1 to {KEY_CHARACTERS_MAX} may be given")
+    return f"{identity.user}\0{key}"
 
 
 def _event(node: Services, obj: object, index: int, key: str | None, in_list: bool) -> Event:
@@ -310,6 +319,7 @@ async def read_events(node: Services, request: Request) -> Response:
     after = parse_entry_id(query["cursor"], "cursor") if "cursor" in query else ENTRY_ZERO
     limit = _limit(query.get("limit"))
     wanted = _Wanted(
+        user=identity.user,
         type=parse_event_type(query["type"]) if "type" in query else None,
         thread=parse_thread_id(query["thread"]) if "thread" in query else None,
         run=parse_run_id(query["run"]) if "run" in query else None,
@@ -340,16 +350,19 @@ async def read_events(node: Services, request: Request) -> Response:
 class _Wanted:
     """What a read of the history keeps."""
 
-    def __init__(self, *, type: str | None, thread: str | None, run: str | None) -> None:
+    def __init__(self, *, user: UserId, type: str | None, thread: str | None, run: str | None) -> None:
+        self._user = user
         self._type = type
         self._thread = thread
         self._run = run
 
     def matches(self, entry: StoredEntry) -> bool:
-        """Whether the entry is wanted; one that can not be read is not."""
+        """Whether the entry is wanted; one that can not be read, or names another user, is not."""
         try:
             head: EventHead = peek(entry.body)
         except InvalidEvent:
+            return False
+        if head.user != self._user:
             return False
         return self._type in (None, head.type) and self._thread in (None, head.thread) and self._run in (None, head.run)
 
@@ -357,13 +370,12 @@ class _Wanted:
 def _limit(text: str | None) -> int:
     if text is None:
         return HISTORY_DEFAULT
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= HISTORY_MAX):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= HISTORY_MAX):
         raise BadRequest("limit", f"{text[:40]!r} is not a whole number from 1 to {HISTORY_MAX}")
     return int(text)
 
 
-# --- health and files
-# ---------------------------------------------------------------------------------------------------
+# --- health and files -----------------------------------------------------------------------------------------------
 
 
 async def health(node: Services, request: Request) -> Response:

@@ -1,0 +1,75 @@
+"""What a session asks of its node, and the numbers that all sessions of a node work with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from eventbus import moves, wire
+from eventbus.clock import Clock
+from eventbus.ids import EntryId, NodeName
+from eventbus.redelivery import RedeliveryPolicy
+from eventbus.tiers import Tier
+from gateway.auth import Identity
+from gateway.counters import Counters
+from gateway.liveness import LivenessRules
+
+if TYPE_CHECKING:
+    from gateway.session import Session
+
+__all__ = ["Host", "SessionSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """What every session of a node works with."""
+
+    node: NodeName
+    policy: RedeliveryPolicy
+    liveness: LivenessRules
+    hello_timeout_ms: int
+    store_wait_ms: int
+    max_frame_bytes: int
+    window_default: int
+    window_max: int
+
+
+class Host(Protocol):
+    """What a session asks of its node."""
+
+    settings: SessionSettings
+    counters: Counters
+    clock: Clock
+
+    def authenticate(self, token: str) -> Identity:
+        """Verifies a token. Raises: AuthError."""
+
+    def tier(self, name: str) -> Tier:
+        """The settings of a tier."""
+
+    def seat(self, session: Session) -> None:
+        """From now on wake-ups reach the session."""
+
+    def unseat(self, session: Session) -> None:
+        """The session is over: no wake-up, no clock."""
+
+    def attach(self, session: Session) -> None:
+        """Attaches the session (`session.attach_request()`), again and again until the store answers; calls
+        `session.attached`.
+        """
+
+    def want_read(self, session: Session) -> None:
+        """The session wants to read."""
+
+    def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
+        """Puts acks on their way; calls `session.acks_stored`."""
+
+    def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
+        """Carries out what only Redis can; calls `session.apply` with the answer."""
+
+    def leave_session(self, session: Session) -> None:
+        """The session's connection is gone: what it acked is stored, then its hold is given up. May be called twice."""
+
+    def place(self, session: Session) -> None:
+        """The session's due time changed."""
