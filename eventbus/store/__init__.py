@@ -18,7 +18,7 @@ because of its event id.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Final, Literal, Protocol
 
@@ -447,8 +447,8 @@ class ConfirmationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
-    """The server behind the store, as `eventbus doctor` checks it; `settings` are raw CONFIG values, absent ones left
-    out.
+    """The server behind the store, as `eventbus doctor` checks it; `settings` are raw CONFIG values and `facts` raw values
+    of INFO, absent ones left out.
     """
 
     kind: str
@@ -458,6 +458,7 @@ class StoreInfo:
     memory_bytes: int
     replicas: int
     settings: Mapping[str, str]
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Listener(Protocol):

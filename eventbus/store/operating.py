@@ -54,6 +54,18 @@ _DOCTOR_SETTINGS: Final = (
     "timeout",
     "maxclients",
 )
+_DOCTOR_FACTS: Final = (
+    "loading",
+    "role",
+    "redis_mode",
+    "maxmemory",
+    "maxclients",
+    "connected_clients",
+    "aof_enabled",
+    "aof_last_write_status",
+    "aof_last_bgrewrite_status",
+    "rdb_last_bgsave_status",
+)
 
 
 class Operating:
@@ -195,6 +207,7 @@ class Operating:
             memory_bytes=int(known.get("used_memory", "0")),
             replicas=int(known.get("connected_slaves", "0")),
             settings={} if isinstance(settings, StoreError) else settings,
+            facts={name: known[name] for name in _DOCTOR_FACTS if name in known},
         )
 
     async def ping(self) -> int:
