@@ -1,7 +1,7 @@
 """What operators ask: who waits for what and why, what became of an event, what was given up.
 
-Asynchronous functions over a `Store` that return frozen records; the decisions are in `eventbus.verdicts`. Everything is
-bounded and paged, nothing writes, and the clock is Redis's.
+Asynchronous functions over a `Store` that return frozen records. The decisions are in `eventbus.verdicts`, what looks
+back is in `eventbus.lookup`. Everything is bounded and paged, nothing writes, and the clock is Redis's.
 
 Source: docs/cli.md.
 """
@@ -9,34 +9,22 @@ Source: docs/cli.md.
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from zlib import crc32
 
-from eventbus.errors import InvalidEvent, InvalidField
-from eventbus.event import peek
-from eventbus.ids import (
-    ENTRY_ZERO,
-    EntryId,
-    EventId,
-    NodeName,
-    SessionId,
-    UserId,
-    entry_order,
-    event_id_time_ms,
-    parse_entry_id,
+from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId, entry_order
+from eventbus.lookup import (
+    DeadRow,
+    DeadRows,
+    EventReport,
+    dead_letter,
+    dead_letters,
+    fate,
+    parse_dead_id,
+    state_of_entry,
 )
-from eventbus.store import (
-    ConfirmationRecord,
-    DeadLetterRecord,
-    NodeRecord,
-    PendingRecord,
-    SessionRecord,
-    Store,
-    StoredEntry,
-)
+from eventbus.store import NodeRecord, PendingRecord, SessionRecord, Store
 from eventbus.verdicts import (
     EXPLANATIONS,
     Fate,
@@ -46,7 +34,6 @@ from eventbus.verdicts import (
     Verdict,
     Waiting,
     WaitingState,
-    fate_of,
     state_of,
     verdict_of,
 )
@@ -82,13 +69,7 @@ COUNTED_MAX: Final = 1_000
 _SENT_PAGE: Final = 256
 _LOOKED_AT: Final = 64
 """Pending entries of a session that are looked at to see whether they expired or were trimmed."""
-_USERS_AT_ONCE: Final = 50
-_DEAD_PAGE: Final = 10
-_PAGE: Final = 500
-_SCANNED_MAX: Final = 20_000
-_CLOCKS_APART_MS: Final = 300_000
-"""How much earlier than the time in its id an event may be stored: nodes take clocks that are 5 minutes ahead."""
-_SEQUENCE_MAX: Final = 2**64 - 1
+_USERS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,31 +125,6 @@ class PendingRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadRow:
-    """A dead letter; its `id` is `<partition>:<id>`, for ids of partitions are not unique among them."""
-
-    id: str
-    user: UserId
-    session: SessionId
-    entry: EntryId
-    event: EventId
-    type: str
-    reason: str
-    deliveries: int
-    node: NodeName
-    time_ms: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadRows:
-    """A page of dead letters, oldest first; `cursor` goes on after it, and is empty after the last."""
-
-    rows: Sequence[DeadRow]
-    cursor: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRow:
     """A node, as it tells of itself."""
 
@@ -179,27 +135,6 @@ class NodeRow:
     connections: int
     sessions: int
     started_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventReport:
-    """What became of an event.
-
-    Attributes:
-        event: its id; empty when only the entry id is left of it.
-        stored: whether it is still in the stream.
-        type: its type; empty when it is not known any more.
-        body: its envelope; empty when it is not known any more.
-        fates: one for each session that the user has, or that did something with it.
-    """
-
-    user: UserId
-    event: EventId
-    entry: EntryId
-    stored: bool
-    type: str
-    body: bytes
-    fates: Sequence[SessionFate]
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
@@ -225,11 +160,24 @@ def _node(record: NodeRecord) -> NodeRow:
 # --- sessions and what waits for them ---------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unread:
+    """What lies after a position, without the bodies; `count` is at most `COUNTED_MAX`."""
+
+    count: int = 0
+    oldest: EntryId = ENTRY_ZERO
+    states: frozenset[WaitingState] = frozenset()
+
+
+_ALL_READ: Final = _Unread()
+
+
 async def sessions(store: Store, user: UserId) -> list[SessionRow]:
     """The sessions of a user, by name."""
     here = {record.node for record in await store.nodes()}
+    now_ms = await store.ping()
     records = await store.sessions(user)
-    unread = await asyncio.gather(*(_unread(store, record) for record in records))
+    unread = await _unread_of(store, records, now_ms)
     return [
         SessionRow(
             user=user,
@@ -237,8 +185,8 @@ async def sessions(store: Store, user: UserId) -> list[SessionRow]:
             state=state_of(record, here),
             node=None if record.live is None else record.live.node,
             cursor=record.position,
-            pending=record.pending + len(missing),
-            unread=len(missing),
+            pending=record.pending + missing.count,
+            unread=missing.count,
             last_seen_ms=record.last_seen_ms,
         )
         for record, missing in zip(records, unread, strict=True)
@@ -274,324 +222,72 @@ async def pending_of_users(store: Store, timing: Timing, *, cursor: str = "", co
 
 async def _waiting_of(store: Store, user: UserId, here: set[NodeName], now_ms: int, timing: Timing) -> list[PendingRow]:
     records = [record for record in await store.sessions(user) if record.pending or record.unread]
-    found = await asyncio.gather(*(_row(store, record, here, now_ms, timing) for record in records))
-    return [row for row in found if row is not None]
+    rows = []
+    for record, unread in zip(records, await _unread_of(store, records, now_ms), strict=True):
+        sent = await store.pending(user, record.session, ENTRY_ZERO, _SENT_PAGE)
+        if sent or unread.count:  # else it was acked while we looked
+            deliverable = await _deliverable(store, user, sent, unread, now_ms)
+            rows.append(_row(record, here, now_ms, timing, sent, unread, deliverable))
+    return rows
 
 
-async def _row(
-    store: Store, record: SessionRecord, here: set[NodeName], now_ms: int, timing: Timing
-) -> PendingRow | None:
-    sent, unread = await asyncio.gather(
-        store.pending(record.user, record.session, ENTRY_ZERO, _SENT_PAGE), _unread(store, record)
-    )
-    if not sent and not unread:
-        return None  # acked while we looked
-    ages_ms = [max(0, now_ms - entry_order(oldest[0].id)[0]) for oldest in (sent, unread) if oldest]
+# One argument for each thing that was looked up for it.
+def _row(
+    record: SessionRecord,
+    here: set[NodeName],
+    now_ms: int,
+    timing: Timing,
+    sent: Sequence[PendingRecord],
+    unread: _Unread,
+    deliverable: WaitingState,
+) -> PendingRow:
+    unread_ms = _age_ms(unread.oldest, now_ms) if unread.count else 0
     waiting = Waiting(
         state=state_of(record, here),
         sent=sent,
-        unread=len(unread),
-        oldest_unread_ms=ages_ms[-1] if unread else 0,
-        deliverable=await _deliverable(store, record, sent, unread, now_ms),
+        unread=unread.count,
+        oldest_unread_ms=unread_ms,
+        deliverable=deliverable,
     )
     return PendingRow(
         user=record.user,
         session=record.session,
-        pending=max(record.pending, len(sent)) + len(unread),
-        unread=len(unread),
-        oldest_ms=max(ages_ms),
+        pending=(record.pending if len(sent) == _SENT_PAGE else len(sent)) + unread.count,
+        unread=unread.count,
+        oldest_ms=max(unread_ms, _age_ms(sent[0].id, now_ms) if sent else 0),
         deliveries=max((one.attempts for one in sent), default=0),
         node=None if record.live is None else record.live.node,
         verdict=verdict_of(waiting, now_ms, timing),
     )
 
 
-async def _unread(store: Store, record: SessionRecord) -> Sequence[StoredEntry]:
-    if not record.unread:
-        return ()
-    return (await store.history(record.user, record.position, COUNTED_MAX)).entries
+def _age_ms(entry: EntryId, now_ms: int) -> int:
+    return max(0, now_ms - entry_order(entry)[0])
+
+
+async def _unread_of(store: Store, records: Sequence[SessionRecord], now_ms: int) -> list[_Unread]:
+    """What each session of one user has not read; sessions at the same place share the look."""
+    seen: dict[EntryId, _Unread] = {}
+    for record in records:
+        if record.unread and record.position not in seen:
+            page = await store.history(record.user, record.position, COUNTED_MAX)
+            seen[record.position] = _Unread(
+                count=len(page.entries),
+                oldest=page.entries[0].id if page.entries else ENTRY_ZERO,
+                states=frozenset(state_of_entry(entry, now_ms) for entry in page.entries),
+            )
+    return [seen[record.position] if record.unread else _ALL_READ for record in records]
 
 
 async def _deliverable(
-    store: Store, record: SessionRecord, sent: Sequence[PendingRecord], unread: Sequence[StoredEntry], now_ms: int
+    store: Store, user: UserId, sent: Sequence[PendingRecord], unread: _Unread, now_ms: int
 ) -> WaitingState:
     """Whether any of it can still be delivered. With more than is looked at, it is taken to be so."""
-    if len(sent) > _LOOKED_AT or len(unread) >= COUNTED_MAX:
+    beyond = len(sent) > _LOOKED_AT or unread.count >= COUNTED_MAX
+    if beyond or WaitingState.DELIVERABLE in unread.states:
         return WaitingState.DELIVERABLE
-    if any(_state_of_entry(entry, now_ms) is WaitingState.DELIVERABLE for entry in unread):
-        return WaitingState.DELIVERABLE
-    stored = await asyncio.gather(*(store.entry(record.user, one.id) for one in sent))
-    states = {_state_of_entry(entry, now_ms) for entry in (*stored, *unread)}
+    stored = await asyncio.gather(*(store.entry(user, one.id) for one in sent))
+    states = {state_of_entry(entry, now_ms) for entry in stored} | unread.states
     if WaitingState.DELIVERABLE in states:
         return WaitingState.DELIVERABLE
     return WaitingState.TRIMMED if WaitingState.TRIMMED in states else WaitingState.EXPIRED
-
-
-def _state_of_entry(entry: StoredEntry | None, now_ms: int) -> WaitingState:
-    if entry is None:
-        return WaitingState.TRIMMED
-    try:
-        expires_ms = peek(entry.body).expires_ms
-    except InvalidEvent:  # somebody else wrote into the stream; the node dead-letters it
-        return WaitingState.DELIVERABLE
-    return WaitingState.EXPIRED if expires_ms is not None and expires_ms <= now_ms else WaitingState.DELIVERABLE
-
-
-# --- dead letters -----------------------------------------------------------------------------------------------------
-
-
-def parse_dead_id(text: str, field: str = "id") -> tuple[int, EntryId]:
-    """The partition and the id within it of a dead letter's id `<partition>:<id>`. Raises: InvalidField."""
-    number, colon, entry = text.partition(":")
-    if not colon or not number.isascii() or not number.isdigit() or len(number) > 6:
-        raise InvalidField(field, f"{text[:40]!r} is no id of a dead letter, such as 417:1732190000000-0")
-    return int(number), parse_entry_id(entry, field)
-
-
-async def dead_letter(store: Store, id: str) -> DeadRow | None:
-    """One dead letter by its id; None when there is none (any more). Raises: InvalidField."""
-    partition, entry = parse_dead_id(id)
-    for record in await store.dead_letters(partition, _before(entry), 1):
-        if record.id == entry:
-            return _dead(record)
-    return None
-
-
-async def dead_letters(
-    store: Store,
-    *,
-    partitions: int,
-    user: UserId | None = None,
-    since_ms: int = 0,
-    cursor: str = "",
-    limit: int = 100,
-) -> DeadRows:
-    """Dead letters, oldest first.
-
-    Args:
-        store: where they are.
-        partitions: of the installation.
-        user: only this user's.
-        since_ms: only those given up at or after this time, Unix milliseconds.
-        cursor: where the page before ended; empty for the first.
-        limit: how many at most.
-
-    Raises:
-        InvalidField: the cursor is none.
-    """
-    after = parse_dead_id(cursor, "cursor") if cursor else None
-    since = _before(EntryId(f"{since_ms}-0"))
-    numbers = [_partition_of(user, partitions)] if user else await store.dead_letter_partitions()
-    lines = [_DeadLine(store, number, _start(number, since, after), user) for number in numbers]
-    await asyncio.gather(*(line.load() for line in lines))
-    heads = [(line.order, number) for number, line in enumerate(lines) if line.rows]
-    heapq.heapify(heads)
-    rows: list[DeadRow] = []
-    while heads and len(rows) < limit:
-        _, number = heapq.heappop(heads)
-        line = lines[number]
-        rows.append(_dead(line.rows.pop(0)))
-        if not line.rows:
-            await line.load()
-        if line.rows:
-            heapq.heappush(heads, (line.order, number))
-    return DeadRows(rows=rows, cursor=rows[-1].id if heads and rows else "")
-
-
-class _DeadLine:
-    """The dead letters of a partition, read a small page at a time: all partitions are read side by side."""
-
-    def __init__(self, store: Store, partition: int, after: EntryId, user: UserId | None) -> None:
-        self._store = store
-        self._partition = partition
-        self._after = after
-        self._user = user
-        self.rows: list[DeadLetterRecord] = []
-
-    @property
-    def order(self) -> tuple[tuple[int, int], int]:
-        """Where the line's first letter stands among those of all lines."""
-        return entry_order(self.rows[0].id), self._partition
-
-    async def load(self) -> None:
-        """The next page that holds anything."""
-        count = _DEAD_PAGE if self._user is None else _PAGE
-        while not self.rows:
-            page = await self._store.dead_letters(self._partition, self._after, count)
-            if not page:
-                return
-            self._after = page[-1].id
-            self.rows = [record for record in page if self._user in (None, record.user)]
-
-
-def _start(partition: int, since: EntryId, after: tuple[int, EntryId] | None) -> EntryId:
-    """Where a partition goes on after a page that ended with `after`: the order is that of (id, partition)."""
-    if after is None:
-        return since
-    resumed = after[1] if partition <= after[0] else _before(after[1])
-    return max(since, resumed, key=entry_order)
-
-
-def _dead(record: DeadLetterRecord) -> DeadRow:
-    return DeadRow(
-        id=f"{record.partition}:{record.id}",
-        user=record.user,
-        session=record.session,
-        entry=record.entry,
-        event=record.event,
-        type=record.type,
-        reason=record.reason,
-        deliveries=record.attempts,
-        node=record.node,
-        time_ms=record.time_ms,
-        body=record.body,
-    )
-
-
-# --- what became of an event ------------------------------------------------------------------------------------------
-
-
-async def fate(
-    store: Store, user: UserId, event_or_entry: str, *, partitions: int, records_kept: bool = True
-) -> EventReport | None:
-    """What became of an event for each session of its user; None when nothing knows of it (any more).
-
-    An event id is found by the time in it (UUIDv7), and by a scan of the whole stream when it has none or lies: at most
-    20,000 entries are looked at.
-
-    Args:
-        store: where it is.
-        user: whose event it is.
-        event_or_entry: its event id, or its entry id.
-        partitions: of the installation.
-        records_kept: whether acks are recorded (`EVENTBUS_CONFIRMATION_RECORDS`).
-    """
-    partition = _partition_of(user, partitions)
-    found = await _find(store, user, event_or_entry)
-    dead: Sequence[DeadLetterRecord]
-    if found is not None:
-        entry = found.id
-        dead = await _dead_of(store, partition, user, entry_order(entry)[0], lambda letter: letter.entry == entry)
-    else:
-        dead = await _dead_of(store, partition, user, 0, lambda letter: event_or_entry in (letter.event, letter.entry))
-        gone = dead[0].entry if dead else _entry_or_none(event_or_entry)
-        if gone is None:
-            return None
-        entry = gone
-        dead = [letter for letter in dead if letter.entry == entry]
-    records = await _records_of(store, user, entry)
-    known = {record.session: record for record in await store.sessions(user)}
-    names = sorted({*known, *records, *(letter.session for letter in dead)})
-    pending = dict(
-        zip(names, await asyncio.gather(*(_pending_of(store, user, name, entry) for name in names)), strict=True)
-    )
-    if found is None and not records and not dead and not any(pending.values()):
-        return None
-    body = found.body if found is not None else next((letter.body for letter in dead if letter.body), b"")
-    event, kind = _head(body, dead)
-    letters = {letter.session: letter for letter in dead}
-    waiting = _state_of_entry(found, await store.ping())
-    return EventReport(
-        user=user,
-        event=event,
-        entry=entry,
-        stored=found is not None,
-        type=kind,
-        body=body,
-        fates=[
-            fate_of(
-                entry,
-                session=name,
-                known=known.get(name),
-                pending=pending[name],
-                records=records.get(name, ()),
-                dead=letters.get(name),
-                waiting=waiting,
-                records_kept=records_kept,
-            )
-            for name in names
-        ],
-    )
-
-
-async def _find(store: Store, user: UserId, wanted: str) -> StoredEntry | None:
-    entry = _entry_or_none(wanted)
-    if entry is not None and (stored := await store.entry(user, entry)) is not None:
-        return stored
-    made_ms = event_id_time_ms(EventId(wanted))
-    start_ms = max(0, made_ms - _CLOCKS_APART_MS) if made_ms is not None else 0
-    return await _scan(store, user, wanted, start_ms) or (await _scan(store, user, wanted, 0) if start_ms else None)
-
-
-async def _scan(store: Store, user: UserId, wanted: str, start_ms: int) -> StoredEntry | None:
-    after, needle = _before(EntryId(f"{start_ms}-0")), wanted.encode()
-    for _ in range(0, _SCANNED_MAX, _PAGE):
-        page = await store.history(user, after, _PAGE)
-        for entry in page.entries:
-            # Most bodies do not hold the id at all; the rest is decoded, for it may be quoted in the data of others.
-            if needle in entry.body and _head(entry.body, ())[0] == wanted:
-                return entry
-        if not page.more or not page.entries:
-            return None
-        after = page.entries[-1].id
-    return None
-
-
-async def _dead_of(
-    store: Store, partition: int, user: UserId, since_ms: int, wanted: Callable[[DeadLetterRecord], bool]
-) -> list[DeadLetterRecord]:
-    after, found = _before(EntryId(f"{since_ms}-0")), list[DeadLetterRecord]()
-    for _ in range(0, _SCANNED_MAX, _PAGE):
-        page = await store.dead_letters(partition, after, _PAGE)
-        found += [letter for letter in page if letter.user == user and wanted(letter)]
-        if len(page) < _PAGE:
-            break
-        after = page[-1].id
-    return found
-
-
-async def _records_of(store: Store, user: UserId, entry: EntryId) -> dict[SessionId, list[ConfirmationRecord]]:
-    """What sessions did with an entry. A record is written after its entry, by the same clock."""
-    after, found = _before(EntryId(f"{entry_order(entry)[0]}-0")), dict[SessionId, list[ConfirmationRecord]]()
-    for _ in range(0, _SCANNED_MAX, _PAGE):
-        page = await store.confirmations(user, after, _PAGE)
-        for _, record in page:
-            if entry in record.entries:
-                found.setdefault(record.session, []).append(record)
-        if len(page) < _PAGE:
-            break
-        after = page[-1][0]
-    return found
-
-
-async def _pending_of(store: Store, user: UserId, session: SessionId, entry: EntryId) -> PendingRecord | None:
-    page = await store.pending(user, session, _before(entry), 1)
-    return page[0] if page and page[0].id == entry else None
-
-
-def _head(body: bytes, dead: Sequence[DeadLetterRecord]) -> tuple[EventId, str]:
-    """The event id and the type in an envelope, or else those that a dead letter kept."""
-    try:
-        head = peek(body)
-    except InvalidEvent:
-        return (dead[0].event, dead[0].type) if dead else (EventId(""), "")
-    return EventId(head.id), head.type
-
-
-def _entry_or_none(text: str) -> EntryId | None:
-    try:
-        return parse_entry_id(text)
-    except InvalidField:
-        return None
-
-
-def _before(entry: EntryId) -> EntryId:
-    """The greatest id below an entry's, `0-0` at the least: the Store reads what is after an id."""
-    ms, sequence = entry_order(entry)
-    if sequence:
-        return EntryId(f"{ms}-{sequence - 1}")
-    return EntryId(f"{ms - 1}-{_SEQUENCE_MAX}") if ms else ENTRY_ZERO
-
-
-def _partition_of(user: UserId, partitions: int) -> int:
-    return crc32(user.encode()) % partitions

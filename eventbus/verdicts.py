@@ -1,4 +1,4 @@
-"""Why entries wait, and what became of one: the decisions of `eventbus.inspection`, as pure functions of what is stored."""
+"""Why entries wait, and what became of one: the decisions of `eventbus.inspection`. Pure."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ def _was_nacked(record: PendingRecord, now_ms: int, timing: Timing) -> bool:
     if record.attempts < 2:
         return False
     took_ms = now_ms - record.idle_ms - entry_order(record.id)[0]
-    return took_ms < timing.ack_timeout_ms * (2 ** min(record.attempts - 1, 40) - 1)
+    least_ms: int = timing.ack_timeout_ms * (2 ** min(record.attempts - 1, 40) - 1)
+    return took_ms < least_ms
 
 
 # --- what became of one event -----------------------------------------------------------------------------------------
