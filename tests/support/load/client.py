@@ -52,6 +52,7 @@ class _Client:
         self._pinged_at: float | None = None
         self._address = ""
         self._sent_away = False
+        self.held: dict[str, str] | None = {} if plan.mode is Mode.HOLD else None
 
     def _write(self, kind: str, *words: object) -> None:
         self._log.append("\t".join(map(str, (kind, self._user, self._session, self._number, *words))))
@@ -193,6 +194,11 @@ class _Client:
             else:
                 self._handle(fresh)
 
+    def release(self) -> None:
+        """What was held is handled now, and what comes from now on as by `ACK`."""
+        held, self.held = self.held, None
+        self._loop.call_later(self._chance.uniform(0, 1), self._handle, held)
+
     @property
     def _flapping(self) -> bool:
         return self._plan.mode is Mode.FLAP and self._number < self._plan.flaps
@@ -200,8 +206,8 @@ class _Client:
     def _handle(self, batch: dict[str, str]) -> None:
         """The handler has returned: acks on whatever connection there is, or else when the events come again."""
         plan = self._plan
-        if plan.mode is Mode.HOLD and not Path(plan.release).exists():
-            self._loop.call_later(0.2 + self._chance.random() / 5, self._handle, batch)
+        if self.held is not None:
+            self.held.update(batch)
             return
         self._handled.update(batch.values())
         link = self._link
@@ -224,6 +230,7 @@ async def run(plan: ClientPlan) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     log: list[str] = []
+    holding = plan.mode is Mode.HOLD
     clients = [_Client(plan, user, session, log) for user in plan.users for session in plan.sessions]
     with Path(plan.log).open("a", buffering=1 << 20) as file:
         tasks = [loop.create_task(client.run()) for client in clients]
@@ -235,6 +242,10 @@ async def run(plan: ClientPlan) -> None:
                 for task in tasks:
                     if task.done():
                         task.result()
+                if holding and Path(plan.release).exists():
+                    holding = False
+                    for client in clients:
+                        client.release()
                 if log:
                     file.write("\n".join(log) + "\n")
                     file.flush()

@@ -99,7 +99,7 @@ class World:
         self.nodes: list[Node] = []
         self.clients: list[Clients] = []
         self.publishers: list[Publishing] = []
-        self.redis: Any = redis.asyncio.Redis.from_url(server.url, decode_responses=True)
+        self.redis: Any = redis.asyncio.Redis.from_url(server.url, decode_responses=True, encoding_errors="replace")
         self.keys = Keys("eb", 1024)
         self._directory = directory
         self._processes = processes
@@ -294,10 +294,9 @@ class World:
     def owed(self) -> int:
         """Deliveries that the sessions are owed by what was answered so far."""
         sessions = Counter(user for user, _ in self.sessions)
+        answered = _merged([publishing.log.read() for publishing in self.publishers]).answered
         return sum(
-            sessions[user] * len(set(events).difference(self.missed.get(user, ())))
-            for publishing in self.publishers
-            for user, events in publishing.log.read().answered.items()
+            sessions[user] * len(set(events).difference(self.missed.get(user, ()))) for user, events in answered.items()
         )
 
     @property
@@ -367,8 +366,9 @@ def _merged(logs: Sequence[PublisherLog]) -> PublisherLog:
     whole = PublisherLog(Path("/nonexistent"))
     for log in logs:
         for user, events in log.answered.items():
-            whole.answered[user] += events
-        whole.entries.update(log.entries)
+            # An event that a second publisher repeats was stored in its first place.
+            whole.answered[user] += [event for event in events if event not in whole.entries]
+        whole.entries = {**log.entries, **whole.entries}
         whole.tried.update(log.tried)
     return whole
 

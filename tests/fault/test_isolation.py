@@ -1,0 +1,227 @@
+"""No user receives another's event, nor learns that it exists, whatever a client says."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from eventbus.ids import UserId
+from eventbus.tokens import make_token
+from tests.support.load.link import Link
+from tests.support.load.world import SECRET, NewWorld, Node, World
+
+VICTIMS = [f"victim{number}" for number in range(20)]
+MALLORY = "mallory"
+
+
+class _Hostile:
+    """A client that says what it should not, and keeps every byte that it hears."""
+
+    def __init__(self, hello: dict[str, Any]) -> None:
+        self._hello = hello
+        self.frames: list[dict[str, Any]] = []
+        self.open = asyncio.Event()
+        self.over = asyncio.Event()
+        self.code = 0
+        self.link: Link | None = None
+
+    async def connect(self, node: Node, token: str) -> None:
+        """Returns when its session is open, or was refused."""
+        link = self.link = Link(self, token)
+        await asyncio.get_running_loop().create_connection(lambda: link, "127.0.0.1", node.port)
+        async with asyncio.timeout(10):
+            done = [asyncio.ensure_future(event.wait()) for event in (self.open, self.over)]
+            await asyncio.wait(done, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.cancel()
+
+    def link_open(self, link: Link) -> None:
+        link.send(self._hello)
+
+    def link_frame(self, link: Link, frame: dict[str, Any]) -> None:
+        self.frames.append(frame)
+        if frame["op"] == "welcome":
+            self.open.set()
+
+    def link_over(self, link: Link, code: int, reason: str) -> None:
+        self.code = code
+        self.over.set()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [item for frame in self.frames if frame["op"] == "events" for item in frame["events"]]
+
+    async def ask(self, frame: dict[str, Any], answer: str) -> dict[str, Any]:
+        """Sends a frame with a `ref` and waits for what answers it."""
+        assert self.link is not None
+        ref = f"r{random.getrandbits(60)}"
+        self.link.send({**frame, "ref": ref})
+        async with asyncio.timeout(10):
+            while True:
+                for heard in self.frames:
+                    if heard.get("ref") == ref and heard["op"] in (answer, "error"):
+                        return heard
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        if self.link is not None:
+            self.link.abort()
+            await self.over.wait()
+
+
+def _token(user: str, **claims: Any) -> str:
+    return make_token(
+        user=user, secret=SECRET.encode(), now_ms=int(time.time() * 1000), **{"tier": "enterprise", **claims}
+    )
+
+
+def _forged(token: str, **claims: Any) -> str:
+    """The token with other claims under the signature that it has."""
+    head, body, signature = token.split(".")
+    said = json.loads(base64.urlsafe_b64decode(body + "=="))
+    return ".".join(
+        (head, base64.urlsafe_b64encode(json.dumps({**said, **claims}).encode()).rstrip(b"=").decode(), signature)
+    )
+
+
+def _unsigned(user: str) -> str:
+    head, body = {"alg": "none"}, {"sub": user, "exp": int(time.time()) + 600}
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in (head, body)]
+    return ".".join((*parts, ""))
+
+
+async def _attack(world: World, node: Node, seen: list[tuple[str, str]]) -> list[_Hostile]:
+    """Mallory opens sessions under the victims' session names and cursors, and acks and nacks their entries."""
+    log = world.publishers[0].log.read()
+    # Two streams may give one id in the same millisecond: those would be mallory's own.
+    own = {log.entries[event] for event in log.answered[MALLORY]}
+    foreign = [entry for _, entry in seen if entry not in own]
+    assert foreign
+    attackers: list[_Hostile] = []
+    epochs = await world.redis.mget([world.keys.user(UserId(victim)).partition.epoch for victim in VICTIMS])
+    for number, (event, entry) in enumerate(seen):
+        hello: dict[str, Any] = {"op": "hello", "session": ("tab", VICTIMS[number % 20], f"own{number}")[number % 3]}
+        if number % 2:
+            hello |= {"cursor": entry, "epoch": epochs[number % 20]}
+        else:
+            hello |= {"start": "earliest"}
+        if number % 4 == 3:
+            hello["filter"] = {"types": ["load"]}
+        hostile = _Hostile(hello)
+        attackers.append(hostile)
+        await hostile.connect(node, _token(MALLORY))
+        if not hostile.open.is_set():
+            continue
+        link = hostile.link
+        assert link is not None
+        answer = await hostile.ask({"op": "ack", "ids": foreign}, "acked")
+        assert answer.get("count", 0) == 0, f"acks of foreign entries released something: {answer}"
+        link.send({"op": "nack", "id": entry, "delay_ms": 0})
+        link.send({"op": "working", "ids": foreign[:10]})
+        link.send({"op": "filter", "filter": {"runs": [event]}, "ref": "f"})
+        link.send({"op": "refresh", "token": _forged(_token(MALLORY), sub=VICTIMS[0])})
+    return attackers
+
+
+@pytest.mark.requirement("R22")
+async def test_hostile_clients_under_load_get_and_change_nothing_of_others(new_world: NewWorld) -> None:
+    world = new_world(ack_timeout_ms=30_000)
+    one, two = await world.start_nodes("one", "two")
+    victims = await world.start_clients(VICTIMS, ack_delay_ms=(200, 500))
+    publishing = await world.start_publisher([*VICTIMS, MALLORY], 4_200, rate=700)
+    attackers: list[_Hostile] = []
+    for count in (700, 1_400, 2_100, 2_800):
+        await world.published_at_least(publishing, count)
+        pending = await world.pending()
+        assert sum(pending.values()) > 0
+        # Entries that wait for an ack right now are the ones worth stealing.
+        seen = [
+            (sighting.received.event, sighting.received.entry)
+            for victim in VICTIMS
+            for sighting in victims.seen(victim).deliveries[-3:]
+        ]
+        random.shuffle(seen)
+        for node in (one, two):
+            attackers += await _attack(world, node, seen[:12])
+
+    report = await world.settled()
+    world.assert_good(report)
+    assert report.repeated == 0, "a foreign nack or takeover made an event come again"
+    assert not victims.closes, "a victim's connection was taken over"
+
+    own = set(publishing.log.answered[MALLORY])
+    opened = [hostile for hostile in attackers if hostile.open.is_set()]
+    assert len(opened) > 20
+    assert any(hostile.events for hostile in opened)
+    for hostile in attackers:
+        await hostile.close()
+        for item in hostile.events:
+            assert item["event"]["user"] == MALLORY
+            assert item["event"]["id"] in own
+    heard = json.dumps([frame for hostile in attackers for frame in hostile.frames if frame["op"] != "error"])
+    assert "victim" not in heard.replace('"session": "victim', ""), "a frame names another user's event"
+
+
+@pytest.mark.requirement("R22")
+@pytest.mark.requirement("R23")
+async def test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_http(new_world: NewWorld) -> None:
+    world = new_world()
+    (node,) = await world.start_nodes("one")
+    await world.start_clients(VICTIMS[:3])
+    publishing = await world.start_publisher(VICTIMS[:3], 30)
+    await world.settled()
+    mallory = _token(MALLORY)
+    tokens = {
+        "forged": _forged(mallory, sub=VICTIMS[0]),
+        "unsigned": _unsigned(VICTIMS[0]),
+        "expired": _forged(_token(VICTIMS[0], ttl_ms=1000), exp=int(time.time()) + 600),
+        "other key": make_token(
+            user=VICTIMS[0], secret=b"another secret of at least 32 bytes", now_ms=time.time_ns() // 10**6
+        ),
+    }
+    for name, token in tokens.items():
+        hostile = _Hostile({"op": "hello", "session": "tab"})
+        await hostile.connect(node, token)
+        assert hostile.over.is_set(), f"a token that is {name} was let in"
+        assert hostile.code == 401
+
+    event = publishing.log.answered[VICTIMS[0]][0]
+    async with httpx.AsyncClient(base_url=f"http://{node.address}") as client:
+        for name, token in tokens.items():
+            answer = await client.get("/v1/events", headers={"Authorization": f"Bearer {token}"})
+            assert answer.status_code == 401, f"{name}: {answer.text}"
+        mine = {"Authorization": f"Bearer {mallory}"}
+        for query in ("", f"?user={VICTIMS[0]}", f"?cursor={publishing.log.entries[event]}", f"?run={event}"):
+            answer = await client.get(f"/v1/events{query}", headers=mine)
+            assert answer.status_code in (200, 400)
+            assert not answer.json().get("events"), answer.text
+            assert "victim0." not in answer.text
+        forged = {"user": VICTIMS[0], "type": "load", "data": {}}
+        answer = await client.post("/v1/events", json=forged, headers=mine)
+        assert answer.status_code == 403, "a token without the scope publishes for nobody"
+        answer = await client.post("/v1/tickets", headers=mine)
+        ticket = answer.json()["ticket"]
+    guess = _Hostile({"op": "hello", "session": "tab"})
+    link = guess.link = Link(guess, "", path=f"/v1/connect?ticket={ticket[:-1]}x")
+    await asyncio.get_running_loop().create_connection(lambda: link, "127.0.0.1", node.port)
+    async with asyncio.timeout(10):
+        await guess.over.wait()
+    assert guess.code == 401
+
+
+@pytest.mark.requirement("R22")
+async def test_a_pinned_token_opens_its_own_session_alone(new_world: NewWorld) -> None:
+    world = new_world()
+    (node,) = await world.start_nodes("one")
+    hostile = _Hostile({"op": "hello", "session": "tab"})
+    await hostile.connect(node, _token(MALLORY, session="phone"))
+    async with asyncio.timeout(10):
+        await hostile.over.wait()
+    assert hostile.code == 4502
