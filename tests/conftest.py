@@ -10,7 +10,12 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support")
 
-pytest_plugins = ("tests.support.leaks", "tests.support.servers", "tests.support.processes")
+pytest_plugins = (
+    "tests.support.leaks",
+    "tests.support.servers",
+    "tests.support.processes",
+    "tests.support.installation",
+)
 
 # In CI everything is installed, so a skipped test is one that does not test: it counts as failed, with its reason.
 NO_SKIP = os.environ.get("EVENTBUS_TEST_NO_SKIP", "") not in ("", "0")

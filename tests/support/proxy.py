@@ -217,6 +217,10 @@ class Proxy:
         """The proxy's address as that of a Redis."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def aim(self, target_port: int) -> None:
+        """Takes new connections to another port, as a load balancer does when a server of its list has gone."""
+        self._target = (self._target[0], target_port)
+
     def cut(self) -> None:
         """Ends every connection with a reset; new ones are taken."""
         for connection in self._connections.values():
