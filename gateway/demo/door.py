@@ -12,12 +12,11 @@ import contextlib
 import logging
 import re
 import socket
-from typing import Final
+from typing import Final, Protocol
 
 from eventbus.clock import seconds
-from gateway.demo.fleet import Fleet
 
-__all__ = ["Door"]
+__all__ = ["Chooser", "Door"]
 
 HEAD_MAX_BYTES: Final = 32 * 1024
 HEAD_TIMEOUT_MS: Final = 10_000
@@ -38,16 +37,31 @@ logger = logging.getLogger(__name__)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+class Node(Protocol):
+    """A node, as far as the door knows it."""
+
+    @property
+    def port(self) -> int:
+        """Where it takes connections, on this machine."""
+
+
+class Chooser(Protocol):
+    """Who knows which nodes are alive."""
+
+    async def choose(self) -> Node | None:
+        """The node for the next connection; None: there is none, and none came back in a while."""
+
+
 class Door:
     """Takes the browser's connections.
 
     Args:
-        fleet: chooses a node.
+        chooser: chooses a node.
         page_port: where the page's server is, on this machine.
     """
 
-    def __init__(self, fleet: Fleet, page_port: int) -> None:
-        self._fleet = fleet
+    def __init__(self, chooser: Chooser, page_port: int) -> None:
+        self._chooser = chooser
         self._page_port = page_port
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +116,7 @@ class Door:
 
     async def _node(self) -> Streams | None:
         for _ in range(NODE_TRIES):
-            node = await self._fleet.choose()
+            node = await self._chooser.choose()
             if node is None:
                 return None
             with contextlib.suppress(OSError):  # it died a moment ago

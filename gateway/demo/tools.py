@@ -115,15 +115,16 @@ def count_words(text: Text) -> dict[str, Any]:
 
 
 def best_passage(text: Text, terms: Sequence[str]) -> dict[str, Any] | None:
-    """The three lines that hold the most of the terms: first of different ones, then of all; None when none does."""
+    """Three lines that hold the most different terms; None when none holds any."""
     patterns = [_pattern(term) for term in terms]
     best: tuple[tuple[int, int, int], int] | None = None
     for index in range(len(text.lines)):
         window = "\n".join(text.lines[index : index + 3])
         counts = [len(pattern.findall(window)) for pattern in patterns]
         different = sum(count > 0 for count in counts)
-        # The earlier one of equals, beginning at a line that has something.
-        score = (different, sum(counts), sum(bool(pattern.search(text.lines[index])) for pattern in patterns))
+        # Of equals the one that begins with them, then the one that has more of them, then the earlier.
+        begins = sum(bool(pattern.search(text.lines[index])) for pattern in patterns)
+        score = (different, begins, sum(counts))
         if different and (best is None or score > best[0]):
             best = (score, index)
     if best is None:

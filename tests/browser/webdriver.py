@@ -1,4 +1,7 @@
-"""Drives Chromium through chromedriver: the few commands of W3C WebDriver that the tests need. Source: w3.org/TR/webdriver2."""
+"""Drives Chromium through chromedriver, by the few commands of WebDriver that the tests need.
+
+Source: W3C, WebDriver (w3.org/TR/webdriver2).
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ const UPLOAD_MAX_BYTES = 1024 * 1024;
 const POLL_MS = 500;
 const SOON_MS = 120;
 const AWAY_MS = 3_000;
+const AHEAD_MS = 2_000;
 const RUNS_SHOWN = 30;
 
 const $ = (id) => document.getElementById(id);
@@ -21,6 +22,7 @@ let selected; // the run that is shown
 let client;
 let node; // the name of the node that serves this tab, while one does
 let lostMs;
+let aheadMs; // since when more has arrived than the log that was read last has
 let files = [];
 let state; // the last answer of /demo/state
 
@@ -284,6 +286,9 @@ function onState(how, detail) {
 function showProof() {
   const published = state?.published ?? [];
   const result = ledger.compare(selected, published);
+  // An event may be here before the log was asked again: the two are held against each other a moment later.
+  aheadMs = result.received > result.published ? (aheadMs ?? performance.now()) : undefined;
+  if (aheadMs !== undefined && performance.now() - aheadMs < AHEAD_MS) return refreshSoon(SOON_MS);
   const live = client?.state === "live";
   const { tone, text } = ledger.verdict(result, live, performance.now());
   const put = (id, value, bad = false) => {
