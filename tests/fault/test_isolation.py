@@ -181,7 +181,7 @@ async def test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_htt
     tokens = {
         "forged": _forged(mallory, sub=VICTIMS[0]),
         "unsigned": _unsigned(VICTIMS[0]),
-        "expired": _forged(_token(VICTIMS[0], ttl_ms=1000), exp=int(time.time()) + 600),
+        "expired": make_token(user=VICTIMS[0], secret=SECRET.encode(), now_ms=1_000_000_000_000),
         "other key": make_token(
             user=VICTIMS[0], secret=b"another secret of at least 32 bytes", now_ms=time.time_ns() // 10**6
         ),
@@ -225,3 +225,22 @@ async def test_a_pinned_token_opens_its_own_session_alone(new_world: NewWorld) -
     async with asyncio.timeout(10):
         await hostile.over.wait()
     assert hostile.code == 4502
+
+
+@pytest.mark.requirement("R22")
+@pytest.mark.requirement("R23")
+async def test_a_session_can_not_be_refreshed_into_another_users(new_world: NewWorld) -> None:
+    """The other user's token is a good one."""
+    world = new_world()
+    (node,) = await world.start_nodes("one")
+    await world.start_clients(VICTIMS[:1])
+    hostile = _Hostile({"op": "hello", "session": "mine", "start": "earliest"})
+    await hostile.connect(node, _token(MALLORY))
+    assert hostile.link is not None
+    hostile.link.send({"op": "refresh", "token": _token(VICTIMS[0])})
+    await world.start_publisher(VICTIMS[:1], 10)
+    async with asyncio.timeout(10):
+        await hostile.over.wait()
+    assert hostile.code == 4502
+    assert not hostile.events
+    world.assert_good(await world.settled())

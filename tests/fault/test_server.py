@@ -27,8 +27,8 @@ async def test_a_killed_server_comes_back_with_its_file_and_nothing_is_lost(
         await world.kill_server()
 
     report = await world.settled()
-    # A killed process takes nothing with it that the system had been given, which under `always` is everything answered.
-    # Under `everysec` a write may wait for a sync; then it is the living publisher that sends the event again.
+    # A killed process takes nothing with it that the system had been given: under `always` everything answered. Under
+    # `everysec` a write may wait for a sync; then it is the living publisher that sends the event again.
     world.assert_good(report, gaps=("rollback",) if appendfsync == "everysec" else ())
     assert not publishing.log.errors
     assert not clients.closes, "the sockets stay open while the server is away"

@@ -196,7 +196,7 @@ class _Client:
 
     def release(self) -> None:
         """What was held is handled now, and what comes from now on as by `ACK`."""
-        held, self.held = self.held, None
+        held, self.held = self.held or {}, None
         self._loop.call_later(self._chance.uniform(0, 1), self._handle, held)
 
     @property
