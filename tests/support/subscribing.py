@@ -1,4 +1,4 @@
-"""For tests of the Python client: a node whose every frame a test writes, and real nodes behind a balancer."""
+"""For tests of the Python client: a node whose every frame a test writes, and a real node in this process."""
 
 from __future__ import annotations
 
@@ -267,57 +267,3 @@ async def running_node(redis_url: str, name: str = "n1", **settings: str) -> Asy
         yield node
     finally:
         await node.aclose()
-
-
-class Balancer:
-    """A TCP load balancer: a new connection goes to the first of its ports that is taken as ready.
-
-    Attributes:
-        ports: In order of preference; a test removes one as a health check would.
-    """
-
-    def __init__(self, *ports: int) -> None:
-        self.ports = list(ports)
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                from_node, to_node = await asyncio.open_connection("127.0.0.1", self.ports[0])
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(_pump(reader, to_node))
-                        group.create_task(_pump(from_node, writer))
-                finally:
-                    to_node.close()
-        finally:
-            writer.close()
-            self._tasks.discard(task)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := await reader.read(65_536):
-            writer.write(chunk)
-            await writer.drain()
-        writer.write_eof()
