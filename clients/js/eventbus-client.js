@@ -24,6 +24,8 @@ const PONG_TIMEOUT_MS = 10_000;
 /** A timer later than this says that the page was busy, not that the node was silent. */
 const LATE_MS = 1_000;
 const CLOSE_TIMEOUT_MS = 2_000;
+/** A page that was busy or frozen while it connected says `hello` too late; five times in a row is something else. */
+const MAX_LATE_HELLOS = 5;
 const TOKEN_MARGIN_MS = 5_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -86,8 +88,10 @@ export function backoffMs(attempt, random) {
 /**
  * What a close code asks for: `reconnect`, `new_token` (then reconnect) or `final`.
  * `refusals` counts the 4501 in a row, this one included; the second is final, for a fresh token was refused.
+ * `lateHellos` counts the 4503 in a row, this one included; docs/decisions/0006-a-late-hello-is-tried-again.md.
  */
-export function closeVerdict(code, { tokenCallback = false, refusals = 0 } = {}) {
+export function closeVerdict(code, { tokenCallback = false, refusals = 0, lateHellos = 0 } = {}) {
+  if (code === 4503) return lateHellos < MAX_LATE_HELLOS ? "reconnect" : "final";
   if (code === 4501) return tokenCallback && refusals < 2 ? "new_token" : "final";
   if (code === 4004) return tokenCallback ? "new_token" : "reconnect";
   return code >= 4500 && code <= 4999 ? "final" : "reconnect";
@@ -454,6 +458,7 @@ export class EventBusClient {
   #token;
   #tokenExpiresMs = Infinity;
   #refusals = 0;
+  #lateHellos = 0;
   #session;
   #epoch;
   #known = false; // this session had a welcome
@@ -595,6 +600,7 @@ export class EventBusClient {
     this.#welcomedMs = this.#clock.now();
     this.#pacer = new Pacer(this.#welcomedMs);
     this.#refusals = 0;
+    this.#lateHellos = 0;
     this.#session = frame.session;
     this.#epoch = frame.epoch;
     this.#known = true;
@@ -612,11 +618,12 @@ export class EventBusClient {
     this.#release();
     const tokenCallback = typeof this.#options.token === "function";
     if (code === 4501) this.#refusals += 1;
+    if (code === 4503) this.#lateHellos += 1;
     if (code === 4501 || code === 4004) this.#token = undefined;
     const name = CLOSE_NAMES[code] ?? `close_${code}`;
     const error = (retryable) =>
       new EventBusError(name, `the node closed with ${code}${reason ? `: ${reason}` : ""}`, { retryable, closeCode: code });
-    if (closeVerdict(code, { tokenCallback, refusals: this.#refusals }) === "final") {
+    if (closeVerdict(code, { tokenCallback, refusals: this.#refusals, lateHellos: this.#lateHellos }) === "final") {
       if (code === 4506) this.#forget();
       return this.#finish(error(false));
     }

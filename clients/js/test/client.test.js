@@ -416,7 +416,7 @@ for (const code of [1001, 1006, 1011, 1012, 4001, 4002, 4003, 4004, 4005, 4006, 
 }
 
 for (const [code, name] of [[4500, "protocol_violation"], [4501, "unauthenticated"], [4502, "forbidden"],
-  [4503, "hello_timeout"], [4504, "superseded"], [4505, "frame_too_large"], [4506, "session_ended"], [4777, "close_4777"]]) {
+  [4504, "superseded"], [4505, "frame_too_large"], [4506, "session_ended"], [4777, "close_4777"]]) {
   test(`close code ${code} is final and is reported as ${name}`, async () => {
     const client = connect();
     const peer = await node.peer();
@@ -430,6 +430,24 @@ for (const [code, name] of [[4500, "protocol_violation"], [4501, "unauthenticate
     await client.close();
   });
 }
+
+test("a hello that came too late is tried again, five times in a row", async () => {
+  const client = connect();
+  let peer = await node.peer();
+  peer.socket.close(4503, "hello timeout");
+  peer = await reconnected(client, 2);
+  await peer.greet();
+  await reach(client, "catching_up");
+  for (let number = 3; number <= 6; number += 1) {
+    peer.socket.close(4503, "hello timeout");
+    await until(() => client.state !== "catching_up", "the close");
+    peer = await reconnected(client, number);
+  }
+  assert.deepEqual(client.seen.errors, [], "the welcome has begun the count anew");
+  peer.socket.close(4503, "hello timeout");
+  await reach(client, "closed");
+  assert.deepEqual(client.seen.errors.map((error) => [error.code, error.closeCode, error.retryable]), [["hello_timeout", 4503, false]]);
+});
 
 test("a refused upgrade and a dead port are waited for, longer each time", async () => {
   const port = new URL(node.url).port;

@@ -42,9 +42,11 @@ test("each close code has its decision", () => {
   const codes = [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1009, 1011, 1012, 1013, 1015, 3000, 4001, 4002, 4003, 4005, 4006,
     4007, 4499];
   for (const [code, verdict] of codes.map(decisions({ tokenCallback: true }))) assert.equal(verdict, "reconnect", `${code}`);
-  for (const code of [4500, 4502, 4503, 4504, 4505, 4506, 4999]) {
+  for (const code of [4500, 4502, 4504, 4505, 4506, 4999]) {
     assert.equal(closeVerdict(code, { tokenCallback: true, refusals: 0 }), "final", `${code}`);
   }
+  assert.equal(closeVerdict(4503, { lateHellos: 4 }), "reconnect", "a busy page");
+  assert.equal(closeVerdict(4503, { lateHellos: 5 }), "final");
   assert.equal(closeVerdict(4004, { tokenCallback: true }), "new_token");
   assert.equal(closeVerdict(4004), "reconnect");
   assert.equal(closeVerdict(4501, { tokenCallback: true, refusals: 1 }), "new_token");
