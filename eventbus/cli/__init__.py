@@ -1,0 +1,44 @@
+"""The command `eventbus`: publish, tail, token, and what operators ask. docs/cli.md is its page.
+
+Exit codes: 0 done, 1 a problem was found or what was asked for is not there, 2 usage or a bad setting, 3 the store is
+unavailable. What is heavy to load is loaded by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import click
+
+from eventbus.cli.common import CommandGroup, version
+from eventbus.cli.doctor import doctor
+from eventbus.cli.looking import dead, event, nodes, pending, sessions
+from eventbus.cli.publish import publish
+from eventbus.cli.tail import tail
+from eventbus.cli.token import token
+
+__all__ = ["cli", "main"]
+
+PROGRAM = "eventbus"
+
+
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="An event did not arrive? `eventbus event --user U EVENT_ID` says what became of it, `eventbus pending` who"
+    " waits for what, and `eventbus doctor` whether server and nodes are well.",
+)
+@click.version_option(version(), prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Publish events, watch them arrive, and see what waits and why.
+
+    Every command takes --json, for scripts. Exit status: 0 done, 1 a problem was found or what was asked for is not
+    there, 2 usage or a bad setting, 3 the store is unavailable.
+    """
+
+
+for _command in (publish, tail, token, pending, sessions, event, dead, nodes, doctor):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command; ends the process."""
+    cli.main(prog_name=PROGRAM)

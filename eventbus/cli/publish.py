@@ -1,0 +1,102 @@
+"""`eventbus publish`: one event from the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eventbus.cli.common import as_json_option, redis_option, settings_of
+from eventbus.cli.output import note, objects, print_json
+from eventbus.config import Settings
+from eventbus.receipt import Receipt
+from eventbus.store import Durability
+
+__all__ = ["publish"]
+
+_EPILOG = """\
+\b
+  eventbus publish --user ada --type agent_thinking --data '{"text": "hm"}'
+  eventbus publish --user ada --type report.ready --data @report.json --id report-17
+  echo '{"text": "hm"}' | eventbus publish --user ada --type agent_thinking --data -
+
+With --id a command that is run again stores the event once (within EVENTBUS_DEDUPE_MS).
+"""
+
+
+@click.command(epilog=_EPILOG, short_help="Publish an event for a user.")
+@click.option("--user", required=True, metavar="USER", help="Whose event it is.")
+@click.option("--type", "type_", required=True, metavar="TYPE", help="What kind of event, such as agent_thinking.")
+@click.option("--data", required=True, metavar="JSON", help="A JSON object; @FILE reads a file, - reads stdin.")
+@click.option("--thread", metavar="THREAD", help="The thread in which it belongs.")
+@click.option("--run", metavar="RUN", help="The run in which it belongs.")
+@click.option("--id", "id_", metavar="ID", help="The event id and idempotency key; made when absent.")
+@click.option(
+    "--expires-ms", type=click.IntRange(min=1), metavar="MS", help="Unix milliseconds; not delivered any more then."
+)
+@click.option("--durability", type=click.Choice(list(Durability)), help="What success means.  [EVENTBUS_DURABILITY]")
+@redis_option
+@as_json_option
+# As many arguments as the command has options.
+def publish(
+    user: str,
+    type_: str,
+    data: str,
+    thread: str | None,
+    run: str | None,
+    id_: str | None,
+    expires_ms: int | None,
+    durability: str | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Publish an event for a user, and print its receipt: the event is stored."""
+    event = {
+        "user": user,
+        "type": type_,
+        "data": _data(data),
+        "thread": thread,
+        "run": run,
+        "id": id_,
+        "expires_ms": expires_ms,
+    }
+    receipt = asyncio.run(_publish(settings_of(redis_url), event, durability))
+    if as_json:
+        rows = objects([receipt], ["event", "user", "entry", "duplicate", "attempts"])
+        print_json([{"id": row.pop("event"), **row} for row in rows])
+        return
+    click.echo(f"event {receipt.event}  entry {receipt.entry}" + ("  duplicate" if receipt.duplicate else ""))
+    if receipt.duplicate:
+        note("An event with this id was stored before: nothing is stored again.")
+
+
+async def _publish(settings: Settings, event: dict[str, Any], durability: str | None) -> Receipt:
+    from eventbus.bus import Bus
+
+    async with Bus(settings=settings) as bus:
+        return await bus.publish(**event, durability=durability)
+
+
+def _data(text: str) -> dict[str, Any]:
+    where = "--data"
+    if text == "-":
+        text, where = sys.stdin.read(), "stdin"
+    elif text.startswith("@"):
+        where = text[1:]
+        try:
+            text = Path(where).read_text()
+        except OSError as error:
+            raise click.BadParameter(f"{where!r} cannot be read: {error.strerror}", param_hint="--data") from None
+        except ValueError:
+            raise click.BadParameter(f"{where!r} is not UTF-8 text", param_hint="--data") from None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"{where} is no JSON: {error}", param_hint="--data") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter(f'{where} must be a JSON object such as {{"text": "hm"}}', param_hint="--data")
+    return value
