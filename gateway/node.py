@@ -301,7 +301,7 @@ class Node:
     def displaced(self, user: UserId, session: SessionId, connection: ConnectionId) -> None:
         # The message may be older than the hold of a connection that is here now: Redis says who has it.
         for seated in list(self.hub.of_user(user)):
-            if seated.session_id == session and seated.connection_id != connection:
+            if seated.session_id == session and seated.connection_id != connection and seated.doubted():
                 self.keeper.beat(seated)
 
     def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
@@ -314,6 +314,7 @@ class Node:
 
     def subscribed(self) -> None:
         self.counters.subscriptions += 1
+        self.readiness.probe_at_once()
         if self.counters.subscriptions > 1:
             logger.info("subscribed again: %d sessions are attached again", len(self.hub))
         for session in self.hub:

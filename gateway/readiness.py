@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import Final
@@ -43,6 +44,7 @@ class Readiness:
         self._proven_ms: int | None = None
         self._written_ms: int | None = None
         self._problem = "no probe has come back yet"
+        self._at_once = asyncio.Event()
         self.first = asyncio.Event()
         self.store_ahead_ms = 0
 
@@ -73,6 +75,10 @@ class Readiness:
         silent_ms = self._clock.monotonic_ms() - self._written_ms
         return silent_ms if silent_ms > self._life_ms else 0
 
+    def probe_at_once(self) -> None:
+        """Something has changed (the channels are subscribed): the next probe need not wait for its time."""
+        self._at_once.set()
+
     async def run(self) -> None:
         """Probes until it is cancelled."""
         self._written_ms = self._clock.monotonic_ms()
@@ -89,7 +95,13 @@ class Readiness:
             except TimeoutError:
                 self._problem = "the store does not answer"
             # At the start, and while it is not ready, a proof is looked for more often.
-            await asyncio.sleep(seconds(self._probe_ms if self.problem() is None else min(self._probe_ms, 250)))
+            await self._pause(self._probe_ms if self.problem() is None else min(self._probe_ms, 250))
+
+    async def _pause(self, pause_ms: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds(pause_ms)):
+                await self._at_once.wait()
+        self._at_once.clear()
 
     def _next_token(self) -> str:
         now_ms = self._clock.monotonic_ms()

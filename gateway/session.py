@@ -60,6 +60,7 @@ class Session:
 
     __slots__ = (
         "_close_code",
+        "_doubted",
         "_host",
         "_last_cursor",
         "_left",
@@ -92,6 +93,7 @@ class Session:
         self.attaching = False
         self.attaches = 0
         self.filter: wire.Filter | None = None
+        self._doubted = False
         self._reads = 0
         self._close_code: CloseCode | None = None
         self._last_cursor = ENTRY_ZERO
@@ -239,6 +241,8 @@ class Session:
             spread=int(self.connection_id[:6], 16),
         )
         self._liveness.token_ends(now_ms, self._token_left_ms())
+        if self._doubted:
+            self._liveness.beat_due_ms = now_ms
         self.send(self.opening.welcome(answer, token_of(self.identity).expires_ms))
         self.connection.resume_reading()
         host.place(self)
@@ -435,6 +439,13 @@ class Session:
     def belief(self) -> tuple[int, int]:
         """What this side believes of its pending entries: how often it has read, and how many are pending at most."""
         return self._reads, self.delivery.outstanding
+
+    def doubted(self) -> bool:
+        """Another connection says that it took the session. Returns whether a heartbeat can tell now; while the first
+        attach is under way it can not, and Redis is asked as soon as the session is open.
+        """
+        self._doubted = self.state is State.ATTACHING
+        return self.state is State.OPEN
 
     def count_read(self) -> None:
         """A read was written or answered: two equal counts mean that none was under way between them."""

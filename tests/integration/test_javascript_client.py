@@ -24,11 +24,11 @@ async def test_every_event_once_and_in_order_whatever_happens_to_connections_and
     await reader.live()
     storm = Storm(bus, SEED, 2_000, lambda: len(reader.look().events))
 
-    await storm.run(*["cut"] * 8, *["torn"] * 6, *["lossy"] * 4, *["refused"] * 2, *["half_open"] * 2, "frozen", "killed", "drained")
+    await storm.run(*["cut"] * 6, *["torn"] * 5, *["lossy"] * 3, "refused", "half_open", "frozen", "killed", "drained")
 
     await reader.has(bus.published)
     await bus.all_acked()
     assert len(bus.published) >= 2_000
-    assert storm.struck >= 20
+    assert storm.struck >= 15
     assert (reader.of("gap"), reader.errors) == ([], [])
     reader.check()

@@ -34,7 +34,7 @@ class Row:
         factor, _, name = self.life.rpartition(" x ")
         name = name.strip("`")
         life: int = int(name) if name.isdigit() else getattr(settings, name)
-        return life * int(factor or 1)
+        return int(life * float(factor or 1))
 
 
 def rows() -> list[Row]:
