@@ -15,6 +15,7 @@ from eventbus.store import (
     AttachMode,
     ConfirmationRecord,
     DeadLetterRecord,
+    Fence,
     GapReason,
     NodeRecord,
     Start,
@@ -91,6 +92,12 @@ class PartitionState:
                 return entry
         return None
 
+    def forget_entries(self, user: UserId, above: Order) -> None:
+        """Let go of the events of a user that are stored above an id."""
+        for bucket in self.buckets.values():
+            for key in [key for key, entry in bucket.items() if key[0] == user and entry_order(entry) > above]:
+                del bucket[key]
+
     def remember(self, user: UserId, event: EventId, bucket: int, entry: EntryId) -> None:
         """Note where an event is stored."""
         self.buckets.setdefault(bucket, {})[user, event] = entry
@@ -101,12 +108,14 @@ class UserState:
     """The keys of one user.
 
     Attributes:
-        hole: the id up to which the cap took entries away that a session still needed; None once all are past it.
+        hole: the id up to which entries are gone that a session had not read; None once all are past it.
+        told: of how many trimmed entries which connection was told by its attach.
     """
 
     stream: MemoryStream | None = None
     stream_until_ms: int = 0
     hole: Order | None = None
+    told: dict[SessionId, tuple[ConnectionId, int]] = field(default_factory=dict)
     live: dict[SessionId, Live] = field(default_factory=dict)
     known: dict[SessionId, Known] = field(default_factory=dict)
     confirmations: Log[ConfirmationRecord] = field(default_factory=Log)
@@ -163,6 +172,7 @@ class UserState:
     def destroy(self, session: SessionId, now_ms: int) -> int:
         """End a session; its pending entries are recorded as expired. Returns how many those were."""
         self.live.pop(session, None)
+        self.told.pop(session, None)
         self.known.pop(session, None)
         group = self.stream.groups.pop(session, None) if self.stream is not None else None
         waiting = [entry_id(order) for order in group.pending_after()] if group is not None else []
@@ -182,6 +192,9 @@ class UserState:
 def place_group(user: UserState, request: Attach, *, same_epoch: bool) -> StoreGap | None:
     """Make the session's group, or look whether it still stands where the client believes.
 
+    A `trimmed` gap leaves the group as it is: should this connection die before its client has heard of it, the next
+    one is told again. The first read settles it.
+
     Args:
         user: its state; the stream is made when there is none.
         request: the attach.
@@ -193,54 +206,79 @@ def place_group(user: UserState, request: Attach, *, same_epoch: bool) -> StoreG
     session = request.fence.session
     existed = user.group(session) is not None
     stream = user.opened_stream()
+    cursor = entry_order(request.cursor or ENTRY_ZERO)
+    absent = cursor != ZERO and cursor not in stream
+    # A new group has read nothing, so nobody can say how many of the trimmed entries lay behind the cursor.
+    uncounted = absent and stream.trimmed > 0 and cursor < min(stream.last, stream.first or stream.last)
     if not existed:
-        stream.create_group(session, _start(user, stream, request, same_epoch=same_epoch))
+        begin = _start(user, stream, request, same_epoch=same_epoch)
+        stream.create_group(session, begin, counted=not uncounted or begin == stream.last)
     group = stream.groups[session]
     if not same_epoch:
         if group.position > stream.last:
             stream.move_group(group, ZERO)
         return StoreGap(reason=GapReason.RESET, after=request.cursor, before=_first(stream))
-    cursor = entry_order(request.cursor or ENTRY_ZERO)
-    absent = cursor != ZERO and cursor not in stream
     diverged = absent and stream.first is not None and stream.first < cursor
     if group.position > stream.last or (absent and cursor > stream.last) or diverged:
         return _rollback(stream, group, cursor if absent else group.position, request.cursor)
-    lost = stream.trimmed - group.entries_read
-    if lost > 0:
-        return _trimmed_gap(stream, group, lost)
-    if absent and not existed and stream.trimmed:
-        # A new group has read nothing, so nobody can say how many of the trimmed entries lay behind the cursor.
+    if _has_unread_trimmed(stream, group):
+        told = _told(user, request.fence)
+        user.told[session] = request.fence.connection, stream.trimmed
+        user.hole = max(user.hole or ZERO, stream.first or stream.last)
+        return _trimmed_gap(stream, group, told, request.cursor if uncounted else None)
+    if uncounted and not existed:
         return StoreGap(reason=GapReason.TRIMMED, after=request.cursor, before=_first(stream))
     return None
 
 
-def _trimmed_gap(stream: MemoryStream, group: Group, lost: int) -> StoreGap:
-    """The gap of entries trimmed before the group read them; announced once, so the group is set past it (D15)."""
-    gap = StoreGap(
+def _has_unread_trimmed(stream: MemoryStream, group: Group) -> bool:
+    """Whether entries were trimmed before the group read them (D15)."""
+    if group.entries_read is not None:
+        return stream.trimmed > group.entries_read
+    return stream.trimmed > 0 and group.position < min(stream.last, stream.first or stream.last)
+
+
+def _told(user: UserState, fence: Fence) -> int:
+    """Of how many trimmed entries this connection was told when it attached."""
+    connection, count = user.told.get(fence.session, (fence.connection, 0))
+    return count if connection == fence.connection else 0
+
+
+def _trimmed_gap(stream: MemoryStream, group: Group, told: int, cursor: EntryId | None = None) -> StoreGap | None:
+    """The gap of entries trimmed before the group read them, without what was told before; None when all was told."""
+    if stream.trimmed <= told:
+        return None
+    counted = group.entries_read is not None or told > 0
+    return StoreGap(
         reason=GapReason.TRIMMED,
-        after=entry_id(group.position) if group.position != ZERO else None,
+        after=entry_id(group.position) if group.position != ZERO else cursor,
         before=_first(stream),
-        count=lost,
+        count=stream.trimmed - max(group.entries_read or 0, told) if counted else None,
     )
-    group.entries_read = stream.trimmed
-    return gap
 
 
-def verify_read(user: UserState, stream: MemoryStream, group: Group, verify: EntryId | None) -> StoreGap | None:
+def verify_read(
+    user: UserState, stream: MemoryStream, group: Group, fence: Fence, verify: EntryId | None
+) -> StoreGap | None:
     """Look whether the next read follows the last one without a hole (D7).
 
     Args:
         user: whose stream it is.
         stream: the stream.
         group: the session's group.
+        fence: the session and who reads.
         verify: the last id that was read when the last read was a full one.
     """
     absent = verify is not None and entry_order(verify) not in stream
     if not absent and user.hole is None:
         return None
-    lost = stream.trimmed - group.entries_read
-    if lost > 0:
-        return _trimmed_gap(stream, group, lost)
+    if _has_unread_trimmed(stream, group):
+        gap = _trimmed_gap(stream, group, _told(user, fence))
+        # Announced once: from here on the group counts as having read what is gone.
+        group.entries_read = stream.trimmed
+        user.told.pop(fence.session, None)
+        if gap is not None:
+            return gap
     if verify is None or not absent:
         return None
     # Read and trimmed since: nothing is lost (D15), unless the stream went back behind it.

@@ -127,8 +127,12 @@ class MemoryStore(FaultSwitches):
         return stream.keep(keep) if stream is not None else 0
 
     def roll_back(self, user: UserId, to: EntryId) -> int:
-        """A failover to a replica that had the stream only up to the entry `to`. Returns how many entries went."""
+        """A failover to a replica that had the stream only up to the entry `to`, and knew no event id of what followed.
+
+        Returns how many entries went.
+        """
         self.restart()
+        self._partition(user).forget_entries(user, entry_order(to))
         stream = self._user(user).stream
         return stream.drop_after(entry_order(to)) if stream is not None else 0
 
@@ -268,6 +272,7 @@ class MemoryStore(FaultSwitches):
             live = user.live[fence.session]
             user.renew(fence.session, live.node, live.connection, now_ms).cursor = cursor
             del user.live[fence.session]
+            user.told.pop(fence.session, None)
             self._keep_stream(user, now_ms)
             return True
 
@@ -306,7 +311,7 @@ class MemoryStore(FaultSwitches):
         group, stream = user.group(request.fence.session), user.stream
         if group is None or stream is None:
             return NewRead(state=ReadState.NO_GROUP)
-        gap = verify_read(user, stream, group, request.verify)
+        gap = verify_read(user, stream, group, request.fence, request.verify)
         orders = stream.read_group(group, request.count, self.clock.now_ms())
         if user.is_past_hole():
             user.hole = None

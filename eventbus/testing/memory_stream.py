@@ -37,11 +37,11 @@ class Group:
 
     Attributes:
         position: the id last delivered.
-        entries_read: how many of the entries ever added lie at or below `position`.
+        entries_read: how many of the entries ever added lie at or below `position`; None when nobody counted them.
     """
 
     position: Order
-    entries_read: int
+    entries_read: int | None
     pending: dict[Order, Pending] = field(default_factory=dict)
 
     def pending_after(self, after: EntryId = ENTRY_ZERO) -> list[Order]:
@@ -125,9 +125,9 @@ class MemoryStream:
         del self._orders[:count]
         return count
 
-    def create_group(self, name: str, position: Order) -> Group:
-        """XGROUP CREATE with ENTRIESREAD."""
-        group = Group(position=position, entries_read=self.read_count(position))
+    def create_group(self, name: str, position: Order, *, counted: bool = True) -> Group:
+        """XGROUP CREATE, with ENTRIESREAD when it is counted."""
+        group = Group(position=position, entries_read=self.read_count(position) if counted else None)
         self.groups[name] = group
         return group
 

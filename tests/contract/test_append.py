@@ -187,6 +187,27 @@ async def test_entry_that_is_pending_is_still_needed(make_world: MakeWorld) -> N
 
 
 @pytest.mark.corner("D18")
+async def test_entry_that_is_pending_and_gone_holds_nothing_back(make_world: MakeWorld) -> None:
+    """It was trimmed by age; what was acked behind it makes room all the same."""
+    world = await make_world(max_stream_entries=3, stream_full_policy=StreamFullPolicy.REJECT)
+    fence = fence_of("c1")
+    await world.open(fence)
+    await world.publish("e0", "e1")
+    await world.received(fence)
+    await world.power.trim(ALICE, 0)
+    entries = await world.publish("e2", "e3", "e4")
+    await world.received(fence)
+
+    (while_needed,) = await world.append(event("e5", body=b"e5"))
+    await world.ack(fence, entries[0])
+    (once_acked,) = await world.append(event("e5", body=b"e5"))
+
+    assert isinstance(while_needed, StreamFull)
+    assert isinstance(once_acked, Appended)
+    assert await world.retained() == ["e3", "e4", "e5"]
+
+
+@pytest.mark.corner("D18")
 async def test_acked_entries_do_not_count_towards_the_cap(make_world: MakeWorld) -> None:
     world = await make_world(max_stream_entries=3, stream_full_policy=StreamFullPolicy.REJECT)
     fence = fence_of("c1")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from eventbus.config import StreamFullPolicy
-from eventbus.ids import ENTRY_ZERO, EntryId, SessionId, entry_order
+from eventbus.ids import ENTRY_ZERO, EntryId, EventId, SessionId, entry_order
 from eventbus.store import (
+    Append,
     Attached,
     Beat,
     BeatState,
@@ -22,7 +23,7 @@ from eventbus.store import (
     StoreGap,
 )
 from tests.contract.conftest import MakeWorld
-from tests.contract.worlds import ALICE, NODE, PHONE, World, fence_of
+from tests.contract.worlds import ALICE, NODE, PHONE, World, fence_of, stored
 
 pytestmark = pytest.mark.requirement("R7")
 
@@ -97,6 +98,84 @@ async def test_gap_is_announced_once(world: World) -> None:
     again = await world.open(THIRD, cursor=cursor, epoch=opened.epoch)
 
     assert (read.gap, again.gap) == (None, None)
+
+
+async def test_gap_is_announced_again_when_the_socket_died_before_anything_was_read_behind_it(world: World) -> None:
+    """Nobody knows whether the frame with the gap arrived, so the next connection is told too."""
+    opened, entries = await settled(world, "e0", "e1")
+    await world.store.detach(FIRST, entries[1])
+    lost = await world.publish("e2", "e3", "e4")
+    await world.power.trim(ALICE, 1)
+    expected = StoreGap(reason=GapReason.TRIMMED, after=entries[1], before=lost[2], count=2)
+
+    gaps = [(await world.open(fence, cursor=entries[1], epoch=opened.epoch)).gap for fence in (SECOND, THIRD, FIRST)]
+
+    assert gaps == [expected, expected, expected]
+    assert await world.received(FIRST) == ["e4"]
+    assert (await world.open(SECOND, cursor=lost[2], epoch=opened.epoch)).gap is None
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+async def test_gap_that_nobody_can_count_is_announced_again_too(world: World, keep: int) -> None:
+    opened, entries = await settled(world, "e0")
+    await world.store.end_session(ALICE, PHONE)
+    later = await world.publish("e1", "e2")
+    await world.power.trim(ALICE, keep)
+
+    first = await world.open(SECOND, start=Start.CURSOR, cursor=entries[0], epoch=opened.epoch)
+    again = await world.open(THIRD, start=Start.CURSOR, cursor=entries[0], epoch=opened.epoch)
+
+    assert first.gap is not None
+    assert first.gap.count is None
+    assert again.gap == first.gap
+    assert await world.received(THIRD) == ["e2"][:keep]
+    (entry,) = await world.publish("e3")
+    assert await world.received(THIRD) == ["e3"]
+    assert (await world.open(SECOND, cursor=entry, epoch=opened.epoch)).gap is None
+    assert later
+
+
+@pytest.mark.corner("D1")
+async def test_connection_that_was_told_of_a_gap_is_not_told_again_when_it_re_attaches(world: World) -> None:
+    opened, entries = await settled(world, "e0")
+    await world.publish("e1", "e2", "e3")
+    await world.power.trim(ALICE, 2)
+    first = await world.open(SECOND, cursor=entries[0], epoch=opened.epoch)
+
+    again = await world.reattach(SECOND, cursor=entries[0], epoch=opened.epoch)
+    await world.power.trim(ALICE, 1)
+    third = await world.reattach(SECOND, cursor=entries[0], epoch=opened.epoch)
+
+    assert first.gap is not None
+    assert third.gap is not None
+    assert (first.gap.count, again.gap, third.gap.count) == (1, None, 1)
+    assert await world.received(SECOND) == ["e3"]
+
+
+async def test_what_goes_between_the_attach_and_the_first_read_is_counted_by_itself(world: World) -> None:
+    opened, entries = await settled(world, "e0")
+    later = await world.publish("e1", "e2", "e3")
+    await world.power.trim(ALICE, 2)
+    attached = await world.open(SECOND, cursor=entries[0], epoch=opened.epoch)
+    await world.power.trim(ALICE, 1)
+
+    read = await world.read(SECOND)
+
+    assert attached.gap is not None
+    assert attached.gap.count == 1
+    assert read.gap == StoreGap(reason=GapReason.TRIMMED, after=entries[0], before=later[2], count=1)
+    assert await names(world, read) == ["e3"]
+
+
+async def test_cursor_at_the_end_of_a_stream_that_was_trimmed_is_no_gap(world: World) -> None:
+    """Nothing came behind it, so nothing is lost, though the session is not known any more."""
+    opened, entries = await settled(world, "e0", "e1")
+    await world.store.end_session(ALICE, PHONE)
+    await world.power.trim(ALICE, 0)
+
+    attached = await world.open(SECOND, start=Start.CURSOR, cursor=entries[1], epoch=opened.epoch)
+
+    assert attached.gap is None
 
 
 @pytest.mark.corner("D15")
@@ -466,6 +545,23 @@ async def test_read_that_verifies_an_id_which_was_rolled_back_is_a_gap(world: Wo
 
     assert result.gap == StoreGap(reason=GapReason.ROLLBACK, after=entries[0], before=later[0])
     assert await names(world, result) == ["e1", "e2"]
+
+
+@pytest.mark.corner("D4")
+@pytest.mark.corner("D5")
+async def test_event_that_was_rolled_back_is_stored_anew_when_it_is_published_again(world: World) -> None:
+    """The failover lost the entry and the memory of its event id together."""
+    await world.open(FIRST)
+    await world.publish("e0")
+    lost = Append(user=ALICE, event=EventId("lost"), body=b"lost")
+    snapshot = await world.power.snapshot(ALICE)
+    await world.append(lost)
+    await world.power.roll_back(ALICE, snapshot)
+
+    (again,) = await world.append(lost)
+
+    assert not stored(again).duplicate
+    assert await world.retained() == ["e0", "lost"]
 
 
 # --- reset ------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Power(Protocol):
         """What `roll_back` brings back."""
 
     async def roll_back(self, user: UserId, snapshot: Any) -> None:
-        """The user's stream is again what it was, as after an asynchronous failover."""
+        """The user's stream and the event ids of the partition are again what they were, as after a failover."""
 
 
 class World:
@@ -249,11 +249,18 @@ class RedisPower:
         with self._client() as client:
             assert client.delete(self._key("l", user)) == 1
 
-    async def snapshot(self, user: UserId) -> tuple[bytes, int]:
-        with self._client() as client:
-            key = self._key("s", user)
-            return client.dump(key), client.pttl(key)
+    def _rolled_back(self, user: UserId) -> list[str]:
+        partition = crc32(user.encode()) % self._settings.partitions
+        buckets = [f"{self._settings.namespace}:{{{partition}}}:i:{bucket}" for bucket in (0, 1)]
+        return [self._key("s", user), *buckets]
 
-    async def roll_back(self, user: UserId, snapshot: tuple[bytes, int]) -> None:
+    async def snapshot(self, user: UserId) -> dict[str, tuple[bytes, int]]:
         with self._client() as client:
-            client.restore(self._key("s", user), snapshot[1], snapshot[0], replace=True)
+            keys = [key for key in self._rolled_back(user) if client.exists(key)]
+            return {key: (client.dump(key), client.pttl(key)) for key in keys}
+
+    async def roll_back(self, user: UserId, snapshot: dict[str, tuple[bytes, int]]) -> None:
+        with self._client() as client:
+            client.delete(*self._rolled_back(user))
+            for key, (value, life_ms) in snapshot.items():
+                client.restore(key, max(0, life_ms), value)

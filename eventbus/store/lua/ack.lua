@@ -11,6 +11,7 @@
 --   id...            repeated: an entry id
 -- Returns
 --   how many were pending
+--@include life
 --@include records
 
 local ids = {}

@@ -21,8 +21,8 @@
 -- Returns
 --   {'stored', entry, nodes woken} | {'duplicate', entry} | {'full', entries, bytes}
 --@include clock
+--@include life
 --@include live
---@include order
 
 local stream, live = KEYS[1], KEYS[2]
 local field, body, user = ARGV[1], ARGV[2], ARGV[3]
@@ -47,28 +47,29 @@ if known then
   return { 'duplicate', known }
 end
 
--- The lowest id that some group still needs; nil when no group needs anything (D18).
-local function lowest_needed()
-  local lowest = nil
-  for name, group in pairs(groups_info(stream)) do
-    local id = nil
-    if group['pending'] > 0 then
-      id = redis.call('XPENDING', stream, name)[2]
-    else
-      local following = redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
-      id = following[1] and following[1][1]
-    end
-    if id and (not lowest or below(id, lowest)) then
-      lowest = id
-    end
-  end
-  return lowest
-end
-
 -- Takes `surplus` of the oldest entries away, first only such that nobody needs. Returns whether `least` of them are gone.
 local function make_room(surplus, least)
-  local needed = lowest_needed()
+--@include order
+  -- The lowest id that some group still needs; nil when no group needs anything (D18). What is pending and trimmed already
+  -- is needed by nobody: whoever reads it is told that it is gone.
+  local function lowest_needed(first)
+    local lowest = nil
+    for name, group in pairs(groups_info(stream)) do
+      local pending = group['pending'] > 0 and redis.call('XPENDING', stream, name, first, '+', 1)[1]
+      local id = pending and pending[1]
+      if not id then
+        local following = redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
+        id = following[1] and following[1][1]
+      end
+      if id and (not lowest or below(id, lowest)) then
+        lowest = id
+      end
+    end
+    return lowest
+  end
+
   local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', surplus + 1)
+  local needed = oldest[1] and lowest_needed(oldest[1][1])
   local free = 0
   while free < surplus and oldest[free + 1] and (not needed or below(oldest[free + 1][1], needed)) do
     free = free + 1
@@ -114,8 +115,14 @@ if length > 0 and (length % 64 == 0 or (length + 1) * #body > max_bytes) then
   end
 end
 
-local entry = redis.call('XADD', stream, 'MINID', '~', string.format('%d', now - retention_ms), '*', 'd', body)
-redis.call('PEXPIRE', stream, retention_ms)
+local entry
+if length % 16 == 0 then
+  -- Looking for what is too old costs as much as storing, so it is done now and then.
+  entry = redis.call('XADD', stream, 'MINID', '~', string.format('%d', now - retention_ms), '*', 'd', body)
+else
+  entry = redis.call('XADD', stream, '*', 'd', body)
+end
+prolong(stream, retention_ms)
 remember(entry)
 
 local woken = 0

@@ -29,8 +29,10 @@
 --@include clock
 --@include live
 --@include order
+--@include life
 --@include records
 --@include known
+--@include told
 
 local stream, live, known = KEYS[1], KEYS[2], KEYS[3]
 local mode, user, session, connection, node = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -43,14 +45,17 @@ local now = now_ms()
 redis.call('SET', KEYS[4], ARGV[9], 'NX')
 local epoch = redis.call('GET', KEYS[4])
 
--- Who is live. What is older than its life was left behind by a crash (D16); '#' marks a hole and is no session.
+-- Who is live. What is older than its life was left behind by a crash (D16); what begins with '#' marks a hole and is no session.
 local live_now = {}
+local marks = {}
 local others = 0
 local holder, holder_node, stale_node = nil, nil, nil
 local fields = redis.call('HGETALL', live)
 for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
-  if name ~= '#' then
+  if string.sub(name, 1, 1) == '#' then
+    marks[name] = value
+  else
     local at, by = live_parts(value, now, live_ttl_ms)
     if not at then
       redis.call('HDEL', live, name)
@@ -144,8 +149,8 @@ local function read_count(id)
 end
 
 local position, entries_read = nil, nil
-local function set_group(how, id)
-  position, entries_read = id, read_count(id)
+local function set_group(how, id, count)
+  position, entries_read = id, count
   local command = { 'XGROUP', how, stream, session, id }
   if how == 'CREATE' then
     command[#command + 1] = 'MKSTREAM'
@@ -159,27 +164,32 @@ end
 
 local same_epoch = client_epoch == '' or client_epoch == epoch
 local existed = groups[session] ~= nil
+local absent = cursor ~= '0-0' and #redis.call('XRANGE', stream, cursor, cursor) == 0
+-- A new group has read nothing, so nobody can say how many of the trimmed entries lay behind the cursor: it is made without
+-- a count.
+local uncounted = absent and trimmed > 0 and below(cursor, last) and (not first or below(cursor, first))
 if existed then
   position = groups[session]['last-delivered-id']
   entries_read = groups[session]['entries-read'] or nil
 elseif mode == 'reattach' or kept[session] or not same_epoch then
   -- The session was there and its group is not: never at the end (D10), the client drops what it has seen.
-  set_group('CREATE', '0-0')
+  set_group('CREATE', '0-0', not uncounted and trimmed or nil)
 elseif start == 'new' then
-  set_group('CREATE', last)
+  set_group('CREATE', last, added)
 elseif start == 'cursor' then
-  set_group('CREATE', cursor)
+  set_group('CREATE', cursor, not uncounted and read_count(cursor) or nil)
 else
-  set_group('CREATE', '0-0')
+  set_group('CREATE', '0-0', not uncounted and trimmed or nil)
 end
 
 -- What is lost: the inclusive check of the cursor, and what was trimmed unread (D4, D15).
 local reason, after, before, count = '', '', '', -1
-local absent = cursor ~= '0-0' and #redis.call('XRANGE', stream, cursor, cursor) == 0
+local unread = entries_read and trimmed > entries_read
+  or not entries_read and trimmed > 0 and below(position, last) and (not first or below(position, first))
 if not same_epoch then
   reason, after, before = 'reset', cursor ~= '0-0' and cursor or '', first or ''
   if below(last, position) then
-    set_group('SETID', '0-0')
+    set_group('SETID', '0-0', read_count('0-0'))
   end
 elseif below(last, position) or (absent and (below(last, cursor) or (first and below(first, cursor)))) then
   -- Never forward: what came under lower ids after the failover may lie before the cursor and is unread.
@@ -187,22 +197,26 @@ elseif below(last, position) or (absent and (below(last, cursor) or (first and b
   local surviving = redis.call('XREVRANGE', stream, upto, '-', 'COUNT', 1)
   surviving = surviving[1] and surviving[1][1] or '0-0'
   if below(surviving, position) then
-    set_group('SETID', surviving)
+    set_group('SETID', surviving, read_count(surviving))
   end
   local following = redis.call('XRANGE', stream, '(' .. surviving, '+', 'COUNT', 1)
   reason, before = 'rollback', following[1] and following[1][1] or ''
   after = surviving ~= '0-0' and surviving or (absent and cursor or '')
-elseif entries_read and trimmed > entries_read then
-  reason, count = 'trimmed', trimmed - entries_read
-  after, before = position ~= '0-0' and position or '', first or ''
-  -- Announced once: from here on the group counts as having read what is gone.
-  redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
-elseif existed and not entries_read and first and trimmed > 0 and below(position, first) then
-  -- The group began too far from the end to be counted: something may be lost, and nobody can say how much.
-  reason, after, before = 'trimmed', position ~= '0-0' and position or '', first
-  redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
-elseif absent and not existed and trimmed > 0 then
-  -- A new group has read nothing, so nobody can say how many of the trimmed entries lay behind the cursor.
+elseif unread then
+  -- The group is left as it is: should this connection die before its client has heard of it, the next one is told again. Its
+  -- first read settles it, and looks because of the marks.
+  local told = told_count(marks['#' .. session], connection)
+  if trimmed > told then
+    reason, before = 'trimmed', first or ''
+    after = position ~= '0-0' and position or uncounted and cursor or ''
+    if entries_read or told > 0 then
+      count = trimmed - math.max(entries_read or 0, told)
+    end
+  end
+  local hole, upto = marks['#'], first or last
+  redis.call('HSET', live, '#' .. session, connection .. ' ' .. trimmed, '#', hole and below(upto, hole) and hole or upto)
+elseif uncounted and not existed then
+  -- A new session that begins at the end.
   reason, after, before = 'trimmed', cursor, first or ''
 end
 

@@ -22,7 +22,7 @@ local session, now = ARGV[2], now_ms()
 if not held_by(KEYS[2], session, ARGV[3], now, tonumber(ARGV[1])) then
   return 'lost'
 end
-redis.call('HDEL', KEYS[2], session)
+redis.call('HDEL', KEYS[2], session, '#' .. session)
 local created = known_parts(redis.call('HGET', KEYS[3], session))
 redis.call('HSET', KEYS[3], session, known_value(created or now, now, ARGV[4]))
 redis.call('PEXPIRE', KEYS[3], tonumber(ARGV[5]))

@@ -11,8 +11,9 @@
 --   retention_ms     life of the records
 -- Returns
 --   how many entries were pending
+--@include life
 --@include records
 
-redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1], '#' .. ARGV[1])
 redis.call('HDEL', KEYS[3], ARGV[1])
 return end_group(KEYS[1], KEYS[4], tonumber(ARGV[2]), ARGV[1])

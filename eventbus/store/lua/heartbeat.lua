@@ -18,6 +18,7 @@
 --@include clock
 --@include live
 --@include order
+--@include life
 --@include records
 --@include known
 
@@ -26,7 +27,7 @@ local live_ttl_ms, session_ttl_ms, retention_ms = tonumber(ARGV[2]), tonumber(AR
 local now = now_ms()
 local holders, fields = {}, redis.call('HGETALL', live)
 for i = 1, #fields, 2 do
-  if fields[i] ~= '#' then
+  if string.sub(fields[i], 1, 1) ~= '#' then
     local _, connection = live_parts(fields[i + 1], now, live_ttl_ms)
     holders[fields[i]] = connection
     if not connection then

@@ -15,7 +15,6 @@
 --   with each entry as {id, {'d', body}}
 --@include clock
 --@include live
---@include order
 
 local stream, live = KEYS[1], KEYS[2]
 local live_ttl_ms = tonumber(ARGV[1])
@@ -25,16 +24,14 @@ for i = 2, #ARGV, 4 do
   names[#names + 1] = ARGV[i]
 end
 local holders = redis.call('HMGET', live, unpack(names))
--- The id up to which the cap took entries away that somebody still needed.
+-- The id up to which entries were taken away that somebody had not read.
 local hole = holders[1]
 
-local function group_of(session)
-  return groups_info(stream)[session]
-end
-
 -- Entries that were trimmed before the group read them, and the rollback behind the last id that it read.
-local function look_for_gap(session, verify)
-  local group = group_of(session)
+local function look_for_gap(session, connection, verify)
+--@include order
+--@include told
+  local group = groups_info(stream)[session]
   local info = stream_info(stream)
   if not group or not info then
     return nil
@@ -43,12 +40,16 @@ local function look_for_gap(session, verify)
   local first = info['length'] > 0 and info['first-entry'][1] or nil
   local trimmed = info['entries-added'] - info['length']
   local entries_read = group['entries-read']
-  if entries_read and trimmed > entries_read then
+  local before_first = trimmed > 0 and below(position, last) and (not first or below(position, first))
+  if entries_read and trimmed > entries_read or not entries_read and before_first then
+    -- Announced once: from here on the group counts as having read what is gone. What the attach told is not told again.
+    local told = told_count(redis.call('HGET', live, '#' .. session), connection)
     redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
-    return { 'trimmed', position ~= '0-0' and position or '', first or '', trimmed - entries_read }
-  elseif not entries_read and first and below(position, first) and trimmed > 0 then
-    redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
-    return { 'trimmed', position ~= '0-0' and position or '', first, -1 }
+    redis.call('HDEL', live, '#' .. session)
+    if trimmed > told then
+      local count = (entries_read or told > 0) and trimmed - math.max(entries_read or 0, told) or -1
+      return { 'trimmed', position ~= '0-0' and position or '', first or '', count }
+    end
   end
   if verify ~= '' and (below(last, verify) or (first and below(first, verify))) then
     local surviving = redis.call('XREVRANGE', stream, verify, '-', 'COUNT', 1)
@@ -73,7 +74,7 @@ for i = 2, #ARGV, 4 do
     local gap = nil
     local missing = verify ~= '' and #redis.call('XRANGE', stream, verify, verify) == 0
     if hole or missing then
-      gap = look_for_gap(session, missing and verify or '')
+      gap = look_for_gap(session, connection, missing and verify or '')
     end
     local read = redis.pcall('XREADGROUP', 'GROUP', session, 'c', 'COUNT', count, 'STREAMS', stream, '>')
     if read and read.err then
@@ -95,6 +96,7 @@ end
 
 -- The mark goes when every live session is past it.
 if hole then
+--@include order
   local groups = groups_info(stream)
   local open = false
   for _, name in ipairs(redis.call('HKEYS', live)) do

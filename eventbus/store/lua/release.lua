@@ -16,6 +16,7 @@
 --   {'released', how many were pending} | {'lost'}
 --@include clock
 --@include live
+--@include life
 --@include records
 
 if not held_by(KEYS[2], ARGV[2], ARGV[3], now_ms(), tonumber(ARGV[1])) then

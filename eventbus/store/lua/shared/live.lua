@@ -3,11 +3,13 @@ local function live_parts(value, now, life_ms)
   if not value then
     return nil
   end
-  local node, connection, stamp = string.match(value, '^(%S+) (%S+) (%d+)$')
-  if not node or now - tonumber(stamp) >= life_ms then
+  local space = string.find(value, ' ', 1, true)
+  local next_space = space and string.find(value, ' ', space + 1, true)
+  local stamp = next_space and tonumber(string.sub(value, next_space + 1))
+  if not stamp or now - stamp >= life_ms then
     return nil
   end
-  return node, connection
+  return string.sub(value, 1, space - 1), string.sub(value, space + 1, next_space - 1)
 end
 
 -- Whether the session belongs to the caller; returns the node that its field names (D2, D3).

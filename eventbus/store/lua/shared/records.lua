@@ -4,7 +4,7 @@ local function record(key, retention_ms, level, session, ids)
     return
   end
   redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'level', level, 'session', session, 'ids', table.concat(ids, ','))
-  redis.call('PEXPIRE', key, retention_ms)
+  prolong(key, retention_ms)
 end
 
 -- XACK of ids one by one: what was not pending must not be recorded, and one call for all does not tell which those were.
