@@ -65,6 +65,9 @@ __all__ = ["TABLE", "Delivery", "IllegalMove", "Phase"]
 STEP_RETRY_MS: Final = 1_000
 """How long a redelivery or a dead letter waits that the store could not record."""
 
+ENTRY_GUESS_BYTES: Final = 256 << 10
+"""What an entry is taken to cost before any was read."""
+
 _NEVER: Final = 2**62
 
 
@@ -135,6 +138,7 @@ class Delivery:
         "_caught_up",
         "_dirty",
         "_due_ms",
+        "_entry_bytes",
         "_fresh_above",
         "_held",
         "_held_bytes",
@@ -173,6 +177,7 @@ class Delivery:
         self.phase = Phase.ATTACHING
         self._held: dict[EntryId, _Entry] = {}
         self._held_bytes = 0
+        self._entry_bytes = ENTRY_GUESS_BYTES
         self._waiting = 0
         self._owed = 0
         self._unstored: dict[EntryId, ReleaseReason | None] = {}
@@ -256,6 +261,13 @@ class Delivery:
         """How many held entries a merge has not met yet."""
         return 0 if self._seen is None else len(self._held.keys() - self._seen)
 
+    @property
+    def _affordable(self) -> int:
+        """How many entries a read may bring. Their sizes are known only when they are here, so it is as many as fit into
+        what may be held, if they are like the largest of late.
+        """
+        return min(self.room, max(1, (self._max_held_bytes - self._held_bytes) // self._entry_bytes))
+
     def take_read(self) -> ReadPending | ReadNew | None:
         """What to read now, None for nothing.
 
@@ -265,11 +277,11 @@ class Delivery:
             return None
         if self.phase is Phase.PENDING:
             # While merging, held entries fill the page too; what exceeds the room then is read again later.
-            self._read_count = self.room + self._unseen
+            self._read_count = self._affordable + self._unseen
             return ReadPending(self._after, self._read_count)
         # Cleared when the read is written: a wake-up that comes before the answer sets it again (D20).
         self._dirty = False
-        self._read_count = self.room
+        self._read_count = self._affordable
         return ReadNew(self._read_count, self._verify)
 
     def handle(self, event: Input, now_ms: int) -> list[Effect]:
@@ -579,6 +591,8 @@ class Delivery:
         entry = self._held[item.id] = _Entry(item, delivery, deadline_ms, self._previous)
         self._held_bytes += item.size_bytes
         self._previous = item.id
+        # Forgotten slowly: after a large entry more of them are likely.
+        self._entry_bytes = max(item.size_bytes, self._entry_bytes - (self._entry_bytes >> 4), 1)
         if item.poison:
             self._flush_sending(sending, effects)
             effects.append(self._give_up(entry, item.poison))
