@@ -49,7 +49,6 @@ DOCTOR_USER: Final = UserId("eventbus-doctor")
 
 _LIFE_MS: Final = 60_000
 _WAKE_TIMEOUT_MS: Final = 3_000
-_NODE_TIMEOUT_MS: Final = 10_000
 _HTTP_TIMEOUT_MS: Final = 5_000
 _LOOK_MS: Final = 20
 _KNOWN_MAX: Final = 1_000
@@ -274,7 +273,9 @@ def _get(url: str, path: str) -> tuple[int, str]:
         connection.close()
 
 
-async def try_node(url: str, make_token: Callable[[UserId], str], store: Store, clock: Clock) -> Check:
+async def try_node(
+    url: str, make_token: Callable[[UserId], str], store: Store, clock: Clock, *, timeout_ms: int = 10_000
+) -> Check:
     """Send an event through a node: stored, woken, read, on the socket, acked, and pending no more.
 
     Args:
@@ -282,17 +283,18 @@ async def try_node(url: str, make_token: Callable[[UserId], str], store: Store, 
         make_token: makes a token for a user.
         store: with the settings of `short_lived`.
         clock: this machine's.
+        timeout_ms: longest wait for the event on the socket.
 
     A cancelled call leaves a session that ends by itself.
     """
     session = new_session_id()
     state = CheckState.PROBLEM
     try:
-        async with asyncio.timeout(seconds(_NODE_TIMEOUT_MS)):
+        async with asyncio.timeout(seconds(timeout_ms)):
             took_ms = await _through(url, make_token, store, clock, session)
         await _acked(store, clock, session)
     except TimeoutError:
-        found, advice = f"nothing came within {_NODE_TIMEOUT_MS} ms", "Look at the node's log and its /readyz."
+        found, advice = f"nothing came within {timeout_ms} ms", "Look at the node's log and its /readyz."
     except SubscriberError as error:
         found, advice = str(error), "Look at the node's log."
     except _Failed as error:
@@ -358,9 +360,7 @@ async def _receive(subscriber: Any, event: EventId) -> None:
 async def _acked(store: Store, clock: Clock, session: SessionId) -> None:
     """The ack has left the socket; the node stores it a moment later."""
     until_ms = clock.monotonic_ms() + _WAKE_TIMEOUT_MS
-    while pending := sum(
-        record.pending for record in await store.sessions(DOCTOR_USER) if record.session == session
-    ):
+    while pending := sum(record.pending for record in await store.sessions(DOCTOR_USER) if record.session == session):
         late = clock.monotonic_ms() >= until_ms
         _expect(not late, f"delivered and acked, and {pending} still pending after {_WAKE_TIMEOUT_MS} ms")
         await asyncio.sleep(seconds(_LOOK_MS))
