@@ -39,7 +39,10 @@ const PACE_BURST = 100;
 const PACE_PER_SECOND = 15;
 
 /** Codes of `error` frames after which the same request may be tried again. */
-const RETRYABLE = new Set(["store_unavailable", "rate_limited", "overloaded", "draining", "too_many_sessions"]);
+const RETRYABLE = new Set([
+  "store_unavailable", "store_timeout", "store_busy", "store_full", "breaker_open", "rate_limited", "overloaded", "draining",
+  "too_many_sessions",
+]);
 
 /** What goes wrong. `retryable`: the same thing may work later (the client tries by itself, except for `send`). */
 export class EventBusError extends Error {
@@ -459,6 +462,7 @@ export class EventBusClient {
   #tokenExpiresMs = Infinity;
   #refusals = 0;
   #lateHellos = 0;
+  #refusal; // an error of the node that a close may follow: the close tells what becomes of it
   #session;
   #epoch;
   #known = false; // this session had a welcome
@@ -620,14 +624,18 @@ export class EventBusClient {
     if (code === 4501) this.#refusals += 1;
     if (code === 4503) this.#lateHellos += 1;
     if (code === 4501 || code === 4004) this.#token = undefined;
+    const verdict = closeVerdict(code, { tokenCallback, refusals: this.#refusals, lateHellos: this.#lateHellos });
+    const cause = this.#refusal;
+    this.#refusal = undefined;
     const name = CLOSE_NAMES[code] ?? `close_${code}`;
-    const error = (retryable) =>
-      new EventBusError(name, `the node closed with ${code}${reason ? `: ${reason}` : ""}`, { retryable, closeCode: code });
-    if (closeVerdict(code, { tokenCallback, refusals: this.#refusals, lateHellos: this.#lateHellos }) === "final") {
+    const message = `the node closed with ${code}${reason ? `: ${reason}` : ""}`;
+    const error = (retryable) => new EventBusError(name, message, { retryable, closeCode: code, cause });
+    if (verdict === "final") {
       if (code === 4506) this.#forget();
       return this.#finish(error(false));
     }
     if (code === 1011) this.#report(error(true)); // a defect of the node: worth a line, and worth another try
+    else if (cause && verdict === "reconnect") this.#report(new EventBusError(cause.code, cause.message, { retryable: true }));
     this.#wait({ code, reason });
   }
 
@@ -635,6 +643,7 @@ export class EventBusClient {
   #lost(reason) {
     const socket = this.#socket;
     this.#release();
+    this.#tellRefusal();
     if (socket.terminate) socket.terminate();
     else socket.close();
     this.#wait({ code: 1006, reason });
@@ -706,6 +715,7 @@ export class EventBusClient {
   #received(data) {
     this.#heard = true;
     this.#heardMs = this.#clock.now();
+    this.#tellRefusal();
     try {
       const frame = JSON.parse(data);
       EventBusClient.#frames[frame.op]?.(this, frame); // an op that a later version added is passed over
@@ -777,9 +787,18 @@ export class EventBusClient {
       send.reject(error);
     } else if (ref !== undefined && this.#filterWaiters.some((waiter) => waiter.ref === ref)) {
       this.#settleFilter((waiter) => waiter.reject(error), ref);
-    } else {
+    } else if (error.retryable) {
       this.#report(error);
+    } else {
+      this.#refusal = error; // reported with the close that follows, or when it turns out that none does
+      this.#arm("refusal", LATE_MS, () => this.#tellRefusal());
     }
+  }
+
+  #tellRefusal() {
+    const refusal = this.#refusal;
+    this.#refusal = undefined;
+    if (refusal) this.#report(refusal);
   }
 
   // ---- confirmations

@@ -27,13 +27,17 @@ class Seen:
         self.records: list[Record] = []
 
     def of(self, what: str) -> list[Record]:
-        """The records of one kind: event, failed, state, gap, dropped, error, sent."""
+        """The records of one kind: event, failed, state, gap, dropped, error, sent, got."""
         return [record for record in self.records if record["what"] == what]
 
     @property
     def events(self) -> list[str]:
         """The ids of the events whose handler has succeeded, in order."""
         return [record["id"] for record in self.of("event")]
+
+    def got(self, op: str) -> list[Record]:
+        """The frames of one kind that came, each with its fields; of `events` the number of them."""
+        return [record for record in self.of("got") if record["op"] == op]
 
     @property
     def states(self) -> list[str]:
@@ -101,8 +105,7 @@ class NodeReader(Seen):
 def start_reader(installation: Installation, **plan: Any) -> NodeReader:
     """Starts a client in Node; skips when Node or the package `ws` is missing."""
     node = program("node")
-    if not (_CLIENT / "node_modules" / "ws").is_dir():
-        pytest.skip("needs the npm package ws (npm install in clients/js)")
+    needs_ws()
     whole = {
         "url": installation.url,
         **({} if "token" in plan else {"tokenUrl": f"{installation.pages.origin}/my/token"}),
@@ -110,6 +113,12 @@ def start_reader(installation: Installation, **plan: Any) -> NodeReader:
     }
     script = _CLIENT / "support" / "reader.js"
     return NodeReader(installation.processes.start(node, script, json.dumps(whole), name="reader"))
+
+
+def needs_ws() -> None:
+    """Skips the test when the npm package that gives Node a WebSocket is missing."""
+    if not (_CLIENT / "node_modules" / "ws").is_dir():
+        pytest.skip("needs the npm package ws (npm install in clients/js)")
 
 
 def documented_moves() -> dict[str, set[str]]:

@@ -43,6 +43,11 @@ export class ManualClock {
     this.#nowMs += ms;
   }
 
+  /** Whether something comes due within so many milliseconds. */
+  due(ms) {
+    return [...this.#timers.values()].some(({ dueMs }) => dueMs <= this.#nowMs + ms);
+  }
+
   get pending() {
     return this.#timers.size;
   }

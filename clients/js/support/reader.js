@@ -14,8 +14,16 @@ const { EventBusClient } = await import(plan.module ?? pathToFileURL("clients/js
 
 const say = (what, fields = {}) => writeSync(1, `${JSON.stringify({ what, ...fields })}\n`);
 
-/** What the client sends, counted: the node allows so many frames a second. */
-class CountedSocket extends WebSocket {
+/** A socket that tells what goes over it: the node allows so many frames a second, and tells no event twice. */
+class WatchedSocket extends WebSocket {
+  constructor(...address) {
+    super(...address);
+    this.on("message", (data) => {
+      const { events, token, ...frame } = JSON.parse(data);
+      say("got", { ...frame, events: events?.length });
+    });
+  }
+
   send(data) {
     const { op, ids, token, ...rest } = JSON.parse(data);
     say("sent", { op, ids: ids?.length, atMs: Date.now(), ...rest });
@@ -37,7 +45,7 @@ const failed = new Set();
 let inHandler = 0;
 
 const client = new EventBusClient(plan.url, {
-  WebSocket: CountedSocket,
+  WebSocket: WatchedSocket,
   token: plan.token ?? (async () => {
     const response = await fetch(plan.tokenUrl, { method: "POST" });
     if (!response.ok) throw new Error(`${response.status}`);

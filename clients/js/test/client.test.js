@@ -683,12 +683,49 @@ test("an error frame is reported, and one about a filter rejects it", async () =
   const client = connect();
   const peer = await node.peer();
   await peer.greet();
-  peer.send({ op: "error", code: "unknown_op", message: "no such op" });
+  peer.send({ op: "error", code: "rate_limited", message: "later" });
   await until(() => client.seen.errors.length, "the error");
-  assert.deepEqual([client.seen.errors[0].code, client.seen.errors[0].message], ["unknown_op", "no such op"]);
+  peer.send({ op: "error", code: "unknown_op", message: "no such op" });
+  peer.send({ op: "pong" });
+  await until(() => client.seen.errors.length === 2, "the second");
+  assert.deepEqual(client.seen.errors.map(({ code, message, retryable }) => [code, message, retryable]),
+    [["rate_limited", "later", true], ["unknown_op", "no such op", false]]);
   const refused = client.setFilter({ types: [1] });
   peer.send({ op: "error", code: "bad_frame", message: "types", ref: (await peer.frame("filter")).ref });
   await assert.rejects(refused, { code: "bad_frame" });
+});
+
+test("an error frame and the close that follows are one error, and retryable says whether the client goes on", async () => {
+  const tokens = ["old", "new"];
+  const client = connect({ token: async () => tokens.shift() });
+  let peer = await node.peer();
+  await peer.frame("hello");
+  peer.send({ op: "error", code: "unauthenticated", message: "expired" });
+  peer.socket.close(4501, "expired");
+  peer = await reconnected(client, 2);
+  assert.equal((await peer.frame("hello")).token, "new");
+  assert.deepEqual(client.seen.errors, [], "a new token is asked for without a word");
+  peer.send({ op: "error", code: "store_misconfigured", message: "no rights" });
+  peer.socket.close(4005, "no rights");
+  peer = await reconnected(client, 3);
+  await peer.greet();
+  peer.send({ op: "error", code: "bad_frame", message: "ids" });
+  peer.socket.close(4500, "ids");
+  await reach(client, "closed");
+  assert.deepEqual(client.seen.errors.map(({ code, retryable }) => [code, retryable]),
+    [["store_misconfigured", true], ["protocol_violation", false]]);
+  assert.equal(client.seen.errors[1].cause.code, "bad_frame");
+});
+
+test("an error that no close and no frame follows is told soon", async () => {
+  const client = connect();
+  const peer = await node.peer();
+  await peer.greet();
+  peer.send({ op: "error", code: "unknown_op", message: "no such op" });
+  await until(() => clock.due(1_000), "it is held");
+  assert.deepEqual(client.seen.errors, []);
+  await clock.advance(1_000);
+  assert.equal(client.seen.errors[0].code, "unknown_op");
 });
 
 // ---- robustness and the end
