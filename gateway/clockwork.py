@@ -34,6 +34,9 @@ class Clockwork(Generic[T]):
         wheel: what is due when.
         due: called with each item that is due, and the time.
         stalled: called with how long the node stood still, before anything is due.
+
+    Attributes:
+        turned_ms: the time of the last turn of the wheel; monotonic.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Clockwork(Generic[T]):
         self._wheel = wheel
         self._due = due
         self._stalled = stalled
+        self.turned_ms = clock.monotonic_ms()
 
     async def run(self) -> None:
         """Ticks until it is cancelled."""
@@ -65,3 +69,4 @@ class Clockwork(Generic[T]):
                 await asyncio.sleep(0)
             for item in self._wheel.turn(now_ms):
                 self._due(item, now_ms)
+            self.turned_ms = now_ms

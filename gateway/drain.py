@@ -87,9 +87,11 @@ async def drain(node: Draining) -> None:
     node.reader.stop_reading()
     await _settle(node, min(GRACE_MS, node.drain_ms // 4))
     await node.reader.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 2))
-    # Also those that came in between, or have not said `hello` yet.
-    node.close_sockets(CloseCode.DRAINING, "the node is draining")
+    for session in node.hub:
+        session.end(CloseCode.DRAINING)
     stored = await node.reader.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 2))
+    # Also those that have not said `hello` yet.
+    node.close_sockets(CloseCode.DRAINING, "the node is draining")
     if not stored:
         logger.warning("the drain's time is over and acks are not stored: their events will be delivered again")
     await node.wait_closed(max(1, end_ms - node.clock.monotonic_ms()))

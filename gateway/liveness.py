@@ -31,6 +31,11 @@ class LivenessRules:
     stalled_ms: int
     backlog_bytes: int
 
+    @property
+    def look_ms(self) -> int:
+        """Most time between two looks at a connection."""
+        return min(self.heartbeat_ms // 2, self.stalled_ms // 4)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
@@ -68,7 +73,8 @@ class Liveness:
         self._silence_max_ms = max(rules.heartbeat_ms * 5 // 2, connection_timeout_ms)
         half_ms = max(1, rules.beat_ms // 2)
         self.beat_due_ms = now_ms + half_ms + spread % half_ms
-        self._ping_due_ms = self.look_due_ms = now_ms + 1 + spread % rules.heartbeat_ms
+        self._ping_due_ms = now_ms + 1 + spread % rules.heartbeat_ms
+        self.look_due_ms = now_ms + 1 + spread % max(1, rules.look_ms)
 
     @property
     def due_ms(self) -> int:
@@ -98,7 +104,7 @@ class Liveness:
         if pings:
             self._ping_due_ms = now_ms + rules.heartbeat_ms
         # A backlog is seen to stand still only by looking at it now and then.
-        pause_ms = min(rules.heartbeat_ms // 2, rules.stalled_ms // 4, token_left_ms, self._ping_due_ms - now_ms)
+        pause_ms = min(rules.look_ms, token_left_ms, self._ping_due_ms - now_ms)
         self.look_due_ms = now_ms + max(1, pause_ms)
         if token_left_ms <= 0:
             return Look(close=CloseCode.TOKEN_EXPIRED, reason="the token has expired")

@@ -69,6 +69,7 @@ class Node:
         self.settings = _session_settings(settings)
         self.authenticator = load_authenticator(settings)
         self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
+        self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         self.reader = Reader(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
@@ -125,7 +126,6 @@ class Node:
             raise
 
     async def _start(self, app: ASGIApp | None, sockets: Sequence[socket.socket] | None, proof_wait_ms: int) -> None:
-        clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         await self.bus.__aenter__()
         self._listening = await self.store.listen(self.name, self)
         for run in (
@@ -133,7 +133,7 @@ class Node:
             self.keeper.run_attaches,
             self.keeper.run_beats,
             self.readiness.run,
-            clockwork.run,
+            self.clockwork.run,
             self._beat_node,
             self._watch_store,
         ):
@@ -192,7 +192,7 @@ class Node:
     def close_sockets(self, code: CloseCode, reason: str) -> None:
         """Closes every socket that is still open, also those without a session."""
         for session in self.hub:
-            session.close(code, reason)
+            session.end(code)
         if self.listener is not None:
             for connection in list(self.listener.sockets.connections):
                 connection.close(int(code), reason)

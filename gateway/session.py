@@ -470,12 +470,17 @@ class Session:
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Ends the session on this connection, and the connection. Acks that came before are still stored."""
-        if self.state is State.CLOSED:
-            return
-        self._close_code = code
-        connection = self.connection
-        self._end()
-        connection.close(int(code), reason)
+        if self.state is not State.CLOSED:
+            self.end(code)
+            self.connection.close(int(code), reason)
+
+    def end(self, code: CloseCode) -> None:
+        """Ends the session on this connection, which the caller closes for the reason `code` when the hold is given
+        up.
+        """
+        if self.state is not State.CLOSED:
+            self._close_code = code
+            self._end()
 
     def _end(self) -> None:
         if self.state is State.CLOSED:

@@ -100,7 +100,7 @@ async def _refused(client: WireClient, frame: object, field: str) -> None:
 
 
 @pytest.mark.requirement("R23")
-@pytest.mark.parametrize(("frame", "field"), BAD_FRAMES)
+@pytest.mark.parametrize("frame, field", BAD_FRAMES)
 async def test_a_malformed_frame_is_an_error_that_names_the_field_and_close_4500(
     node: Node, frame: object, field: str
 ) -> None:
@@ -109,7 +109,7 @@ async def test_a_malformed_frame_is_an_error_that_names_the_field_and_close_4500
 
 
 @pytest.mark.requirement("R23")
-@pytest.mark.parametrize(("frame", "field"), BAD_HELLOS)
+@pytest.mark.parametrize("frame, field", BAD_HELLOS)
 async def test_a_malformed_hello_is_an_error_that_names_the_field_and_close_4500(
     node: Node, frame: object, field: str
 ) -> None:
@@ -128,7 +128,8 @@ async def test_a_text_that_is_no_json_is_a_bad_frame(node: Node, payload: bytes)
 
 @pytest.mark.requirement("R23")
 @pytest.mark.parametrize(
-    "payload", [b"", b"\xc1", b"\x81\xa2op", msgpack.packb([1]), b"\x91" * 5000, msgpack.packb({"op": "ping"}) + b"\x00"]
+    "payload",
+    [b"", b"\xc1", b"\x81\xa2op", msgpack.packb([1]), b"\x91" * 5000, msgpack.packb({"op": "ping"}) + b"\x00"],
 )
 async def test_bytes_that_are_no_messagepack_are_a_bad_frame(node: Node, payload: bytes) -> None:
     async with wired(node, token_of(), subprotocol=MSGPACK) as client:
@@ -492,7 +493,7 @@ async def test_a_refreshed_token_is_answered_with_its_end(node: Node) -> None:
 
 @pytest.mark.requirement("R23")
 @pytest.mark.parametrize(
-    ("token", "code", "close"),
+    "token, code, close",
     [
         (token_of("bob"), "forbidden", 4502),
         (token_of(scopes=("publish",)), "forbidden", 4502),

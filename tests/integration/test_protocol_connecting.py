@@ -33,10 +33,22 @@ from tests.support.wire_client import (
     wired,
 )
 
-WELCOME_FIELDS = (
-    "op protocol node connection session resumed cursor pending window heartbeat_ms ack_timeout_ms max_frame_bytes"
-    " token_expires_ms epoch"
-).split()
+WELCOME_FIELDS = [
+    "op",
+    "protocol",
+    "node",
+    "connection",
+    "session",
+    "resumed",
+    "cursor",
+    "pending",
+    "window",
+    "heartbeat_ms",
+    "ack_timeout_ms",
+    "max_frame_bytes",
+    "token_expires_ms",
+    "epoch",
+]
 
 
 def subprotocol_of(token: str) -> str:
@@ -195,7 +207,7 @@ async def test_a_bad_token_is_a_401_with_a_json_body_in_header_and_subprotocol(n
         {"sec_websocket_protocol": f"{JSON}, {subprotocol_of(token)}"},
     ]
     for way in ways:
-        status, head, error = await refused(node, **way)
+        status, head, error = await refused(node, "/v1/connect", **way)
         assert (status, error["code"]) == (401, code)
         assert "content-type: application/json" in head
         assert "www-authenticate: bearer" in head

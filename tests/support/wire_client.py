@@ -16,7 +16,9 @@ import orjson
 
 from eventbus.clock import Clock
 from eventbus.store import Store
+from eventbus.testing import ManualClock
 from eventbus.tokens import make_token
+from gateway.clockwork import STALL_MS
 from gateway.config import NodeSettings
 from gateway.node import Node
 from tests.support.raw_websocket import BINARY, CLOSE, PING, PONG, TEXT, RawClient, connected, upgrade_head
@@ -222,6 +224,16 @@ def texts(events: Sequence[Mapping[str, Any]]) -> list[str]:
 def ids(events: Sequence[Mapping[str, Any]]) -> list[str]:
     """The entry ids of delivered events."""
     return [event["id"] for event in events]
+
+
+async def pass_time(node: Node, clock: ManualClock, ms: int, *, step_ms: int = 1_000) -> None:
+    """Lets a node live through some time of its manual clock, in steps that it must not take for a stall."""
+    assert step_ms < STALL_MS
+    while ms > 0:
+        clock.advance(min(ms, step_ms))
+        ms -= step_ms
+        now_ms = clock.monotonic_ms()
+        await until(lambda now_ms=now_ms: node.clockwork.turned_ms >= now_ms)  # type: ignore[misc]
 
 
 async def settled(node: Node) -> None:
