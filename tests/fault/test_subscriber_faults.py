@@ -81,7 +81,14 @@ async def survive(node: Node, proxy: Proxy, log: Log, *, tear: bool, **options: 
     """Publishes 2,000 events in bursts and ends the connection at random moments; returns how many ended."""
     chance = random.Random(SEED)
     cuts = published = 0
-    async with following(proxy, log, **options):
+
+    async def consume() -> None:
+        async for delivery in subscriber:
+            log.take(delivery)
+            for _ in range(chance.choice((0, 0, 3, 40))):  # so that a cut finds events queued and in hand
+                await asyncio.sleep(0)
+
+    async with client(proxy, log, **options) as subscriber, background(consume):
         while published < EVENTS:
             burst = min(chance.randint(1, 40), EVENTS - published)
             publishing = asyncio.ensure_future(publish(node, *range(published, published + burst)))
