@@ -90,4 +90,4 @@ def _print(checks: list[Check]) -> None:
             click.echo(f"{'':<8} {'':<{width}}  -> {check.advice}")
     problems = sum(check.state is CheckState.PROBLEM for check in checks)
     warnings = sum(check.state is CheckState.WARNING for check in checks)
-    note(f"\n{problems} problems, {warnings} warnings, {len(checks) - problems - warnings} ok")
+    note(f"\nproblems: {problems}, warnings: {warnings}, ok: {len(checks) - problems - warnings}")

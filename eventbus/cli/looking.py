@@ -264,6 +264,8 @@ def dead_list(
     user: UserId | None, since: str | None, limit: int, cursor: str, redis_url: str | None, as_json: bool
 ) -> None:
     """List dead letters, oldest first."""
+    if cursor:
+        _dead_id(cursor, "--cursor")
     since_ms = 0 if since is None else max(0, time.time_ns() // 1_000_000 - duration_ms(since, "--since"))
     page = asyncio.run(_dead(settings_of(redis_url), user, since_ms, limit, cursor))
     if as_json:
@@ -301,12 +303,7 @@ async def _dead(settings: Settings, user: UserId | None, since_ms: int, limit: i
 @as_json_option
 def dead_show(id_: str, redis_url: str | None, as_json: bool) -> None:
     """Show one dead letter and the event that it holds. Exit status 1 when there is none of that id."""
-    from eventbus.inspection import parse_dead_id
-
-    try:
-        parse_dead_id(id_)
-    except InvalidField as error:
-        raise click.BadParameter(error.problem, param_hint="ID") from None
+    _dead_id(id_, "ID")
     row = asyncio.run(_dead_one(settings_of(redis_url), id_))
     if row is None:
         if as_json:
@@ -326,6 +323,16 @@ def dead_show(id_: str, redis_url: str | None, as_json: bool) -> None:
 
     click.echo("")
     click.echo(plain_lines(orjson.dumps(envelope, option=orjson.OPT_INDENT_2).decode()))
+
+
+def _dead_id(text: str, where: str) -> None:
+    """Raises: click.BadParameter: it is no id of a dead letter."""
+    from eventbus.inspection import parse_dead_id
+
+    try:
+        parse_dead_id(text)
+    except InvalidField as error:
+        raise click.BadParameter(error.problem, param_hint=where) from None
 
 
 def _pairs(fields: dict[str, Any]) -> Sequence[tuple[str, str | None]]:
