@@ -12,7 +12,7 @@ from tests.support.processes import ROOT
 from tests.support.reader import NodeReader, needs_ws, start_reader
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.fault, pytest.mark.xdist_group("javascript")]
+pytestmark = pytest.mark.fault
 
 SEED = 20_261_121
 
@@ -28,7 +28,11 @@ async def test_every_event_once_and_in_order_whatever_happens_to_connections_and
     bus = await new_installation(nodes=2)
     reader = start_reader(bus, speed=5)
     await reader.live()
-    storm = Storm(bus, SEED, 2_000, lambda: len(reader.look().events))
+
+    async def arrived() -> int:
+        return len(reader.look().events)
+
+    storm = Storm(bus, SEED, 2_000, arrived)
 
     await storm.run(*["cut"] * 6, *["torn"] * 5, *["lossy"] * 3, "refused", "half_open", "frozen", "killed", "drained")
 

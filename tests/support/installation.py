@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ class Storm:
         arrived: how many the application has been given.
     """
 
-    def __init__(self, installation: Installation, seed: int, events: int, arrived: Callable[[], int]) -> None:
+    def __init__(self, installation: Installation, seed: int, events: int, arrived: Callable[[], Awaitable[int]]) -> None:
         self.random = random.Random(seed)
         self.struck = 0
         self._installation = installation
@@ -228,7 +228,7 @@ class Storm:
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(self._installation.publish(count, pace_s=_PACE_S))
                 await asyncio.sleep(self.random.random() * count * _PACE_S)
-                self.struck += len(self._installation.published) > self._arrived() or not publishing.done()
+                self.struck += len(self._installation.published) > await self._arrived() or not publishing.done()
                 await getattr(self, harm)()
             await self._goes_on(harm)
 
@@ -236,13 +236,14 @@ class Storm:
         """Waits until something that was published after the harm has come."""
         [event] = await self._installation.publish()
         wanted = self._installation.published.index(event)
-        await until(lambda: self._paced(wanted), 20_000, lambda: f"after {harm} only {self._arrived()} of {wanted} came")
 
-    async def _paced(self, wanted: int) -> bool:
-        if self._arrived() > wanted:
-            return True
-        await asyncio.sleep(0.02)
-        return False
+        async def came() -> bool:
+            if await self._arrived() > wanted:
+                return True
+            await asyncio.sleep(0.02)
+            return False
+
+        await until(came, 20_000, f"an event that was published after the harm {harm!r}")
 
     async def _reconnected(self, before: int) -> None:
         await until(lambda: self._installation.proxy.accepted > before, 20_000, "the client connects again")
