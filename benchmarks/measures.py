@@ -108,10 +108,24 @@ def delivery(plan: Plan) -> list[Case]:
             if not plan.profile:
                 highest_rate = _highest_kept(plan, world, run, highest_rate or plan.rates[-1], cases)
             stored = stream_floor(world.raw, world.server.pid, max(1_000, int(4_000 * plan.seconds)), plan.sessions)
+        if not plan.profile:
+            _without_records(plan, run, cases)
         cases.add_all(stored)
         rate = plan.rates[-1]  # at a low one the timers of the sender would be most of it
         cases.add_all(push_floor(plan.sessions, rate, int(rate * min(2.0, plan.seconds))))
     return cases.cases()
+
+
+def _without_records(plan: Plan, run: int, cases: _Cases) -> None:
+    """What it costs to write down who acked what."""
+    rate = plan.rates[-1]
+    with World(plan.binary, plan.sessions, settings={"EVENTBUS_CONFIRMATION_RECORDS": "off"}) as world:
+        world.connect(plan.sessions)
+        world.load(1_000, 2 * plan.sessions)
+        load = world.load(rate, int(rate * plan.seconds))
+    plan.say(f"delivery, run {run + 1}: {rate:,}/s without records gave {load.faults or 'no fault'}")
+    values = {("delivered and acked", "events/s"): load.events / load.seconds, **_costs(load)}
+    cases.add(f"{plan.sessions:,} sessions at {rate:,}/s, acks not recorded", values, load.faults)
 
 
 def _highest_kept(plan: Plan, world: World, run: int, start: float, cases: _Cases) -> float:
@@ -133,8 +147,8 @@ def _highest_kept(plan: Plan, world: World, run: int, start: float, cases: _Case
     return rate
 
 
-def highest(kept: Callable[[float], bool], start: float, steps: int = 4) -> float:
-    """The highest rate that is kept, within 7 %, by at most `2 * steps + 1` tries.
+def highest(kept: Callable[[float], bool], start: float, steps: int = 8) -> float:
+    """The highest rate that is kept, within 7 %, by at most `steps + 3` tries.
 
     Args:
         kept: tries a rate.

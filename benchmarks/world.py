@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,14 +39,17 @@ class NodeProcess:
     Args:
         redis_url: its server.
         directory: for its secret.
+        settings: variables of the environment beside those that the harness needs.
         profile: where to write what its functions cost; that makes everything slower.
     """
 
-    def __init__(self, redis_url: str, directory: Path, profile: Path | None = None) -> None:
+    def __init__(
+        self, redis_url: str, directory: Path, settings: Mapping[str, str], profile: Path | None = None
+    ) -> None:
         self.secret = secrets.token_hex(32)
         secret_file = directory / "secret"
         secret_file.write_text(self.secret)
-        settings = {
+        own = {
             "EVENTBUS_REDIS_URL": redis_url,
             "EVENTBUS_JWT_SECRET_FILE": str(secret_file),
             "EVENTBUS_PORT": "0",
@@ -62,7 +66,7 @@ class NodeProcess:
         self._process = subprocess.Popen(
             tied([sys.executable, *watched, "-m", "gateway", "serve"], signal.SIGKILL),
             cwd=ROOT,
-            env=others | settings,
+            env={**others, **own, **settings},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -132,10 +136,18 @@ class World:
     Args:
         binary: the server.
         users: most users.
+        settings: see `NodeProcess`.
         profile: see `NodeProcess`.
     """
 
-    def __init__(self, binary: ServerBinary, users: int, *, profile: Path | None = None) -> None:
+    def __init__(
+        self,
+        binary: ServerBinary,
+        users: int,
+        *,
+        settings: Mapping[str, str] | None = None,
+        profile: Path | None = None,
+    ) -> None:
         self._stack = ExitStack()
         self.users = users
         self._profile = profile
@@ -145,7 +157,7 @@ class World:
             self.server = self._stack.enter_context(
                 EmbeddedServer(directory / "server", binary=binary, appendonly=True, appendfsync="everysec")
             )
-            self.node = NodeProcess(self.server.url, directory, profile)
+            self.node = NodeProcess(self.server.url, directory, settings or {}, profile)
             self._stack.callback(self.node.stop)
             self.client = self._stack.enter_context(Role("client"))
             self.publisher = self._stack.enter_context(Role("publisher"))
