@@ -100,6 +100,11 @@ class Reader:
         """What waits, by kind."""
         return {"reads": len(self._dirty), "acks": len(self._acks), "steps": len(self._steps)}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something waits or is under way."""
+        return not self._idle.is_set()
+
     # --- what sessions ask ------------------------------------------------------------------------------------------
 
     def want_read(self, session: Session) -> None:

@@ -32,6 +32,11 @@ class Readiness:
         node: whose channel is probed.
         clock: the node's.
         probe_ms: time between two probes.
+
+    Attributes:
+        first: set when a probe has come back.
+        proof_life_ms: a proof older than this counts no more.
+        store_ahead_ms: how far the store's clock is ahead of this machine's, as last seen.
     """
 
     def __init__(self, store: Store, node: NodeName, clock: Clock, *, probe_ms: int) -> None:
@@ -39,7 +44,7 @@ class Readiness:
         self._node = node
         self._clock = clock
         self._probe_ms = probe_ms
-        self._life_ms = PROOF_LIFE_PROBES * probe_ms + SLACK_MS
+        self.proof_life_ms = PROOF_LIFE_PROBES * probe_ms + SLACK_MS
         self._sent: dict[str, int] = {}
         self._proven_ms: int | None = None
         self._written_ms: int | None = None
@@ -64,7 +69,7 @@ class Readiness:
         if self._proven_ms is None:
             return self._problem
         age_ms = self._clock.monotonic_ms() - self._proven_ms
-        if age_ms > self._life_ms:
+        if age_ms > self.proof_life_ms:
             return f"no probe came back for {age_ms} ms: {self._problem}"
         return None
 
@@ -73,7 +78,12 @@ class Readiness:
         if self._written_ms is None:
             return 0
         silent_ms = self._clock.monotonic_ms() - self._written_ms
-        return silent_ms if silent_ms > self._life_ms else 0
+        return silent_ms if silent_ms > self.proof_life_ms else 0
+
+    def stood_still(self, by_ms: int) -> None:
+        """The node stood still for so long: the store is not to blame for that (D23)."""
+        if self._written_ms is not None:
+            self._written_ms += by_ms
 
     def probe_at_once(self) -> None:
         """Something has changed (the channels are subscribed): the next probe need not wait for its time."""
@@ -106,7 +116,7 @@ class Readiness:
     def _next_token(self) -> str:
         now_ms = self._clock.monotonic_ms()
         # A wake-up may be later than the next probe, and still proves the path; one that is too old proves nothing.
-        self._sent = {token: at_ms for token, at_ms in self._sent.items() if now_ms - at_ms <= self._life_ms}
+        self._sent = {token: at_ms for token, at_ms in self._sent.items() if now_ms - at_ms <= self.proof_life_ms}
         token = secrets.token_hex(8)
         self._sent[token] = now_ms
         return token

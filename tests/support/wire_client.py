@@ -181,7 +181,7 @@ class Nodes:
 
     async def start(
         self, name: str = "n1", *, url: str | None = None, store: Store | None = None, clock: Clock | None = None,
-        proof_wait_ms: int = 10_000, **env: object,
+        proof_wait_ms: int = 10_000, **env: Any,
     ) -> Node:  # fmt: skip
         """Starts a node; `env` are settings by the names of their variables, without the prefix, in lower case."""
         node = self.make(name, url=url, store=store, clock=clock, **env)
@@ -190,7 +190,7 @@ class Nodes:
 
     def make(
         self, name: str = "n1", *, url: str | None = None, store: Store | None = None, clock: Clock | None = None,
-        **env: object,
+        **env: Any,
     ) -> Node:  # fmt: skip
         """Makes a node that is not started yet."""
         variables = {"EVENTBUS_REDIS_URL": url or self.url, "EVENTBUS_JWT_SECRET": SECRET, "EVENTBUS_PORT": "0"}
@@ -246,6 +246,7 @@ async def settled(node: Node) -> None:
             "users": node.hub.users,
             "wheel": len(node.wheel),
             "attaches": node.keeper.waiting,
+            "busy": int(node.reader.is_busy),
             **node.reader.backlog,
         }
 
