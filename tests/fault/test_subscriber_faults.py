@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -261,6 +261,13 @@ async def application(installation: Installation, log: Log, **options: Any) -> A
         yield subscriber
 
 
+def counted(log: Log) -> Callable[[], Awaitable[int]]:
+    async def arrived() -> int:
+        return len(log.deliveries)
+
+    return arrived
+
+
 def handed_over(installation: Installation, log: Log) -> None:
     assert [delivery.event.id for delivery in log.deliveries] == installation.published, f"seed {SEED}"
     assert [delivery.entry for delivery in log.deliveries] == list(installation.entries.values()), f"seed {SEED}"
@@ -303,7 +310,7 @@ async def test_a_storm_of_everything_every_event_exactly_once_and_in_order(
     """R2, R8: kill -9, SIGSTOP and SIGTERM of nodes, cut, torn, refused and lossy connections; 2,000 events."""
     installation = await new_installation(nodes=2)
     gaps: list[Gap] = []
-    storm = Storm(installation, SEED, EVENTS, lambda: len(log.deliveries))
+    storm = Storm(installation, SEED, EVENTS, counted(log))
     async with application(installation, log, format=wire_format, on_gap=gaps.append):
         await storm.run("cut", "torn", "refused", "lossy", "killed", "drained", "cut", "killed")
         await until(lambda: len(log.deliveries) >= len(installation.published), 20_000)
@@ -319,7 +326,7 @@ async def test_a_storm_of_everything_every_event_exactly_once_and_in_order(
 async def test_a_frozen_node_is_left_for_another(new_installation: NewInstallation, log: Log) -> None:
     """SIGSTOP: its sockets stand and nothing comes. The node says in its welcome that it beats every second."""
     installation = await new_installation(nodes=2)
-    storm = Storm(installation, SEED, 200, lambda: len(log.deliveries))
+    storm = Storm(installation, SEED, 200, counted(log))
     async with application(installation, log):
         await storm.run("frozen")
         await until(lambda: len(log.deliveries) >= len(installation.published), 20_000)
