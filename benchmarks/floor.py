@@ -77,7 +77,8 @@ def push_floor(sockets: int, rate: float, events: int) -> dict[str, Values]:
         port = pusher.ask("listen")["port"]
         sink.ask("sink", port=port, sockets=sockets)
         before = {role: cpu_ns(role.pid) for role in (pusher, sink)}
-        size = pusher.ask("push", rate=rate, events=events, payload_bytes=EVENT_BYTES + FRAME_OVERHEAD_BYTES)["bytes"]
+        frame_bytes = EVENT_BYTES + FRAME_OVERHEAD_BYTES
+        size = pusher.ask("push", rate=rate, events=events, payload_bytes=frame_bytes, sockets=sockets)["bytes"]
         sink.ask("result", size=size)
         return {
             f"raw push to {sockets:,} sockets at {rate:,.0f}/s": {

@@ -46,8 +46,11 @@ class Pusher:
         server = await asyncio.get_running_loop().create_server(lambda: _Peer(self._peers), "127.0.0.1", 0)
         return {"port": server.sockets[0].getsockname()[1]}
 
-    async def push(self, rate: float, events: int, payload_bytes: int) -> Mapping[str, Any]:
-        """Write one frame an event, to one socket after the other, at a rate."""
+    async def push(self, rate: float, events: int, payload_bytes: int, sockets: int) -> Mapping[str, Any]:
+        """Write one frame an event, to one socket after the other, at a rate, once all are connected."""
+        async with asyncio.timeout(20):
+            while len(self._peers) < sockets:
+                await asyncio.sleep(0.01)
         frame, peers = text_frame(b"p" * payload_bytes), self._peers
         began, done = time.monotonic(), 0
         while done < events:
