@@ -21,7 +21,7 @@ from eventbus.store import Listening, NodeRecord, Store
 from eventbus.store.redis_store import RedisStore
 from eventbus.tiers import Tier
 from gateway.auth import Identity
-from gateway.clockwork import TICK_MS, Clockwork
+from gateway.clockwork import STALL_MS, TICK_MS, Clockwork
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
 from gateway.drain import drain
@@ -42,6 +42,9 @@ from gateway.wheel import Wheel
 __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
+
+YOUNG_BEAT_MS: Final = 250
+"""Time between two signs of life of a node that does not accept connections yet."""
 
 FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
@@ -207,6 +210,10 @@ class Node:
             "users": self.hub.users,
             "delivered": self.counters.events_delivered,
             "acked": self.counters.events_acked,
+            # By these operators' tools tell the late from the young, whatever their own settings say.
+            "ack_timeout_ms": self.node_settings.delivery.ack_timeout_ms,
+            "max_wait_ms": self.node_settings.delivery.max_wait_ms,
+            "sweep_ms": self.node_settings.liveness.sweep_ms,
         }
         listen = self.node_settings.listen
         record = NodeRecord(
@@ -331,6 +338,7 @@ class Node:
 
     def _stalled(self, by_ms: int) -> None:
         self.counters.stalls += 1
+        self.readiness.stood_still(by_ms)
         for session in self.hub:
             session.stalled(by_ms)
 
@@ -341,13 +349,19 @@ class Node:
                 await self.announce(state)
             except StoreError as error:
                 self.counters.store_errors[error.code] += 1
-            await asyncio.sleep(seconds(self.node_settings.liveness.node_heartbeat_ms))
+            beat_ms = self.node_settings.liveness.node_heartbeat_ms
+            # A node that has just started should not be listed as not ready, or without its port, for a whole beat.
+            young = self.listener is None and not self.draining
+            await asyncio.sleep(seconds(min(beat_ms, YOUNG_BEAT_MS) if young else beat_ms))
 
     async def _watch_store(self) -> None:
         """Closes connections, a few at a time, when the store is away for too long."""
         while True:
+            begin_ms = self.clock.monotonic_ms()
             await asyncio.sleep(1)
-            if self.store_is_down:
+            # After a stall of the node itself the clockwork says first how long it was.
+            stood_still = self.clock.monotonic_ms() - begin_ms > 1_000 + STALL_MS
+            if self.store_is_down and not stood_still:
                 for session, _ in zip(self.hub, range(500), strict=False):
                     session.close(CloseCode.STORE_UNAVAILABLE, "the store is away")
 
