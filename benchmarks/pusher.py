@@ -12,11 +12,11 @@ from gateway.outbox import text_frame
 
 
 class _Peer(asyncio.Protocol):
-    def __init__(self, peers: list[asyncio.Transport]) -> None:
-        self._peers = peers
+    def __init__(self, pusher: Pusher) -> None:
+        self._pusher = pusher
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._peers.append(cast(asyncio.Transport, transport))  # uvloop's is none by its class
+        self._pusher.joined(cast(asyncio.Transport, transport))  # uvloop's is none by its class
 
 
 class _Sink(asyncio.Protocol):
@@ -35,6 +35,11 @@ class Pusher:
         self._sinks: list[asyncio.BaseTransport] = []
         self._bytes = self._wanted = 0
         self._all = asyncio.Event()
+        self._joined = asyncio.Event()
+
+    def joined(self, peer: asyncio.Transport) -> None:
+        self._peers.append(peer)
+        self._joined.set()
 
     def came(self, size: int) -> None:
         self._bytes += size
@@ -43,14 +48,15 @@ class Pusher:
 
     async def listen(self) -> Mapping[str, Any]:
         """Wait for connections."""
-        server = await asyncio.get_running_loop().create_server(lambda: _Peer(self._peers), "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(lambda: _Peer(self), "127.0.0.1", 0)
         return {"port": server.sockets[0].getsockname()[1]}
 
     async def push(self, rate: float, events: int, payload_bytes: int, sockets: int) -> Mapping[str, Any]:
         """Write one frame an event, to one socket after the other, at a rate, once all are connected."""
         async with asyncio.timeout(20):
             while len(self._peers) < sockets:
-                await asyncio.sleep(0.01)
+                self._joined.clear()
+                await self._joined.wait()
         frame, peers = text_frame(b"p" * payload_bytes), self._peers
         began, done = time.monotonic(), 0
         while done < events:
