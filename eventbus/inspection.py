@@ -9,8 +9,8 @@ Source: docs/cli.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId, entry_order
@@ -194,8 +194,8 @@ async def sessions(store: Store, user: UserId) -> list[SessionRow]:
 
 
 async def pending_of_user(store: Store, user: UserId, timing: Timing) -> list[PendingRow]:
-    """The sessions of a user that have something waiting, by name."""
-    here = {record.node for record in await store.nodes()}
+    """The sessions of a user that have something waiting, by name. `timing` is of nodes that do not tell theirs."""
+    here = await _timings(store, timing)
     return await _waiting_of(store, user, here, await store.ping(), timing)
 
 
@@ -204,11 +204,11 @@ async def pending_of_users(store: Store, timing: Timing, *, cursor: str = "", co
 
     Args:
         store: where they are.
-        timing: of the installation.
+        timing: of nodes that do not tell theirs.
         cursor: where the page before ended; empty for the first.
         count: how many users to look at; a page may hold a few more, and a user may come twice (SCAN).
     """
-    here = {record.node for record in await store.nodes()}
+    here = await _timings(store, timing)
     now_ms = await store.ping()
     found, following = await store.users(cursor, count)
     users = list(dict.fromkeys(found))
@@ -220,7 +220,20 @@ async def pending_of_users(store: Store, timing: Timing, *, cursor: str = "", co
     return PendingRows(rows=rows, users=len(users), cursor=following)
 
 
-async def _waiting_of(store: Store, user: UserId, here: set[NodeName], now_ms: int, timing: Timing) -> list[PendingRow]:
+async def _timings(store: Store, timing: Timing) -> dict[NodeName, Timing]:
+    """The nodes that tell of themselves, each with its own times: the operator's settings may be others."""
+    return {
+        record.node: replace(
+            timing,
+            **{name: record.figures[name] for name in ("ack_timeout_ms", "max_wait_ms") if name in record.figures},
+        )
+        for record in await store.nodes()
+    }
+
+
+async def _waiting_of(
+    store: Store, user: UserId, here: Mapping[NodeName, Timing], now_ms: int, timing: Timing
+) -> list[PendingRow]:
     records = [record for record in await store.sessions(user) if record.pending or record.unread]
     rows = []
     for record, unread in zip(records, await _unread_of(store, records, now_ms), strict=True):
@@ -234,7 +247,7 @@ async def _waiting_of(store: Store, user: UserId, here: set[NodeName], now_ms: i
 # One argument for each thing that was looked up for it.
 def _row(
     record: SessionRecord,
-    here: set[NodeName],
+    here: Mapping[NodeName, Timing],
     now_ms: int,
     timing: Timing,
     sent: Sequence[PendingRecord],
@@ -257,7 +270,7 @@ def _row(
         oldest_ms=max(unread_ms, _age_ms(sent[0].id, now_ms) if sent else 0),
         deliveries=max((one.attempts for one in sent), default=0),
         node=None if record.live is None else record.live.node,
-        verdict=verdict_of(waiting, now_ms, timing),
+        verdict=verdict_of(waiting, now_ms, timing if record.live is None else here.get(record.live.node, timing)),
     )
 
 

@@ -85,12 +85,14 @@ class Timing:
 
     Attributes:
         ack_timeout_ms: wait for the first ack; doubles with each delivery.
+        max_wait_ms: no wait is longer, but for jitter and the first.
         jitter: the largest part of a wait that is added to it.
         sweep_ms: a node reads each live session at least this often.
         grace_ms: what a busy machine is granted on top of each.
     """
 
     ack_timeout_ms: int = 30_000
+    max_wait_ms: int = 300_000
     jitter: float = 0.2
     sweep_ms: int = 30_000
     grace_ms: int = 2_000
@@ -152,15 +154,21 @@ def verdict_of(waiting: Waiting, now_ms: int, timing: Timing) -> Verdict:
 def _was_nacked(record: PendingRecord, now_ms: int, timing: Timing) -> bool:
     """Whether a nack must have been among its deliveries: they came faster than ack time-outs allow.
 
-    Only a time-out and a nack on a live connection count a delivery (D8), and the n-th time-out takes at least
-    `ack_timeout_ms * 2**(n-1)`. An entry that lay around before its first delivery hides a nack; then the verdict is
-    the weaker `not_acking`.
+    Only a time-out and a nack on a live connection count a delivery (D8), and time-outs take their time. An entry that
+    lay around before its first delivery hides a nack; then the verdict is the weaker `not_acking`.
     """
     if record.attempts < 2:
         return False
     took_ms = now_ms - record.idle_ms - entry_order(record.id)[0]
-    least_ms: int = timing.ack_timeout_ms * (2 ** min(record.attempts - 1, 40) - 1)
-    return took_ms < least_ms
+    return took_ms < _least_ms(record.attempts - 1, timing)
+
+
+def _least_ms(timeouts: int, timing: Timing) -> int:
+    """The least time in which so many ack time-outs of one entry can pass."""
+    wait_ms, most_ms, sum_ms = timing.ack_timeout_ms, max(timing.max_wait_ms, timing.ack_timeout_ms), 0
+    while timeouts and wait_ms < most_ms:
+        sum_ms, wait_ms, timeouts = sum_ms + wait_ms, 2 * wait_ms, timeouts - 1
+    return sum_ms + timeouts * most_ms
 
 
 # --- what became of one event -----------------------------------------------------------------------------------------

@@ -84,7 +84,9 @@ async def _pending(settings: Settings, user: UserId | None, limit: int, cursor: 
     from eventbus import inspection
 
     delivery = settings.delivery
-    timing = inspection.Timing(ack_timeout_ms=delivery.ack_timeout_ms, jitter=delivery.jitter)
+    timing = inspection.Timing(
+        ack_timeout_ms=delivery.ack_timeout_ms, max_wait_ms=delivery.max_wait_ms, jitter=delivery.jitter
+    )
     async with opened(settings) as store:
         if user is not None:
             rows = await inspection.pending_of_user(store, user, timing)

@@ -182,22 +182,21 @@ async def test_pending_tells_how_many_wait_how_old_and_why(
     """R27: from sent to not acked to offline, as an operator sees it."""
     node = await nodes_on_each.start(ack_timeout_ms=300, jitter=0)
     command = Command(processes, nodes_on_each.url)
-    quick = {"EVENTBUS_ACK_TIMEOUT_MS": "300"}
     async with opened(node) as client:
         await publish(node, "a", "b")
         await delivered(client, 2)
         await client.events(2)  # again: the first time-out is over
-        row = one(await command.json("pending", env=quick))
+        row = one(await command.json("pending"))
         assert list(row) == PENDING_KEYS
         assert row["verdict"] == "not_acking"
         assert (row["user"], row["session"], row["node"]) == ("alice", "tab", "n1")
         assert (row["pending"], row["deliveries"] >= 2, row["oldest_ms"] > 300) == (2, True, True)
-        shown = await command.run("pending", env=quick)
+        shown = await command.run("pending")
         assert "not_acking" in shown.stdout
         assert "not_acking: " in shown.stderr
 
     async def away() -> bool:
-        return bool(one(await command.json("pending", "--user", "alice", env=quick))["verdict"] == "offline")
+        return bool(one(await command.json("pending", "--user", "alice"))["verdict"] == "offline")
 
     await until(away)
     await publish(node, "c")
@@ -336,7 +335,7 @@ async def test_the_doctor_finds_a_well_run_installation_well(
     nodes: Nodes, processes: Processes, new_server: NewServer, secret_file: Path
 ) -> None:
     server = new_server(appendonly=True)
-    node = await nodes.start(url=server.url, node_heartbeat_ms=50)
+    node = await nodes.start(url=server.url)
     command = Command(processes, server.url)
     words = ("doctor", "--url", f"http://127.0.0.1:{node.port}", "--jwt-secret-file", secret_file)
 

@@ -68,10 +68,9 @@ class Desk:
             made.append((event.id, result.entry))
         return made
 
-    async def node(self, name: NodeName = NODE, state: str = "ready") -> None:
-        record = NodeRecord(
-            node=name, address="h:1", version="1", state=state, started_ms=7, figures={"connections": 3, "sessions": 2}
-        )
+    async def node(self, name: NodeName = NODE, state: str = "ready", **figures: int) -> None:
+        told = {"connections": 3, "sessions": 2, **figures}
+        record = NodeRecord(node=name, address="h:1", version="1", state=state, started_ms=7, figures=told)
         await self.store.beat_node(record)
 
     async def attach(self, session: str = "phone", user: UserId = ALICE, start: Start = Start.EARLIEST) -> Fence:
@@ -172,6 +171,15 @@ def waiting(
 @pytest.mark.requirement("R27")
 def test_the_verdict_says_why_entries_wait(what: Waiting, verdict: Verdict) -> None:
     assert verdict_of(what, NOW_MS, TIMING) is verdict
+
+
+def test_waits_that_have_reached_their_longest_are_not_taken_for_nacks() -> None:
+    timing = Timing(ack_timeout_ms=300, max_wait_ms=300)
+    assert verdict_of(waiting(sent(3, 0, 600)), NOW_MS, timing) is Verdict.NOT_ACKING
+    assert verdict_of(waiting(sent(3, 0, 599)), NOW_MS, timing) is Verdict.NACKING
+    doubling = Timing(ack_timeout_ms=100, max_wait_ms=400)  # 100, 200, 400, 400
+    assert verdict_of(waiting(sent(5, 0, 1_100)), NOW_MS, doubling) is Verdict.NOT_ACKING
+    assert verdict_of(waiting(sent(5, 0, 1_099)), NOW_MS, doubling) is Verdict.NACKING
 
 
 def test_every_verdict_is_explained() -> None:
@@ -323,6 +331,18 @@ async def test_the_life_of_an_event_through_the_verdicts(desk: Desk) -> None:
     assert await desk.verdict() is Verdict.NODE_GONE
     await desk.clock.pass_time(90_000)
     assert await desk.verdict() is Verdict.OFFLINE
+
+
+async def test_the_times_of_the_node_count_and_not_those_of_who_looks(desk: Desk) -> None:
+    fence = await desk.attach()
+    ((_, entry),) = await desk.publish()
+    await desk.read(fence)
+    await desk.clock.pass_time(2_000)
+    await desk.again(fence, entry, 2)
+    await desk.node()
+    assert await desk.verdict() is Verdict.NACKING
+    await desk.node(ack_timeout_ms=1_000)
+    assert await desk.verdict() is Verdict.NOT_ACKING
 
 
 async def test_a_live_session_that_is_not_read_for_long_accuses_the_node(desk: Desk) -> None:
