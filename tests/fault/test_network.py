@@ -82,7 +82,9 @@ async def test_cut_slow_and_half_open_connections_between_node_and_server_lose_n
 @pytest.mark.parametrize("name", ["read", "ack", "attach", "pending", "redeliver"])
 async def test_a_reply_of_the_server_that_never_comes_loses_nothing(new_world: NewWorld, name: str) -> None:
     """The request took effect and the node does not know it: the connection ends in between (D1)."""
-    world = new_world(redis_timeout_ms=1_000, ack_timeout_ms=400, max_deliveries=10)
+    # The sweep does not help: it comes later than the test.
+    late = {"session_heartbeat_ms": 300_000, "live_ttl_ms": 900_000}
+    world = new_world(redis_timeout_ms=1_000, ack_timeout_ms=400, max_deliveries=10, **late)
     async with Proxy(world.server.port) as proxy:
         (node,) = await world.start_nodes("one", redis_url=proxy.redis_url)
         async with Proxy(node.port) as door:

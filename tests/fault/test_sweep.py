@@ -71,3 +71,20 @@ async def test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_d
     assert clients.seen("ann").events == {"own"}
     assert {letter["reason"].partition(":")[0] for letter in await world.dead()} == {"misplaced", "undecodable"}
     await world.all_acked()
+
+
+@pytest.mark.requirement("R2")
+async def test_a_session_whose_live_field_is_gone_attaches_again_at_its_next_read(new_world: NewWorld) -> None:
+    """Whoever reads then is told that the session is not its; nobody else has it, so it takes it back (D3)."""
+    world = new_world(session_heartbeat_ms=300_000, live_ttl_ms=900_000)
+    await world.start_nodes("one")
+    clients = await world.start_clients(["ann"])
+    keys = world.keys.user(UserId("ann"))
+    await world.redis.delete(keys.live)
+    await _store_without_a_word(world, "ann", _envelope("ann", "unheard"))
+    await world.redis.execute_command("SPUBLISH", f"{keys.partition.channel}one", "ann")
+
+    await world.wait(lambda: clients.seen("ann").events, 5_000, "the event arrives")
+    assert not clients.closes
+    assert (await world.holder("ann") or ())[:1] == ("one",)
+    await world.all_acked()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from tests.support.waiting import until
 
 SECRET = "a secret of the fault tests, 32 bytes and more"
 _POLL_S = 0.05
+# Who expects these tests to fail (the mutants) does not wait long for what can not come.
+_PATIENCE_MS = int(os.environ.get("EVENTBUS_TEST_PATIENCE_MS", "3600000"))
 
 
 class Node:
@@ -222,7 +225,7 @@ class World:
                 await asyncio.sleep(_POLL_S)
             return result
 
-        return await until(paced, timeout_ms, what)
+        return await until(paced, min(timeout_ms, _PATIENCE_MS), what)
 
     async def wait_async(self, condition: Callable[[], Awaitable[bool]], timeout_ms: int, what: str) -> None:
         """As `wait`, for a condition that asks the store or a node."""
@@ -233,7 +236,7 @@ class World:
                 await asyncio.sleep(_POLL_S)
             return result
 
-        await until(paced, timeout_ms, what)
+        await until(paced, min(timeout_ms, _PATIENCE_MS), what)
 
     async def pending(self) -> Counter[str]:
         """What waits for an ack in the store now: entries by the node that holds their session, "" when none does."""

@@ -1,0 +1,374 @@
+"""The mutants: a guarding line, what it becomes, and the test that must then fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One guard taken out.
+
+    Attributes:
+        requirement: the row of the requirements that the guard serves.
+        name: what the mutant does wrong.
+        file: where the guard stands, from the root of the checkout.
+        guard: its exact text, which must be there once.
+        replacement: what it becomes.
+        test: the test that must fail then, as pytest names it.
+    """
+
+    requirement: str
+    name: str
+    file: str
+    guard: str
+    replacement: str
+    test: str
+
+
+_NODES = "tests/fault/test_nodes.py::"
+_NETWORK = "tests/fault/test_network.py::"
+_SERVER = "tests/fault/test_server.py::"
+_CLIENTS = "tests/fault/test_clients.py::"
+_SWEEP = "tests/fault/test_sweep.py::"
+_ISOLATION = "tests/fault/test_isolation.py::"
+_CONTRACT = "tests/contract/"
+
+MUTANTS = (
+    # --- R1: delivered until acked, expired or dead-lettered; nothing ends silently ---------------------------------
+    Mutant(
+        requirement="R1",
+        name="an ack is dropped on its way to the store",
+        file="gateway/reader.py",
+        guard="            acks.ids.extend(ids)\n        else:",
+        replacement="            pass\n        else:",
+        test=_CLIENTS + "test_acking_twice_is_no_error_and_releases_nothing_else",
+    ),
+    Mutant(
+        requirement="R1",
+        name="a dead letter is written although the entry was acked",
+        file="eventbus/store/lua/dead_letter.lua",
+        guard="if redis.call('XACK', stream, session, id) == 0 then",
+        replacement="if redis.call('XACK', stream, session, id) == 9 then",
+        test=_CONTRACT + "test_delivery.py::test_entry_that_was_acked_is_not_dead_lettered",
+    ),
+    Mutant(
+        requirement="R1",
+        name="an entry that a stranger wrote is acked without a word",
+        file="eventbus/delivery.py",
+        guard="            effects.append(self._give_up(entry, item.poison))",
+        replacement="            pass",
+        test=_SWEEP + "test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_dead_letter",
+    ),
+    # --- R2: killed, frozen, cut, restarted: nothing lost -----------------------------------------------------------
+    Mutant(
+        requirement="R2",
+        name="a read is not fenced",
+        file="eventbus/store/lua/read.lua",
+        guard="  if holder ~= connection then",
+        replacement="  if false then",
+        test=_NODES + "test_a_thawed_nodes_late_reads_take_nothing_from_the_session_that_was_taken_over",
+    ),
+    Mutant(
+        requirement="R2",
+        name="the node's name is the fencing token, so that it is used again",
+        file="eventbus/store/lua/shared/live.lua",
+        guard="  return holder == connection and node or nil",
+        replacement="  return holder and node or nil",
+        test=_CONTRACT + "test_fencing.py::test_displaced_connection_changes_nothing",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a re-attach takes the session from whoever has it",
+        file="eventbus/store/lua/attach.lua",
+        guard="if mode == 'reattach' and holder and holder ~= connection then",
+        replacement="if false then",
+        test=_CONTRACT + "test_attach.py::test_reattach_never_replaces_another_connection",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a session whose live field has aged out is closed for good",
+        file="gateway/session.py",
+        guard='        self.reattach("disowned")',
+        replacement="        self.lost()",
+        test=_SWEEP + "test_a_session_whose_live_field_is_gone_attaches_again_at_its_next_read",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a read whose reply was lost is forgotten",
+        file="eventbus/delivery.py",
+        guard="        self._dirty = True\n        self._reattach_wanted = True\n        return []",
+        replacement="        self._dirty = True\n        return []",
+        test=_NETWORK + "test_a_reply_of_the_server_that_never_comes_loses_nothing[read]",
+    ),
+    Mutant(
+        requirement="R2",
+        name="the sweep does not compare what is pending",
+        file="gateway/session.py",
+        guard='            self.reattach("sweep")',
+        replacement="            pass",
+        test=_SWEEP + "test_entries_that_are_pending_and_that_nobody_holds_are_found_within_a_heartbeat",
+    ),
+    Mutant(
+        requirement="R2",
+        name="the sweep does not look for what is unread",
+        file="gateway/session.py",
+        guard="        elif beat.unread:",
+        replacement="        elif False:",
+        test=_SWEEP + "test_an_event_whose_wake_up_was_lost_arrives_within_a_heartbeat",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a wake-up leaves no mark",
+        file="eventbus/delivery.py",
+        guard="    def _woken(self, event: Woken, now_ms: int) -> list[Effect]:\n        self._dirty = True",
+        replacement="    def _woken(self, event: Woken, now_ms: int) -> list[Effect]:\n        pass",
+        test=_CLIENTS + "test_acking_twice_is_no_error_and_releases_nothing_else",
+    ),
+    Mutant(
+        requirement="R2",
+        name="acks that the store did not answer are not kept",
+        file="gateway/reader.py",
+        guard="            kept.ids[:0] = ids",
+        replacement="            pass",
+        test="tests/integration/test_acks_kept.py::test_an_ack_that_the_store_did_not_take_is_repeated_until_it_does",
+    ),
+    Mutant(
+        requirement="R2",
+        name="the pending entries are not read when a session comes back",
+        file="eventbus/delivery.py",
+        guard="        if event.pending or self._held:",
+        replacement="        if self._held:",
+        test=_NODES + "test_a_killed_node_loses_nothing_and_its_sessions_resume_on_another",
+    ),
+    Mutant(
+        requirement="R2",
+        name="what a rolled-back server lost is not sent again",
+        file="eventbus/kept.py",
+        guard="            return [kept for kept in self._events if kept.primary != primary]",
+        replacement="            return []",
+        test="tests/unit/test_bus.py::test_events_lost_in_a_failover_are_stored_again_in_their_order_before_new_ones",
+    ),
+    # --- R3: attempts, waits, dead letters --------------------------------------------------------------------------
+    Mutant(
+        requirement="R3",
+        name="the delivery count is not raised",
+        file="eventbus/delivery.py",
+        guard="            entry.attempts += 1",
+        replacement="            pass",
+        test=_CLIENTS + "test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then_a_dead_letter",
+    ),
+    Mutant(
+        requirement="R3",
+        name="the waits do not grow",
+        file="eventbus/redelivery.py",
+        guard="first_ms << min(number - 1, 40)",
+        replacement="first_ms",
+        test=_CLIENTS + "test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then_a_dead_letter",
+    ),
+    Mutant(
+        requirement="R3",
+        name="the count in the store does not outlive the node",
+        file="eventbus/store/lua/redeliver.lua",
+        guard="'RETRYCOUNT', ARGV[i + 1], 'JUSTID'",
+        replacement="'RETRYCOUNT', 1, 'JUSTID'",
+        test=_CONTRACT + "test_delivery.py::test_count_of_redeliveries_outlives_its_node",
+    ),
+    Mutant(
+        requirement="R3",
+        name="a reconnect counts as an attempt",
+        file="eventbus/store/lua/pending.lua",
+        guard="local page = {",
+        replacement=(
+            "redis.call('XREADGROUP', 'GROUP', session, 'c', 'COUNT', count, 'STREAMS', stream, '0')\nlocal page = {"
+        ),
+        test=_CLIENTS + "test_quick_reconnects_kill_no_event",
+    ),
+    Mutant(
+        requirement="R3",
+        name="nobody is told of a dead letter",
+        file="eventbus/delivery.py",
+        guard="        return [Dropped((event.id,), DropReason.DEAD_LETTERED)] if event.dead else []",
+        replacement="        return []",
+        test=_CLIENTS + "test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then_a_dead_letter",
+    ),
+    # --- R4: one idempotency key, in order --------------------------------------------------------------------------
+    Mutant(
+        requirement="R4",
+        name="a repeated event id is stored again",
+        file="eventbus/store/lua/append.lua",
+        guard="if known then",
+        replacement="if false then",
+        test=_NETWORK + "test_a_publish_whose_reply_never_came_is_stored_once_and_in_its_place",
+    ),
+    Mutant(
+        requirement="R4",
+        name="a retry goes to the end of its line",
+        file="eventbus/lines.py",
+        guard="            self.queue.appendleft(item)",
+        replacement="            self.queue.append(item)",
+        test="tests/unit/test_bus.py::test_a_retry_keeps_its_place",
+    ),
+    Mutant(
+        requirement="R4",
+        name="the waits between tries do not grow",
+        file="eventbus/retries.py",
+        guard="wait_exponential(multiplier=base, max=longest) + wait_random",
+        replacement="wait_exponential(multiplier=base, max=base) + wait_random",
+        test="tests/unit/test_bus.py::test_the_waits_between_tries_grow_are_jittered_and_have_a_limit",
+    ),
+    # --- R5: the circuit breaker ------------------------------------------------------------------------------------
+    Mutant(
+        requirement="R5",
+        name="the breaker never opens",
+        file="eventbus/breaker.py",
+        guard="            if self.failures < self._limit:",
+        replacement="            if True:",
+        test="tests/unit/test_breaker.py::test_failures_in_a_row_open_it_and_one_less_does_not",
+    ),
+    Mutant(
+        requirement="R5",
+        name="the breaker never probes",
+        file="eventbus/breaker.py",
+        guard="        if self.state is BreakerState.OPEN and now_ms >= self.next_probe_ms:",
+        replacement="        if False:",
+        test="tests/unit/test_breaker.py::test_nothing_passes_before_the_probe_is_due_and_one_probe_at_a_time_then",
+    ),
+    # --- R6: order, and redeliveries marked -------------------------------------------------------------------------
+    Mutant(
+        requirement="R6",
+        name="what comes again after a reconnect is not marked",
+        file="eventbus/delivery.py",
+        guard="item.attempts if fresh else item.attempts + 1",
+        replacement="item.attempts",
+        test=_NODES + "test_a_killed_node_loses_nothing_and_its_sessions_resume_on_another",
+    ),
+    Mutant(
+        requirement="R6",
+        name="a redelivery is not marked",
+        file="eventbus/delivery.py",
+        guard="            entry.delivery += 1",
+        replacement="            pass",
+        test=_CLIENTS + "test_a_nacked_event_comes_again_marked_and_after_the_wait_that_was_asked_for",
+    ),
+    # --- R7: resume, and gaps announced -----------------------------------------------------------------------------
+    Mutant(
+        requirement="R7",
+        name="a gap is not announced",
+        file="gateway/session.py",
+        guard="self.send(wire.Gap(",
+        replacement="str(wire.Gap(",
+        test=_CLIENTS + "test_what_the_cap_took_from_a_session_that_was_away_is_announced_with_its_range",
+    ),
+    Mutant(
+        requirement="R7",
+        name="an unknown epoch is no reset",
+        file="eventbus/store/lua/attach.lua",
+        guard="local same_epoch = client_epoch == '' or client_epoch == epoch",
+        replacement="local same_epoch = true",
+        test=_SERVER + "test_data_that_is_gone_is_announced_to_every_session_and_delivery_goes_on",
+    ),
+    Mutant(
+        requirement="R7",
+        name="a cursor that was acked and trimmed is a gap",
+        file="eventbus/store/lua/attach.lua",
+        guard="local uncounted = absent and",
+        replacement="local uncounted = true or absent and",
+        test=_CONTRACT + "test_gaps.py::test_cursor_that_was_acked_and_trimmed_is_no_gap",
+    ),
+    # --- R8: the clients' libraries ---------------------------------------------------------------------------------
+    Mutant(
+        requirement="R8",
+        name="the Python client hands an event over twice",
+        file="eventbus/client_inbox.py",
+        guard="        if event.id in self._seen:",
+        replacement="        if False:",
+        test="tests/unit/test_subscriber.py::test_an_event_stored_twice_by_a_failover_is_handed_over_once",
+    ),
+    Mutant(
+        requirement="R8",
+        name="the Python client acks before the handler",
+        file="eventbus/subscriber.py",
+        guard="                self._in_hand = turn\n",
+        replacement="                self._in_hand = turn\n                self._ack(turn)\n",
+        test="tests/unit/test_subscriber.py::test_a_handler_is_acked_after_it_has_returned",
+    ),
+    # --- R9: slow clients -------------------------------------------------------------------------------------------
+    Mutant(
+        requirement="R9",
+        name="the window is ignored",
+        file="eventbus/delivery.py",
+        guard="        return max(0, free)",
+        replacement="        return self._read_max",
+        test=_NODES + "test_a_thawed_nodes_late_reads_take_nothing_from_the_session_that_was_taken_over",
+    ),
+    # --- R10: drain -------------------------------------------------------------------------------------------------
+    Mutant(
+        requirement="R10",
+        name="a drain does not wait for acks",
+        file="gateway/drain.py",
+        guard="    await _settle(node, min(GRACE_MS, node.drain_ms // 4))",
+        replacement="    await asyncio.sleep(0)",
+        test=_NODES + "test_draining_every_node_in_turn_loses_nothing_and_repeats_nothing",
+    ),
+    Mutant(
+        requirement="R10",
+        name="a drain sends all clients away in one moment",
+        file="gateway/drain.py",
+        guard="    return 50 + spread_ms * index // max(1, count)",
+        replacement="    return 50",
+        test=_NODES + "test_draining_every_node_in_turn_loses_nothing_and_repeats_nothing",
+    ),
+    # --- R22, R23: nobody gets another's ----------------------------------------------------------------------------
+    Mutant(
+        requirement="R22",
+        name="an event in the wrong stream is sent",
+        file="gateway/reader.py",
+        guard="    if head.user != user:",
+        replacement="    if False:",
+        test=_SWEEP + "test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_dead_letter",
+    ),
+    Mutant(
+        requirement="R22",
+        name="another user's token refreshes a session",
+        file="gateway/opening.py",
+        guard="    if identity.user != fence.user:",
+        replacement="    if False:",
+        test=_ISOLATION + "test_a_session_can_not_be_refreshed_into_another_users",
+    ),
+    Mutant(
+        requirement="R22",
+        name="the signature is not verified",
+        file="gateway/auth.py",
+        guard="            if key.verifies(signed, signature):",
+        replacement="            if True:",
+        test=_ISOLATION + "test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_http",
+    ),
+    Mutant(
+        requirement="R22",
+        name="a pinned token opens any session",
+        file="gateway/opening.py",
+        guard="        if identity.session is not None and hello.session not in (None, identity.session):",
+        replacement="        if False:",
+        test=_ISOLATION + "test_a_pinned_token_opens_its_own_session_alone",
+    ),
+    Mutant(
+        requirement="R22",
+        name="the user id and the event id run together in the idempotency key",
+        file="eventbus/store/keys.py",
+        guard=r'blake2b(f"{user}\0{event}".encode()',
+        replacement='blake2b(f"{user}:{event}".encode()',
+        test=_CONTRACT + "test_append.py::test_user_and_event_id_are_never_confused",
+    ),
+    Mutant(
+        requirement="R23",
+        name="an expired token is accepted",
+        file="gateway/auth.py",
+        guard="        if expires_ms <= now_ms:",
+        replacement="        if False:",
+        test=_ISOLATION + "test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_http",
+    ),
+)
+
+REQUIRED = frozenset(("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R22"))
+"""Rows that must have a mutant."""
