@@ -476,6 +476,8 @@ export class EventBusClient {
   #flushing = false;
   #heard = false; // anything came since the last ping
   #heardMs = 0;
+  /** The page goes: what its handlers have done is acked at once, at no pace, or the next page would be given it again. */
+  #leave = () => this.#welcome && this.#sendAll();
 
   /** Connects at once (callbacks begin after the constructor has returned). The options: docs/javascript.md. */
   constructor(url, options = {}) {
@@ -492,6 +494,7 @@ export class EventBusClient {
       handled: (entries) => this.#acknowledge(entries),
       failed: (entry, error, event) => this.#handlerFailed(entry, error, event),
     });
+    globalThis.addEventListener?.("pagehide", this.#leave);
     queueMicrotask(() => this.#connect());
   }
 
@@ -683,16 +686,14 @@ export class EventBusClient {
 
   #shut(error) {
     this.#inbox.stop();
+    globalThis.removeEventListener?.("pagehide", this.#leave);
     this.#timers.forEach((_, name) => this.#disarm(name));
     this.#settleFilter((waiter) => waiter.reject(error));
   }
 
   async #close() {
     if (this.#state === "closed") return;
-    if (this.#welcome) {
-      for (let frame; (frame = this.#outbox.next()); ) this.#send(frame);
-      this.#save();
-    }
+    if (this.#welcome) this.#sendAll();
     const socket = this.#socket;
     this.#shut(new EventBusError("closed", "the client is closed"));
     let closed = Promise.resolve();
@@ -770,7 +771,7 @@ export class EventBusClient {
     if (reason === "token_expiring") this.#token = undefined;
     this.#comeBackMs = this.#clock.now() + Math.max(0, Number(afterMs) || 0);
     this.#arm("goaway", this.#comeBackMs - this.#clock.now(), () => {
-      for (let frame; (frame = this.#outbox.next()); ) this.#send(frame);
+      this.#sendAll();
       const socket = this.#socket;
       this.#release();
       socket.close(1000, "goaway");
@@ -849,6 +850,11 @@ export class EventBusClient {
       if (waitMs > 0) return this.#arm("flush", waitMs, () => this.#flush());
       this.#send(this.#outbox.next());
     }
+  }
+
+  #sendAll() {
+    for (let frame; (frame = this.#outbox.next()); ) this.#send(frame);
+    this.#save();
   }
 
   #working() {

@@ -109,6 +109,10 @@ class Browser:
         """Sends a command of the Chrome DevTools Protocol to the page, such as `Network.emulateNetworkConditions`."""
         return await self._post("goog/cdp/execute", cmd=command, params=parameters)
 
+    async def minimize(self) -> None:
+        """Minimizes the window, which hides its page."""
+        await self._post("window/minimize")
+
     async def screenshot(self, path: Path) -> None:
         """Writes what the window shows as a PNG."""
         path.write_bytes(base64.b64decode(_value(await self._client.get(f"{self._path}/screenshot"))))

@@ -161,6 +161,11 @@ class Installation:
         receipt = await self.bus.publish(user=USER, id=f"e{number}", **fields)
         self.entries[f"e{number}"] = receipt.entry
 
+    def serve_client(self) -> None:
+        """Lets the application's own server give the client's module, as an application that bundles it does."""
+        module = (ROOT / "clients" / "js" / "eventbus-client.js").read_text()
+        self.pages.routes["/client.js"] = lambda: module
+
     def _give_token(self) -> str | None:
         if not self.gives_tokens:
             return None
@@ -178,6 +183,17 @@ class Installation:
         """How many events no session has been sent, as the store counts."""
         groups = await self.redis.xinfo_groups(self._stream)
         return sum(group["lag"] or 0 for group in groups)
+
+    async def delivered_again(self, timeout_ms: int = 10_000) -> bool:
+        """Waits until an event that is pending was delivered more than once."""
+
+        async def again() -> bool:
+            found: list[dict[str, Any]] = []
+            for session in await self.sessions():
+                found += await self.redis.xpending_range(self._stream, session, "-", "+", 1_000)
+            return any(item["times_delivered"] > 1 for item in found)
+
+        return bool(await until(again, timeout_ms, "a redelivery"))
 
     async def sessions(self) -> list[str]:
         """The sessions that the store has for the user."""

@@ -84,4 +84,6 @@ class PageServer:
 
 
 def _type(body: str) -> str:
-    return "text/html" if body.startswith("<") else "text/plain"
+    if body.startswith("<"):
+        return "text/html"
+    return "text/javascript" if body.startswith("/*") else "text/plain"

@@ -25,6 +25,16 @@ function fastClock(speed) {
   };
 }
 
+/** A page that computes for so long while the browser connects. */
+class BlockedSocket extends WebSocket {
+  constructor(...address) {
+    super(...address);
+    const untilMs = performance.now() + plan.blockMs;
+    plan.blockMs = 0;
+    setTimeout(() => { while (performance.now() < untilMs); }, 0);
+  }
+}
+
 let inHandler = 0;
 let handled = 0;
 say("page");
@@ -35,6 +45,7 @@ window.client = new EventBusClient(plan.url, {
     return response.text();
   },
   ...(plan.speed ? { clock: fastClock(plan.speed) } : {}),
+  ...(plan.blockMs ? { WebSocket: BlockedSocket } : {}),
   ...(plan.storage ? { storage: sessionStorage } : {}),
   ...plan.options,
   onEvent: async (event, meta) => {
@@ -48,12 +59,6 @@ window.client = new EventBusClient(plan.url, {
   onState: (state, detail) => {
     say("state", { state, ...detail, session: window.client.session, cursor: window.client.cursor });
     document.querySelector("#state").textContent = state;
-    if (state === "connecting" && plan.blockMs) {
-      const untilMs = performance.now() + plan.blockMs;
-      plan.blockMs = 0;
-      // After the socket has been made: a page that computes while the browser connects.
-      setTimeout(() => { while (performance.now() < untilMs); }, 0);
-    }
   },
   onGap: (gap) => say("gap", gap),
   onDropped: (dropped) => say("dropped", dropped),

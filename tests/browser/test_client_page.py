@@ -1,0 +1,230 @@
+"""The JavaScript client through the life of a page in Chromium: reloads, tabs in the background, refusals, the guide."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+
+import pytest
+
+from tests.browser.page_reader import PageReader, open_reader
+from tests.browser.webdriver import Browser
+from tests.support.installation import NewInstallation
+from tests.support.processes import ROOT
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+SEED = 20_261_121
+RELOADS = 5
+
+
+async def reload(browser: Browser, reader: PageReader) -> None:
+    """Reloads the page, whatever it is at; returns when the new one has its client."""
+    lives = len((await reader.look()).of("page"))
+    await browser.script("location.reload()")
+    await reader.until(lambda seen: len(seen.of("page")) > lives, "the page is there again")
+
+
+# --- reloads ----------------------------------------------------------------------------------------------------------
+@pytest.mark.requirement("R7")
+@pytest.mark.requirement("R8")
+async def test_a_reloaded_page_goes_on_with_its_session(browser: Browser, new_installation: NewInstallation) -> None:
+    bus = await new_installation()
+    reader = await open_reader(browser, bus, storage=True)
+    await reader.live()
+    chance = random.Random(SEED)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bus.publish(600, pace_s=0.003))
+        for share in range(1, RELOADS + 1):
+            await reader.until(lambda seen, least=share * 90: len(seen.events) >= least, "some events")
+            await asyncio.sleep(chance.random() * 0.05)
+            await reload(browser, reader)
+
+    await reader.has(bus.published)
+    await bus.all_acked()
+    assert len(reader.of("page")) == RELOADS + 1
+    assert {record.get("session") for record in reader.of("state") if record["state"] == "live"} == {*await bus.sessions()}
+    assert reader.of("gap") == reader.errors == []
+    await reader.check_page()
+
+
+@pytest.mark.requirement("R7")
+async def test_a_tab_that_crashed_is_given_what_it_had_not_acked(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    reader = await open_reader(browser, bus, storage=True, slowMs=20)
+    await reader.live()
+    await bus.publish(30)
+    await reader.until(lambda seen: len(seen.events) >= 5, "some events")
+    await browser.script("window.client = undefined; WebSocket.prototype.send = () => {}")  # its last words are lost
+    await reload(browser, reader)
+    await reader.until(lambda seen: seen.events[-1:] == bus.published[-1:], "the last event")
+    await bus.all_acked()
+    assert list(dict.fromkeys(reader.events)) == bus.published
+    again = [record for place, record in enumerate(reader.of("event")) if record["id"] in reader.events[:place]]
+    assert all(record["redelivered"] for record in again)
+    await reader.check_page()
+
+
+# --- tabs in the background -------------------------------------------------------------------------------------------
+@pytest.mark.requirement("R8")
+async def test_a_hidden_tab_handles_and_acks_as_fast_as_a_visible_one(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    reader = await open_reader(browser, bus)
+    await reader.live()
+    await browser.minimize()
+    assert await browser.script("return document.visibilityState") == "hidden"
+    for _ in range(5):
+        await bus.publish(50)
+        await reader.has(bus.published)
+        await bus.all_acked(900)  # timers of a hidden page may run once a second
+    await reader.check_page()
+
+
+@pytest.mark.requirement("R8")
+async def test_a_frozen_tab_is_told_everything_when_it_thaws_and_nothing_twice(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation(ack_timeout_ms=400)
+    reader = await open_reader(browser, bus)
+    await reader.live()
+    await reader.has(await bus.publish(10))
+    await bus.all_acked()
+    await browser.cdp("Page.setWebLifecycleState", state="frozen")
+    await bus.publish(50)
+    assert await bus.delivered_again()
+    await browser.cdp("Page.setWebLifecycleState", state="active")
+    await reader.has(bus.published)
+    await bus.all_acked()
+    assert reader.errors == reader.of("dropped") == []
+    await reader.check_page()
+
+
+# --- the network as the browser sees it ------------------------------------------------------------------------------
+async def test_a_browser_that_was_offline_goes_on_where_it_stopped(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    reader = await open_reader(browser, bus, speed=5)
+    await reader.live()
+    await reader.has(await bus.publish(10))
+    await browser.cdp("Network.enable")
+    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await browser.cdp("Network.emulateNetworkConditions", offline=True, **offline)
+    bus.proxy.cut()
+    await reader.until(lambda seen: seen.state == "waiting", "it waits")
+    await bus.publish(20)
+    await browser.cdp("Network.emulateNetworkConditions", offline=False, **offline)
+    await reader.has(bus.published)
+    await bus.all_acked()
+    assert reader.of("gap") == reader.errors == []
+    await reader.check_page()
+
+
+@pytest.mark.requirement("R25")
+async def test_a_page_that_computed_while_it_connected_is_not_lost(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation(hello_timeout_ms=300)
+    reader = await open_reader(browser, bus, blockMs=1_200)
+    await reader.has(await bus.publish(3))
+    assert reader.closes == [4503]
+    assert reader.errors == []
+    await reader.check_page()
+
+
+@pytest.mark.requirement("R23")
+async def test_a_page_of_a_foreign_origin_waits_and_hears_nothing(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation(allowed_origins="https://elsewhere.example")
+    bus.proxy.aim(bus.nodes[0].port)
+    await bus.publish(3)
+    bus.serve_client()
+    reader = await open_reader(browser, bus, speed=5, module="/client.js")
+    await reader.until(lambda seen: len(seen.closes) >= 4, "four attempts")
+    assert set(reader.closes) == {1006}
+    assert reader.events == reader.errors == []
+    assert [record["waitMs"] for record in reader.of("state") if "waitMs" in record][:1] < [250]
+    await reader.check_page()
+
+
+@pytest.mark.requirement("R25")
+async def test_a_ticket_that_is_refused_looks_like_a_lost_connection(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    reader = await open_reader(browser, bus, speed=5, url=f"{bus.url}/v1/connect?ticket=none")
+    await reader.until(lambda seen: len(seen.closes) >= 3, "three attempts")
+    assert set(reader.closes) == {1006}
+    assert reader.errors == []
+    await reader.check_page()
+
+
+@pytest.mark.requirement("R10")
+async def test_a_node_that_drains_turns_a_page_away_by_name_and_the_other_takes_it(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation(nodes=2, drain_ms=4_000)
+    reader = await open_reader(browser, bus, speed=5)
+    await reader.live()
+    await reader.has(await bus.publish(5))
+    old, _ = bus.nodes
+    old.child.terminate()
+    await reader.until(lambda seen: 4001 in seen.closes, "a close of a node that drains", 10_000)
+    bus.switch()
+    await bus.publish(5)
+    await reader.has(bus.published)
+    await bus.all_acked()
+    assert reader.of("gap") == reader.errors == []
+    assert await old.child.wait() == 0
+    await reader.check_page()
+
+
+async def test_a_page_that_the_node_itself_serves_needs_no_list_of_origins(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation(allowed_origins="")
+    await bus.publish(3)
+    await browser.open(f"{bus.nodes[0].url}/healthz")
+    await browser.script(
+        """
+        const [token] = arguments;
+        document.body.replaceChildren();
+        import("/client.js").then(({ EventBusClient }) => {
+          window.client = new EventBusClient("/", { token, onEvent: ({ id }) => document.body.append(`${id} `) });
+        });
+        """,
+        bus.token(),
+    )
+    await browser.wait_for("document.body.textContent === 'e1 e2 e3 '")
+    await bus.all_acked()
+
+
+# --- the guide --------------------------------------------------------------------------------------------------------
+@pytest.mark.requirement("R8")
+async def test_the_guides_page_works_as_it_stands_there(browser: Browser, new_installation: NewInstallation) -> None:
+    bus = await new_installation()
+    guide = (ROOT / "docs" / "javascript.md").read_text()
+    [page] = re.findall(r"^```html\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    here = page.replace("https://bus.example.com", bus.url)
+    assert here.count(bus.url) == 2
+    bus.pages.routes["/"] = lambda: here.replace("<p id", '<link rel="icon" href="data:,"><p id', 1)
+    await browser.open(f"{bus.pages.origin}/")
+    await browser.wait_for("document.querySelector('#state').textContent === 'live'")
+    await bus.publish(3)
+    await browser.wait_for("document.querySelectorAll('#events li').length === 3")
+    assert await browser.texts("#events li") == [f'step.done {{"number":{number}}}' for number in (1, 2, 3)]
+    await bus.all_acked()
+
+    loaded = len(bus.pages.requests)
+    await bus.redis.flushall()
+    await bus.publish(1)
+    await until(lambda: bus.pages.requests[loaded:].count("/") == 1, 10_000, "a gap makes it load its state anew")
+    await browser.wait_for("document.querySelector('#state')?.textContent === 'live'")
+    assert await browser.console() == []
