@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 
 from eventbus import inspection
+from eventbus.cli import cli
 from eventbus.config import StoreSettings
 from eventbus.doctor import DOCTOR_USER
 from eventbus.ids import NodeName, UserId
-from eventbus.inspection import Timing, Verdict
+from eventbus.inspection import Fate, Timing, Verdict
 from eventbus.store.redis_store import RedisStore
 from gateway.node import Node
-from tests.support.processes import Child, Processes
+from tests.support.processes import ROOT, Child, Processes
 from tests.support.servers import NewServer, request
 from tests.support.waiting import until
 from tests.support.wire_client import SECRET, Nodes, WireClient, ids, opened, publish
@@ -387,6 +389,16 @@ async def test_the_doctor_tells_the_step_for_which_the_user_lacks_the_right(
     assert path["found"].startswith("ack it: ")
 
 
+async def test_the_rights_of_the_page_are_enough(processes: Processes, new_server: NewServer) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    (words,) = re.findall(r"^(ACL SETUSER .*)$", page, re.MULTILINE)
+    server = new_server(appendonly=True)
+    assert request(server.url, *words.split()) == b"+OK"
+    command = Command(processes, server.url.replace("redis://", "redis://bus:password@"))
+    found = states(await command.json("doctor"))
+    assert [check for check, state in found.items() if state != "ok"] == ["replicas", "nodes"]
+
+
 async def test_the_doctor_tells_a_secret_that_the_nodes_do_not_have(
     node: Node, command: Command, tmp_path: Path
 ) -> None:
@@ -406,3 +418,9 @@ def test_the_command_is_installed() -> None:
     if "eventbus" not in found and os.environ.get("EVENTBUS_TEST_NO_SKIP", "") in ("", "0"):
         pytest.skip("needs the package eventbus (installed, not run from its checkout)")
     assert found["eventbus"] == "eventbus.cli:main"
+
+
+def test_the_page_knows_every_command_verdict_and_fate() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    words = [*cli.commands, *Verdict, *Fate]
+    assert [word for word in words if f"`{word}`" not in page] == []
