@@ -213,7 +213,6 @@ class Node:
             # By these operators' tools tell the late from the young, whatever their own settings say.
             "ack_timeout_ms": self.node_settings.delivery.ack_timeout_ms,
             "max_wait_ms": self.node_settings.delivery.max_wait_ms,
-            "sweep_ms": self.node_settings.liveness.sweep_ms,
         }
         listen = self.node_settings.listen
         record = NodeRecord(
