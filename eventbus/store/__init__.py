@@ -447,8 +447,8 @@ class ConfirmationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
-    """The server behind the store, as `eventbus doctor` checks it; `settings` are raw CONFIG values and `facts` raw values
-    of INFO, absent ones left out.
+    """The server behind the store, as `eventbus doctor` checks it; `settings` are raw CONFIG values and `facts` raw
+    values of INFO, absent ones left out.
     """
 
     kind: str
