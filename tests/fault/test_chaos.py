@@ -73,6 +73,7 @@ async def test_20_000_events_in_flight_survive_random_kills_of_nodes_and_server(
     await world.published_at_least(publishing, 1_000)
     while not publishing.log.read().done:
         await harm.anything()
+        # real time: the load flows undisturbed for a moment, of no certain length.
         await asyncio.sleep(harm.chance.uniform(0, 0.5))
     await world.wait(lambda: world.arrived == EVENTS, 30_000, lambda: f"{world.arrived} have arrived: {world.report()}")
     in_flight = sum((await world.pending()).values())
@@ -106,6 +107,7 @@ async def test_ten_minutes_of_random_kills_lose_nothing(new_world: NewWorld) -> 
     await world.published_at_least(publishing, 1_000)
     while not publishing.log.read().done:
         await harm.anything()
+        # real time: as above, and long enough for everything to be quiet again now and then.
         await asyncio.sleep(harm.chance.uniform(0, 8))
 
     report = await world.settled(120_000)

@@ -16,6 +16,7 @@ from eventbus.ids import UserId
 from eventbus.tokens import make_token
 from tests.support.load.link import Link
 from tests.support.load.world import SECRET, NewWorld, Node, World
+from tests.support.waiting import until
 
 VICTIMS = [f"victim{number}" for number in range(20)]
 MALLORY = "mallory"
@@ -63,12 +64,11 @@ class _Hostile:
         assert self.link is not None
         ref = f"r{random.getrandbits(60)}"
         self.link.send({**frame, "ref": ref})
-        async with asyncio.timeout(10):
-            while True:
-                for heard in self.frames:
-                    if heard.get("ref") == ref and heard["op"] in (answer, "error"):
-                        return heard
-                await asyncio.sleep(0.01)
+        return await until(
+            lambda: next((f for f in self.frames if f.get("ref") == ref and f["op"] in (answer, "error")), None) or {},
+            10_000,
+            f"an answer to {frame['op']}",
+        )
 
     async def close(self) -> None:
         if self.link is not None:

@@ -272,8 +272,8 @@ MUTANTS = (
         requirement="R7",
         name="a cursor that was acked and trimmed is a gap",
         file="eventbus/store/lua/attach.lua",
-        guard="local uncounted = absent and",
-        replacement="local uncounted = true or absent and",
+        guard="elseif uncounted and not existed then",
+        replacement="elseif uncounted then",
         test=_CONTRACT + "test_gaps.py::test_cursor_that_was_acked_and_trimmed_is_no_gap",
     ),
     # --- R8: the clients' libraries ---------------------------------------------------------------------------------
