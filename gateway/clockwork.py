@@ -55,18 +55,21 @@ class Clockwork(Generic[T]):
 
     async def run(self) -> None:
         """Ticks until it is cancelled."""
-        last_ms = self._clock.monotonic_ms()
+        self.turned_ms = self._clock.monotonic_ms()
         while True:
             await asyncio.sleep(seconds(TICK_MS))
-            now_ms = self._clock.monotonic_ms()
-            late_ms = now_ms - last_ms - TICK_MS
-            last_ms = now_ms
+            late_ms = self._clock.monotonic_ms() - self.turned_ms - TICK_MS
             if late_ms >= STALL_MS:
                 logger.warning("the node stood still for %d ms", late_ms)
                 self._stalled(late_ms)
                 # What clients sent meanwhile is waiting in the sockets: it is read before anybody is found late.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-            for item in self._wheel.turn(now_ms):
-                self._due(item, now_ms)
-            self.turned_ms = now_ms
+            self.turn()
+
+    def turn(self) -> None:
+        """Calls what is due by now."""
+        now_ms = self._clock.monotonic_ms()
+        for item in self._wheel.turn(now_ms):
+            self._due(item, now_ms)
+        self.turned_ms = now_ms

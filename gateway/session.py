@@ -216,7 +216,7 @@ class Session:
         if answer.gap:
             self._host.counters.gaps[answer.gap.reason] += 1
         self.apply(moves.Opened(position=answer.position, tail=answer.tail, pending=answer.pending, gap=answer.gap))
-        if self.dialogue.held and self.dialogue.resume_due_ms == NEVER_MS:
+        if self.dialogue.held:
             self.dialogue.resume()
 
     def _refused(self, answer: AttachRefused) -> None:
