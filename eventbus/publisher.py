@@ -38,7 +38,7 @@ MAX_CALL_BYTES: Final = 4 * 1024 * 1024
 QUEUE_BYTES: Final = 64 * 1024 * 1024
 """Bodies that may wait for the store; one publish more is refused as busy."""
 
-_DEADLINE_GRAIN_MS: Final = 25  # deadlines are looked at no more often than this, for a look goes over all that waits
+_DEADLINE_GRAIN_MS: Final = 25  # what waits is looked through no more often than this, for deadlines and for room
 _NEVER: Final = 1 << 62
 
 
@@ -91,6 +91,7 @@ class Publisher:
         self._flush_scheduled = False
         self._alarm: Cancellable | None = None
         self._alarm_ms = _NEVER
+        self._search_ms = 0  # before this a full queue is not searched for what its callers have left
         self._deadline_ms = _NEVER  # no publish that waits has an earlier deadline
         self._number = 0
         self._closing: asyncio.Future[None] | None = None
@@ -140,7 +141,12 @@ class Publisher:
             raise EventBusError("the bus is closed: publish inside `async with Bus(...)`")
         if self._has_room(events, size):
             return
-        self._purge(self._clock.monotonic_ms())  # what its callers have left does not count
+        now_ms = self._clock.monotonic_ms()
+        if now_ms >= self._search_ms:
+            # What its callers have left does not count. A look goes over all that waits, and whoever publishes too fast
+            # is refused thousands of times a second: looking each time would leave no time for the store's answers.
+            self._search_ms = now_ms + _DEADLINE_GRAIN_MS
+            self._purge(now_ms)
         if not self._has_room(events, size):
             self._failed += events
             raise StoreBusy(
