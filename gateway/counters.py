@@ -21,6 +21,7 @@ class Counters:
     events_delivered: int = 0
     events_redelivered: int = 0
     events_acked: int = 0
+    events_confirmed: Counter[str] = field(default_factory=Counter)
     events_nacked: int = 0
     events_released: Counter[str] = field(default_factory=Counter)
     events_dead_lettered: Counter[str] = field(default_factory=Counter)

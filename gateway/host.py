@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,6 +64,11 @@ class Host(Protocol):
 
     def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
         """Puts acks on their way; calls `session.acks_stored`."""
+
+    def confirm(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
+        """Puts a confirmation above `received` on its way; calls `session.acks_stored`. Returns False when too many
+        wait already.
+        """
 
     def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
         """Carries out what only Redis can; calls `session.apply` with the answer."""

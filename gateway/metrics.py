@@ -244,6 +244,7 @@ METRICS: Final[Sequence[Metric]] = (
     _counted("events_delivered", "Events sent to a session for the first time."),
     _counted("events_redelivered", "Events sent to a session again."),
     _counted("events_acked", "Events that a client's ack released."),
+    _counted("events_confirmed", "Events recorded as more than received.", "level", ("displayed", "confirmed")),
     _counted("events_nacked", "Nacks of clients."),
     _counted("events_released", "Events that the node took off a session itself.", "reason", ReleaseReason),
     _counted("events_dead_lettered", "Events given up after the last attempt.", "reason"),

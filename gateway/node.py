@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from starlette.types import ASGIApp
@@ -286,6 +286,9 @@ class Node:
 
     def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
         self.reader.acknowledge(session, ids, ref)
+
+    def confirm(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
+        return self.reader.confirm(session, ids, ack)
 
     def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
         self.reader.step(session, effect)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,6 +31,7 @@ from eventbus.store import (
     ReadState,
     Store,
 )
+from gateway.confirming import Confirming
 from gateway.counters import Counters
 from gateway.payload import Payload
 from gateway.session import Session
@@ -79,6 +80,7 @@ class Reader:
         self._store_wait_ms = store_wait_ms
         self._dirty: dict[Session, None] = {}
         self._acks: dict[ConnectionId, _Acks] = {}
+        self._confirming = Confirming(store, clock, counters, store_wait_ms=store_wait_ms)
         self._steps: list[tuple[Session, Step]] = []
         self._wanted = asyncio.Event()
         self._ack_came = asyncio.Event()
@@ -98,7 +100,8 @@ class Reader:
     @property
     def backlog(self) -> dict[str, int]:
         """What waits, by kind."""
-        return {"reads": len(self._dirty), "acks": len(self._acks), "steps": len(self._steps)}
+        acks = len(self._acks) + self._confirming.waiting
+        return {"reads": len(self._dirty), "acks": acks, "steps": len(self._steps)}
 
     @property
     def is_busy(self) -> bool:
@@ -121,6 +124,13 @@ class Reader:
             acks.refs.append((ref, ids, self._clock.monotonic_ms()))
         self._ack_came.set()
         self._begin()
+
+    def confirm(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
+        """Puts a confirmation above `received` on its way. Returns False when too many of its connection wait."""
+        taken = self._confirming.add(session, ids, ack)
+        self._ack_came.set()
+        self._begin()
+        return taken
 
     async def ack_came(self) -> None:
         """Waits for the next ack of any client."""
@@ -173,7 +183,7 @@ class Reader:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds(timeout_ms)):
                 await self._idle.wait()
-        return not self._acks
+        return not self._acks and not self._confirming.waiting
 
     async def _cycle(self) -> bool:
         """One write to the store and its answers. Returns whether the store answered."""
@@ -182,6 +192,8 @@ class Reader:
         reads, pages = self._take_reads()
         # Acks go first: an entry that is acked in this cycle is not pending for a page that is read in it.
         work = [self._ack(list(acks.values()))] if acks else []
+        if self._confirming.waiting:
+            work.append(self._confirming.carry_out())
         if reads:
             work.append(self._read(reads))
         work += [self._page(session, read, attaches) for session, read, attaches in pages]

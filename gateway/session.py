@@ -16,6 +16,7 @@ from eventbus import moves, wire
 from eventbus.delivery import Delivery, Phase
 from eventbus.errors import CloseCode
 from eventbus.event import EventHead
+from eventbus.fields import Level
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, SessionId, UserId
 from eventbus.store import Attach, Attached, AttachRefused, Beat, BeatState, Fence, ReleaseReason
 from gateway.auth import Identity
@@ -260,9 +261,12 @@ class Session:
     # --- what the client says ---------------------------------------------------------------------------------------
 
     def acked(self, ack: wire.Ack) -> None:
-        """The client acks; every level releases, the later ones are recorded beside."""
+        """The client acks; every level releases, and the later ones imply it."""
         event: moves.Input = moves.Acked(ack.ids) if ack.ids is not None else moves.AckedUpTo(ack.upto or ENTRY_ZERO)
         effects = self.delivery.handle(event, self._host.clock.monotonic_ms())
+        if ack.level is not Level.RECEIVED and self._confirm(ack, effects):
+            self._after_input()
+            return
         if not effects and ack.ref is not None:
             # Everything was acked before; the answer still waits for those acks to be stored.
             self._host.acknowledge(self, (), ack.ref)
@@ -270,6 +274,15 @@ class Session:
             if isinstance(effect, moves.Acknowledge):
                 self._host.acknowledge(self, effect.ids, ack.ref)
         self._after_input()
+
+    def _confirm(self, ack: wire.Ack, effects: Iterable[moves.Effect]) -> bool:
+        """Has the level recorded, also of what was acked before. Returns False when it is only to be released."""
+        ids = [entry for effect in effects if isinstance(effect, moves.Acknowledge) for entry in effect.ids]
+        if self._host.confirm(self, dict.fromkeys((*ids, *(ack.ids or ()))), ack):
+            return True
+        message = "too many confirmations wait for the store; these are taken as received"
+        self.send(wire.ErrorFrame(code="overloaded", message=message, ref=ack.ref))
+        return False
 
     def refresh(self, frame: wire.Refresh) -> None:
         """The client brings a new token.

@@ -23,6 +23,7 @@ from enum import Enum, StrEnum
 from typing import Final, Literal, Protocol
 
 from eventbus.errors import StoreError
+from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, SessionId, UserId
 
 __all__ = [
@@ -36,7 +37,9 @@ __all__ = [
     "Attached",
     "Beat",
     "BeatState",
+    "ConfirmRequest",
     "ConfirmationRecord",
+    "Confirmed",
     "DeadLetter",
     "DeadLetterRecord",
     "DeadOutcome",
@@ -257,6 +260,35 @@ class AckRequest:
     user: UserId
     session: SessionId
     entries: Sequence[EntryId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmRequest:
+    """What a client of one session displayed or confirmed.
+
+    Attributes:
+        level: above `received`; it implies those before it.
+        note: what the application says about it.
+    """
+
+    user: UserId
+    session: SessionId
+    level: Level
+    entries: Sequence[EntryId]
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What a confirmation did.
+
+    Attributes:
+        released: how many entries were pending until then.
+        recorded: how many reached the level by it; 0 where nothing is recorded (`confirmation_records`).
+    """
+
+    released: int
+    recorded: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -527,6 +559,14 @@ class Store(Protocol):
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
         """`ack` for many sessions in one write; one result for each request, in order."""
+
+    async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
+        """Releases what is pending, as `ack` does, and records the level for all that was delivered to the session, on
+        whichever connection; what was not is passed over. Not fenced, and safe to repeat. One result for each request,
+        in order.
+
+        Redis: XACK; 1,000 records of the user are looked at from each end, and an ack behind those is not found.
+        """
 
     async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
         """A node's own ack: filtered, expired, trimmed or released entries; recorded, never a confirmation."""

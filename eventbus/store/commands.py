@@ -17,6 +17,8 @@ from eventbus.store import (
     Attached,
     AttachRefused,
     Beat,
+    Confirmed,
+    ConfirmRequest,
     DeadLetter,
     DeadOutcome,
     Fence,
@@ -160,6 +162,20 @@ class Commands:
             return Command(("XACK", keys.stream, session, *entries), whole)
         arguments: list[Argument] = [session, LEVEL_RECEIVED, self.settings.retention_ms, *entries]
         return _evalsha("ack", (keys.stream, keys.records), arguments, whole)
+
+    def confirm(self, request: ConfirmRequest, *, record: bool) -> Command[Confirmed]:
+        """Record what a client displayed or confirmed; without records, a plain XACK."""
+        keys = self.keys.user(request.user)
+        if not record:
+            plain = ("XACK", keys.stream, request.session, *request.entries)
+            return Command(plain, lambda reply, _primary: Confirmed(int(reply), 0))
+        arguments: list[Argument] = [request.session, request.level.value, self.settings.retention_ms]
+        return _evalsha(
+            "confirm",
+            (keys.stream, keys.records),
+            [*arguments, request.note or "", *request.entries],
+            lambda reply, _primary: Confirmed(int(reply[0]), int(reply[1])),
+        )
 
     def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> Command[int | Lost]:
         """A node's own ack."""

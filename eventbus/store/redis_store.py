@@ -18,6 +18,8 @@ from eventbus.store import (
     Attached,
     AttachRefused,
     Beat,
+    Confirmed,
+    ConfirmRequest,
     DeadLetter,
     DeadOutcome,
     Durability,
@@ -180,6 +182,13 @@ class RedisStore(Operating):
             for request in requests
         ]
         return [0 if future is None else await future for future in futures]
+
+    async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
+        futures = [
+            self.link.execute(self._commands.confirm(request, record=self._record_acks)) if request.entries else None
+            for request in requests
+        ]
+        return [Confirmed(0, 0) if future is None else await future for future in futures]
 
     async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
         return await self._call(self._commands.release(fence, entries, reason))

@@ -20,6 +20,7 @@ NAMES: Final = (
     "append",
     "attach",
     "beat_node",
+    "confirm",
     "dead_letter",
     "detach",
     "end_session",

@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from eventbus.fields import Level
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, Epoch, EventId, NodeName, SessionId, UserId, entry_order
 from eventbus.store import (
     Attach,
@@ -26,6 +27,7 @@ from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
 __all__ = ["ZERO", "Known", "Live", "Log", "PartitionState", "Seen", "UserState", "place_group", "verify_read"]
 
 ZERO: Final[Order] = (0, 0)
+_LEVELS: Final = frozenset(level.value for level in Level)
 T = TypeVar("T")
 
 
@@ -162,12 +164,26 @@ class UserState:
         """A session's group, None when it is not there."""
         return self.stream.groups.get(session) if self.stream is not None else None
 
-    def record(self, session: SessionId, level: str, entries: list[EntryId], now_ms: int) -> None:
+    def record(
+        self, session: SessionId, level: str, entries: list[EntryId], now_ms: int, note: str | None = None
+    ) -> None:
         """Note what a session did with some entries."""
         if entries:
             self.confirmations.record(
-                ConfirmationRecord(session=session, level=level, time_ms=now_ms, entries=tuple(entries)), now_ms
+                ConfirmationRecord(session=session, level=level, time_ms=now_ms, entries=tuple(entries), note=note),
+                now_ms,
             )
+
+    def reached(self, session: SessionId) -> dict[EntryId, Level]:
+        """How far a session has confirmed the entries of which that is on record."""
+        found: dict[EntryId, Level] = {}
+        for _, record in self.confirmations:
+            if record.session == session and record.level in _LEVELS:
+                level = Level(record.level)
+                for entry in record.entries:
+                    if entry not in found or found[entry].rank < level.rank:
+                        found[entry] = level
+        return found
 
     def destroy(self, session: SessionId, now_ms: int) -> int:
         """End a session; its pending entries are recorded as expired. Returns how many those were."""

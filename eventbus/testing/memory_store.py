@@ -30,6 +30,8 @@ from eventbus.store import (
     Beat,
     BeatState,
     ConfirmationRecord,
+    Confirmed,
+    ConfirmRequest,
     DeadLetter,
     DeadLetterRecord,
     DeadOutcome,
@@ -335,6 +337,29 @@ class MemoryStore(FaultSwitches):
         if self.settings.confirmation_records is ConfirmationRecords.ALL:
             user.record(request.session, "received", released, self.clock.now_ms())
         return len(released)
+
+    async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
+        try:
+            async with self._call():
+                return [self._confirm(request) for request in requests]
+        except StoreError as error:
+            return [error] * len(requests)
+
+    def _confirm(self, request: ConfirmRequest) -> Confirmed:
+        released = self._ack(AckRequest(user=request.user, session=request.session, entries=request.entries))
+        if self.settings.confirmation_records is not ConfirmationRecords.ALL:
+            return Confirmed(released, 0)
+        user = self._user(request.user)
+        if user.group(request.session) is None:
+            return Confirmed(released, 0)
+        reached = user.reached(request.session)
+        new = [
+            entry
+            for entry in dict.fromkeys(request.entries)
+            if entry in reached and reached[entry].rank < request.level.rank
+        ]
+        user.record(request.session, request.level.value, new, self.clock.now_ms(), request.note or None)
+        return Confirmed(released, len(new))
 
     async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
         async with self._call():

@@ -11,11 +11,13 @@ import pytest
 
 import eventbus.store
 from eventbus.config import StoreSettings
+from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
 from eventbus.store import (
     Append,
     Attach,
     AttachMode,
+    ConfirmRequest,
     DeadLetter,
     Fence,
     NodeRecord,
@@ -49,6 +51,9 @@ COMMANDS = Commands(KEYS, SETTINGS)
 CALLS: dict[str, Command[Any]] = {
     "ack": COMMANDS.ack(USER, SESSION, [ENTRY, ENTRY], record=True),
     "append": COMMANDS.append(Append(user=USER, event=EVENT, body=b"body")),
+    "confirm": COMMANDS.confirm(
+        ConfirmRequest(user=USER, session=SESSION, level=Level.DISPLAYED, entries=[ENTRY, ENTRY]), record=True
+    ),
     "attach": COMMANDS.attach(
         Attach(
             fence=FENCE,
@@ -108,7 +113,7 @@ EXPECTED: dict[str, Any] = {
     "mode": "open",
     "start": "new",
     "reason": ("no_ack", "filtered"),
-    "level": "received",
+    "level": ("received", "displayed"),
     "type": "note",
     "life_ms": (SETTINGS.dead_letter_ttl_ms, 15_000),
     "attempts": (5, 2, 3),

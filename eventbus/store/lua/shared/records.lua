@@ -1,9 +1,14 @@
 -- What a session did with some entries, one record a call: level, session, ids with commas between them, perhaps a note.
-local function record(key, retention_ms, level, session, ids)
+local function record(key, retention_ms, level, session, ids, note)
   if #ids == 0 then
     return
   end
-  redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'level', level, 'session', session, 'ids', table.concat(ids, ','))
+  local joined = table.concat(ids, ',')
+  if note then
+    redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'level', level, 'session', session, 'ids', joined, 'note', note)
+  else
+    redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'level', level, 'session', session, 'ids', joined)
+  end
   prolong(key, retention_ms)
 end
 

@@ -1,0 +1,135 @@
+"""Confirmations above `received` on their way to the store: gathered by session and turn, kept until it answered."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from eventbus import wire
+from eventbus.clock import Clock
+from eventbus.errors import StoreError
+from eventbus.fields import Level
+from eventbus.ids import ConnectionId, EntryId
+from eventbus.store import Confirmed, ConfirmRequest, Store
+from gateway.counters import Counters
+
+if TYPE_CHECKING:
+    from gateway.session import Session
+
+__all__ = ["Confirming"]
+
+logger = logging.getLogger(__name__)
+
+WAITING_MAX: Final = 16_384
+"""Most entries of one connection that wait for the store; what is beyond is released, and its level is not recorded."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """One request to come. `since_ms` is monotonic, for a client that wants an answer."""
+
+    session: Session
+    level: Level
+    ids: list[EntryId]
+    note: str | None
+    ref: wire.Ref | None
+    since_ms: int
+    weight: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether others of its session and level can go with it."""
+        return self.note is None and self.ref is None
+
+
+class Confirming:
+    """The confirmations of a node's sessions, also of those that are gone.
+
+    Args:
+        store: where they are recorded.
+        clock: the node's.
+        counters: what the node counts.
+        store_wait_ms: so long may one wait before a client that wants an answer is told.
+    """
+
+    def __init__(self, store: Store, clock: Clock, counters: Counters, *, store_wait_ms: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._counters = counters
+        self._store_wait_ms = store_wait_ms
+        self._waits: list[_Wait] = []
+        self._plain: dict[tuple[ConnectionId, Level], _Wait] = {}
+        self._entries: Counter[ConnectionId] = Counter()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the store or are under way."""
+        return len(self._waits)
+
+    def add(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
+        """Puts a client's confirmation on its way. Returns False when too many of its connection wait already."""
+        ids = list(ids)
+        connection = session.connection_id
+        # An empty one weighs as much as one entry: it has a place in the list as well.
+        weight = max(1, len(ids))
+        if self._entries[connection] + weight > WAITING_MAX:
+            return False
+        self._entries[connection] += weight
+        wait = _Wait(session, ack.level, ids, ack.note, ack.ref, self._clock.monotonic_ms(), weight)
+        known = self._plain.get((connection, ack.level)) if wait.is_plain else None
+        if known is not None:
+            known.ids.extend(ids)
+            known.weight += weight
+            return True
+        self._waits.append(wait)
+        if wait.is_plain:
+            self._plain[connection, ack.level] = wait
+        return True
+
+    async def carry_out(self) -> bool:
+        """Writes what waits, and tells the sessions. Returns whether the store answered; what it missed is kept."""
+        # What comes from here on waits for the next call.
+        batch = list(self._waits)
+        self._plain.clear()
+        requests = [
+            ConfirmRequest(
+                user=wait.session.user,
+                session=wait.session.session_id,
+                level=wait.level,
+                entries=tuple(wait.ids),
+                note=wait.note,
+            )
+            for wait in batch
+        ]
+        answers: Sequence[Confirmed | StoreError]
+        try:
+            answers = await self._store.confirm_many(requests)
+        except StoreError as error:
+            answers = [error] * len(batch)
+        kept: list[_Wait] = []
+        for wait, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, StoreError):
+                self._counters.store_errors[answer.code] += 1
+                logger.debug("the store failed: %s", answer)
+                self._tell_late(wait)
+                kept.append(wait)
+            else:
+                self._stored(wait, answer)
+        self._waits[: len(batch)] = kept
+        return not kept
+
+    def _stored(self, wait: _Wait, answer: Confirmed) -> None:
+        connection = wait.session.connection_id
+        self._entries[connection] -= wait.weight
+        if self._entries[connection] <= 0:
+            del self._entries[connection]
+        self._counters.events_confirmed[wait.level] += answer.recorded
+        wait.session.acks_stored(wait.ids, answer.released, wait.ref)
+
+    def _tell_late(self, wait: _Wait) -> None:
+        if wait.ref is not None and wait.since_ms <= self._clock.monotonic_ms() - self._store_wait_ms:
+            wait.session.ack_is_late(wait.ref)
+            wait.ref = None
