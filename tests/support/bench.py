@@ -41,6 +41,7 @@ class FakeConnection:
         closed: code and reason, once it was closed.
         reading: whether it takes anything from the client.
         pings: how many pings it was sent.
+        raw: what it was sent, as it was handed over; `frames` is the same, decoded.
     """
 
     def __init__(self, clock: ManualClock, subprotocol: Subprotocol = Subprotocol.JSON) -> None:
@@ -51,9 +52,11 @@ class FakeConnection:
         self.closed: tuple[int, str] | None = None
         self.reading = True
         self.pings = 0
+        self.raw: list[bytes] = []
         self.frames: list[dict[str, Any]] = []
 
     def send(self, frame: bytes) -> None:
+        self.raw.append(frame)
         for opcode, payload in split_server_frames(frame):
             assert opcode != PING
             self.frames.append(
@@ -103,8 +106,8 @@ class BenchClient:
         """The socket is gone."""
         self.session.on_close(1006, "")
 
-    @property
     def close_code(self) -> int | None:
+        """What the node closed it with."""
         return self.socket.closed[0] if self.socket.closed else None
 
     def ops(self) -> list[str]:
@@ -190,7 +193,7 @@ class Bench:
         appends = []
         for _ in range(count):
             self._published += 1
-            event = {
+            event: dict[str, Any] = {
                 "v": 1,
                 "id": f"e{self._published}",
                 "type": "note",
