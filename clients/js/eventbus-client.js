@@ -27,6 +27,8 @@ const CLOSE_TIMEOUT_MS = 2_000;
 /** A page that was busy or frozen while it connected says `hello` too late; five times in a row is something else. */
 const MAX_LATE_HELLOS = 5;
 const TOKEN_MARGIN_MS = 5_000;
+/** How long the browser's other tabs have to say that a session is theirs; asked only after a crash or a duplication. */
+const TABS_ANSWER_MS = 250;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 const SEEN_COUNT = 4_096;
@@ -420,6 +422,50 @@ const systemClock = {
   nextTurn,
 };
 
+/**
+ * Knows the sessions of the browser's other tabs. A duplicated tab begins with a copy of the first one's storage: without
+ * asking, it would take the session away from it.
+ */
+class Tabs {
+  #channel;
+  #answered = () => {};
+
+  /** `holds(session)` says whether it is in use here. */
+  constructor(name, holds) {
+    this.#channel = new BroadcastChannel(name);
+    this.#channel.onmessage = ({ data: { asked, held } }) => {
+      if (asked !== undefined && holds(asked)) this.#channel.postMessage({ held: asked });
+      if (held !== undefined) this.#answered(held);
+    };
+  }
+
+  /** Whether another tab has this session. */
+  holdElsewhere(session, clock) {
+    return new Promise((resolve) => {
+      const timer = clock.setTimeout(() => resolve(false), TABS_ANSWER_MS);
+      this.#answered = (held) => {
+        if (held !== session) return;
+        clock.clearTimeout(timer);
+        resolve(true);
+      };
+      this.#channel.postMessage({ asked: session });
+    });
+  }
+
+  close() {
+    this.#channel.close();
+  }
+}
+
+/** Whether a storage is the one that a browser copies for a duplicated tab. */
+function isCopiedWithTab(storage) {
+  try {
+    return storage !== undefined && storage === globalThis.sessionStorage && typeof BroadcastChannel === "function";
+  } catch {
+    return false; // a page that may not even look at it
+  }
+}
+
 function checkedOptions(options) {
   const { token, session, start, cursor, window = 256, onEvent, failedEvents = "redeliver" } = options;
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
@@ -476,8 +522,14 @@ export class EventBusClient {
   #flushing = false;
   #heard = false; // anything came since the last ping
   #heardMs = 0;
+  #tabs;
+  #inUse = true; // what the storage says of this session
   /** The page goes: what its handlers have done is acked at once, at no pace, or the next page would be given it again. */
-  #leave = () => this.#welcome && this.#sendAll();
+  #leave = () => {
+    this.#inUse = false;
+    if (this.#welcome) this.#sendAll();
+    else this.#save();
+  };
 
   /** Connects at once (callbacks begin after the constructor has returned). The options: docs/javascript.md. */
   constructor(url, options = {}) {
@@ -495,7 +547,7 @@ export class EventBusClient {
       failed: (entry, error, event) => this.#handlerFailed(entry, error, event),
     });
     globalThis.addEventListener?.("pagehide", this.#leave);
-    queueMicrotask(() => this.#connect());
+    queueMicrotask(() => this.#begin(stored));
   }
 
   /** `connecting`, `open` (hello sent), `catching_up` (welcome came), `live`, `waiting` (to reconnect) or `closed`. */
@@ -563,6 +615,21 @@ export class EventBusClient {
 
   // ---- connecting
 
+  /** Connects; with a session of its own when the stored one turns out to be another tab's, from the cursor that came with it. */
+  async #begin({ session, inUse }) {
+    if (isCopiedWithTab(this.#options.storage) && this.#options.session === undefined) {
+      let settled = false;
+      this.#tabs = new Tabs(this.#storageKey, (asked) => settled && asked === this.#session);
+      if (session !== undefined && inUse && (await this.#tabs.holdElsewhere(session, this.#clock))) {
+        this.#session = this.#epoch = this.#options.start = undefined;
+        this.#known = false;
+      }
+      settled = true;
+    }
+    if (this.#state === "closed") this.#tabs?.close();
+    else this.#connect();
+  }
+
   async #connect() {
     if (this.#state === "closed") return;
     this.#setState("connecting");
@@ -610,7 +677,7 @@ export class EventBusClient {
     this.#lateHellos = 0;
     this.#session = frame.session;
     this.#epoch = frame.epoch;
-    this.#known = true;
+    this.#known = this.#inUse = true;
     this.#save();
     this.#settleFilter((waiter) => waiter.resolve());
     this.#scheduleRefresh(frame.token_expires_ms);
@@ -634,8 +701,9 @@ export class EventBusClient {
     const message = `the node closed with ${code}${reason ? `: ${reason}` : ""}`;
     const error = (retryable) => new EventBusError(name, message, { retryable, closeCode: code, cause });
     if (verdict === "final") {
+      this.#finish(error(false));
       if (code === 4506) this.#forget();
-      return this.#finish(error(false));
+      return;
     }
     if (code === 1011) this.#report(error(true)); // a defect of the node: worth a line, and worth another try
     else if (cause && verdict === "reconnect") this.#report(new EventBusError(cause.code, cause.message, { retryable: true }));
@@ -686,6 +754,9 @@ export class EventBusClient {
 
   #shut(error) {
     this.#inbox.stop();
+    this.#inUse = false;
+    this.#save();
+    this.#tabs?.close();
     globalThis.removeEventListener?.("pagehide", this.#leave);
     this.#timers.forEach((_, name) => this.#disarm(name));
     this.#settleFilter((waiter) => waiter.reject(error));
@@ -1008,8 +1079,8 @@ export class EventBusClient {
   }
 
   #save() {
-    if (!this.#options.storage) return;
-    const state = { session: this.#session, cursor: this.cursor, epoch: this.#epoch };
+    if (!this.#options.storage || this.#session === undefined) return;
+    const state = { session: this.#session, cursor: this.cursor, epoch: this.#epoch, inUse: this.#inUse };
     try {
       this.#options.storage.setItem(this.#storageKey, JSON.stringify(state));
     } catch {

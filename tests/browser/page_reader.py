@@ -53,7 +53,7 @@ class PageReader(Seen):
         assert self.events == list(events)
 
     async def check_page(self) -> None:
-        """As `check`, and fails when the page has seen an exception or its console an error that is not the network's."""
+        """As `check`; fails too when the page saw an exception, or its console an error that is not the network's."""
         self.check()
         assert self.of("failure") == []
         alien = [line for line in await self._browser.console() if not _OF_THE_NETWORK.search(line)]

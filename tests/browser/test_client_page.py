@@ -1,10 +1,11 @@
-"""The JavaScript client through the life of a page in Chromium: reloads, tabs in the background, refusals, the guide."""
+"""The JavaScript client through the life of a page: reloads, hidden and frozen tabs, refusals, the guide."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -35,18 +36,24 @@ async def test_a_reloaded_page_goes_on_with_its_session(browser: Browser, new_in
     reader = await open_reader(browser, bus, storage=True)
     await reader.live()
     chance = random.Random(SEED)
+
+    def handled(least: int) -> Callable[[PageReader], bool]:
+        return lambda seen: len(seen.events) >= least
+
     async with asyncio.TaskGroup() as group:
         group.create_task(bus.publish(600, pace_s=0.003))
         for share in range(1, RELOADS + 1):
-            await reader.until(lambda seen, least=share * 90: len(seen.events) >= least, "some events")
+            await reader.until(handled(share * 90), "some events")
             await asyncio.sleep(chance.random() * 0.05)
             await reload(browser, reader)
 
     await reader.has(bus.published)
     await bus.all_acked()
     assert len(reader.of("page")) == RELOADS + 1
-    assert {record.get("session") for record in reader.of("state") if record["state"] == "live"} == {*await bus.sessions()}
-    assert reader.of("gap") == reader.errors == []
+    assert {record.get("session") for record in reader.of("state") if record["state"] == "live"} == {
+        *await bus.sessions()
+    }
+    assert (reader.of("gap"), reader.errors) == ([], [])
     await reader.check_page()
 
 
@@ -67,6 +74,30 @@ async def test_a_tab_that_crashed_is_given_what_it_had_not_acked(
     again = [record for place, record in enumerate(reader.of("event")) if record["id"] in reader.events[:place]]
     assert all(record["redelivered"] for record in again)
     await reader.check_page()
+
+
+@pytest.mark.requirement("R8")
+async def test_a_duplicated_tab_has_a_session_of_its_own_from_where_the_first_stood(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    reader = await open_reader(browser, bus, storage=True)
+    await reader.live()
+    early = await bus.publish(10)
+    await reader.has(early)
+    await bus.all_acked()
+
+    await browser.script("window.open(location.href)")  # with a copy of the storage, as "Duplicate" makes it
+    await reader.until(lambda seen: seen.states.count("live") == 2, "the copy is live")
+    late = await bus.publish(10)
+    await reader.until(lambda seen: len(seen.events) >= 30, "both have the later events")
+    await bus.all_acked()
+
+    first, copy = dict.fromkeys(record["tab"] for record in reader.records)
+    events = {tab: [record["id"] for record in reader.of("event") if record["tab"] == tab] for tab in (first, copy)}
+    assert events == {first: early + late, copy: late}
+    assert len(await bus.sessions()) == 2
+    assert (reader.errors, reader.of("gap"), reader.closes) == ([], [], [])
 
 
 # --- tabs in the background -------------------------------------------------------------------------------------------
@@ -101,7 +132,7 @@ async def test_a_frozen_tab_is_told_everything_when_it_thaws_and_nothing_twice(
     await browser.cdp("Page.setWebLifecycleState", state="active")
     await reader.has(bus.published)
     await bus.all_acked()
-    assert reader.errors == reader.of("dropped") == []
+    assert (reader.errors, reader.of("dropped")) == ([], [])
     await reader.check_page()
 
 
@@ -122,7 +153,7 @@ async def test_a_browser_that_was_offline_goes_on_where_it_stopped(
     await browser.cdp("Network.emulateNetworkConditions", offline=False, **offline)
     await reader.has(bus.published)
     await bus.all_acked()
-    assert reader.of("gap") == reader.errors == []
+    assert (reader.of("gap"), reader.errors) == ([], [])
     await reader.check_page()
 
 
@@ -149,7 +180,7 @@ async def test_a_page_of_a_foreign_origin_waits_and_hears_nothing(
     reader = await open_reader(browser, bus, speed=5, module="/client.js")
     await reader.until(lambda seen: len(seen.closes) >= 4, "four attempts")
     assert set(reader.closes) == {1006}
-    assert reader.events == reader.errors == []
+    assert (reader.events, reader.errors) == ([], [])
     assert [record["waitMs"] for record in reader.of("state") if "waitMs" in record][:1] < [250]
     await reader.check_page()
 
@@ -181,7 +212,7 @@ async def test_a_node_that_drains_turns_a_page_away_by_name_and_the_other_takes_
     await bus.publish(5)
     await reader.has(bus.published)
     await bus.all_acked()
-    assert reader.of("gap") == reader.errors == []
+    assert (reader.of("gap"), reader.errors) == ([], [])
     assert await old.child.wait() == 0
     await reader.check_page()
 

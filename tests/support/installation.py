@@ -11,7 +11,6 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -225,7 +224,9 @@ class Storm:
         arrived: how many the application has been given.
     """
 
-    def __init__(self, installation: Installation, seed: int, events: int, arrived: Callable[[], Awaitable[int]]) -> None:
+    def __init__(
+        self, installation: Installation, seed: int, events: int, arrived: Callable[[], Awaitable[int]]
+    ) -> None:
         self.random = random.Random(seed)
         self.struck = 0
         self._installation = installation
@@ -339,12 +340,12 @@ async def _port(child: Child) -> int:
     return int(line.split("url=")[1].split()[0].rpartition(":")[2])
 
 
-NewInstallation = Callable[..., Any]
+NewInstallation = Callable[..., Awaitable[Installation]]
 
 
 @pytest.fixture
 async def new_installation(processes: Processes, new_server: NewServer) -> AsyncIterator[NewInstallation]:
-    """Makes the parts: `await new_installation(nodes=2, ack_timeout_ms=1_000)`, further names are settings of nodes."""
+    """Makes the parts: the number of nodes, and by name their settings, such as `ack_timeout_ms=1_000`."""
     async with AsyncExitStack() as stack:
 
         async def make(*, nodes: int = 1, **settings: object) -> Installation:
@@ -364,7 +365,7 @@ async def new_installation(processes: Processes, new_server: NewServer) -> Async
             agent = {"publish_deadline_ms": 20_000, "redis_url": server.url}
             for name in ("max_stream_entries", "retention_ms"):
                 if name in settings:
-                    agent[name] = settings[name]  # type: ignore[assignment]
+                    agent[name] = settings[name]
             bus = await stack.enter_async_context(Bus.from_env(**agent))
             made = Installation(processes, server, pages, proxy, bus, variables)
             stack.push_async_callback(made.aclose)

@@ -64,7 +64,8 @@ class PageServer:
             status, media_type, body = self._answer(path)
             writer.write(
                 f"HTTP/1.1 {status} -\r\nContent-Type: {media_type}; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-                "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode("latin-1") + body
+                "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode("latin-1")
+                + body
             )
             await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

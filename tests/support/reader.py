@@ -1,10 +1,10 @@
-"""What a JavaScript client has seen, whether it runs in Node or in a page: a list of records in the order of its calls."""
+"""What a JavaScript client has seen, whether it runs in Node or in a page: records in the order of its calls."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ class NodeReader(Seen):
         self._read = whole
         return self
 
-    async def until(self, condition: Any, what: str, timeout_ms: int = 15_000) -> None:
+    async def until(self, condition: Callable[[NodeReader], Any], what: str, timeout_ms: int = 15_000) -> None:
         """Waits until `condition(self)` is true; fails at once when the process has ended."""
 
         def looked() -> bool:

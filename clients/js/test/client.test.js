@@ -115,13 +115,19 @@ test("a session that was never welcomed asks for the same start again", async ()
   assert.deepEqual([hello.start, hello.cursor], [undefined, "700-0"], "what came since `new` is not skipped");
 });
 
-test("stored sessions are resumed by the next page, and forgotten when the node ends them", async () => {
-  const kept = new Map();
-  const storage = {
+/** A storage as a tab has one; with what another one held, as a duplicated tab begins. */
+function storageOf(other = []) {
+  const kept = new Map(other);
+  return {
+    kept,
     getItem: (key) => kept.get(key) ?? null,
     setItem: (key, value) => kept.set(key, value),
     removeItem: (key) => kept.delete(key),
   };
+}
+
+test("stored sessions are resumed by the next page, and forgotten when the node ends them", async () => {
+  const storage = storageOf();
   const client = connect({ storage, storageKey: "bus" });
   const peer = await node.peer();
   await peer.greet();
@@ -133,7 +139,33 @@ test("stored sessions are resumed by the next page, and forgotten when the node 
   const hello = await second.greet({ resumed: true });
   assert.deepEqual([hello.session, hello.cursor, hello.epoch], ["s1", "1000-1", EPOCH]);
   second.socket.close(4506, "ended");
-  await until(() => kept.size === 0, "the stored session gone");
+  await until(() => storage.kept.size === 0, "the stored session gone");
+});
+
+test("a copy of a tab's storage is no claim to its session while that tab lives; after a crash it is", async () => {
+  const first = (globalThis.sessionStorage = storageOf());
+  try {
+    const original = connect({ storage: first, storageKey: "bus" });
+    const peer = await node.peer();
+    await peer.greet();
+    peer.events(entry(1));
+    await peer.acks("1000-1");
+
+    const copy = (globalThis.sessionStorage = storageOf(first.kept));
+    connect({ storage: copy, storageKey: "bus", start: "new" });
+    const hello = await (await node.peer(2)).greet({ session: "s2" });
+    assert.deepEqual([hello.session, hello.start, hello.cursor, hello.epoch], [undefined, "cursor", "1000-1", undefined]);
+    assert.equal(original.state, "catching_up");
+
+    const crashed = (globalThis.sessionStorage = storageOf(first.kept));
+    await original.close();
+    connect({ storage: crashed, storageKey: "bus" });
+    await until(() => clock.due(250), "the other tabs are asked");
+    await clock.advance(250);
+    assert.equal((await (await node.peer(3)).frame("hello")).session, "s1");
+  } finally {
+    delete globalThis.sessionStorage;
+  }
 });
 
 // ---- each event once, in order, acked after its handler
