@@ -164,6 +164,22 @@ async def test_a_frame_of_just_the_limit_is_taken(nodes: Nodes) -> None:
         (client_frame(TEXT, b'{"op":"ping","ref":"\xff"}'), 1007),
         (client_frame(TEXT, b"\xed\xa0\x80"), 1007),
     ],
+    # Names of their own: the mask is random, and workers must agree on what a test is called.
+    ids=[
+        "unmasked",
+        "rsv1",
+        "rsv3",
+        "opcode 3",
+        "opcode 11",
+        "continues nothing",
+        "long ping",
+        "ping in fragments",
+        "close of one byte",
+        "close code 1",
+        "binary on json",
+        "no utf-8",
+        "surrogate",
+    ],
 )
 async def test_what_breaks_the_rules_of_the_socket_is_closed_with_the_code_of_its_rfc(
     node: Node, frame: bytes, code: int
