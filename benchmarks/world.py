@@ -29,6 +29,8 @@ from eventbus.embedded import EmbeddedServer, ServerBinary, tied
 __all__ = ["Load", "NodeProcess", "World"]
 
 READY_S = 20.0
+ACKED_S = 2.0
+LATE_WAIT_S = 30.0
 LATE_S = 0.25
 """So much later than the rate says may the last event arrive for the rate to be kept."""
 
@@ -206,7 +208,9 @@ class World:
         sent = self.publisher.answer(patience_s)
         after = self.cpu()
         faults = [*got["wrong"], *sent["errors"]]
-        acked = self._acked(acked_before + events) - acked_before
+        # What is late is waited for, for it must not come in the next load.
+        late = got["received"] < events
+        acked = self._acked(acked_before + events, LATE_WAIT_S if late else ACKED_S) - acked_before
         if not (events == sent["stored"] == got["received"] == acked):
             counts = f"stored {sent['stored']}, received {got['received']}, acked {acked}"
             faults.append(f"of {events} events at {rate:,.0f}/s: {counts}")
@@ -227,9 +231,9 @@ class World:
         self.client.tell("result", timeout_s=patience_s)
         return self.client.answer(patience_s + 5)
 
-    def _acked(self, wanted: int) -> int:
+    def _acked(self, wanted: int, wait_s: float) -> int:
         """What is acked, once it is as much as wanted or stays at less."""
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + wait_s
         acked = self.raw.acked(self.users)
         while acked < wanted and time.monotonic() < deadline:
             time.sleep(0.02)
