@@ -1,13 +1,15 @@
 """Keeps sessions' hold in Redis: attaches, re-attaches and heartbeats, in batches that leave in one write.
 
-An attach is tried again until the store answers or the session is gone; the sessions of a storm share the waits.
+An attach is tried again until the store answers or the session is gone; those that failed share the waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from eventbus.clock import seconds
@@ -38,17 +40,18 @@ class Keeper:
         self._node = node
         self._counters = counters
         self._attaches: dict[Session, None] = {}
+        self._failed: dict[Session, None] = {}
         self._beats: dict[Session, tuple[int, int]] = {}
         self._attach_wanted = asyncio.Event()
         self._beat_wanted = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Keeper attaches={len(self._attaches)} beats={len(self._beats)}>"
+        return f"<Keeper attaches={self.waiting} beats={len(self._beats)}>"
 
     @property
     def waiting(self) -> int:
         """How many attaches wait."""
-        return len(self._attaches)
+        return len(self._attaches) + len(self._failed)
 
     def attach(self, session: Session) -> None:
         """Attaches a session soon; `session.attached` gets the answer."""
@@ -63,30 +66,38 @@ class Keeper:
     def forget(self, session: Session) -> None:
         """The session is gone."""
         self._attaches.pop(session, None)
+        self._failed.pop(session, None)
         self._beats.pop(session, None)
 
     async def run_attaches(self) -> None:
-        """Carries attaches out until it is cancelled."""
-        pause_ms = PAUSE_MS
+        """Carries attaches out until it is cancelled; those that failed again after a pause, in which new ones go on."""
+        loop = asyncio.get_running_loop()
+        pause_ms, again_at = PAUSE_MS, 0.0
         while True:
-            await self._attach_wanted.wait()
-            self._attach_wanted.clear()
-            batch = [session for session, _ in zip(self._attaches, range(BATCH_MAX), strict=False)]
-            for session in batch:
-                del self._attaches[session]
+            await self._next_attach(again_at)
+            batch = _take(self._attaches, BATCH_MAX)
+            pause_is_over = loop.time() >= again_at
+            if pause_is_over:
+                batch += _take(self._failed, BATCH_MAX - len(batch))
             answers = await asyncio.gather(*(self._attach(session) for session in batch))
             for session, answer in zip(batch, answers, strict=True):
                 if answer is not None:
                     session.attached(answer)
                 elif not session.is_closed:
-                    self._attaches[session] = None
-            if self._attaches:
-                self._attach_wanted.set()
+                    self._failed[session] = None
             if None in answers:
-                await asyncio.sleep(seconds(pause_ms))
+                again_at = loop.time() + seconds(pause_ms)
                 pause_ms = min(2 * pause_ms, PAUSE_MAX_MS)
-            else:
-                pause_ms = PAUSE_MS
+            elif pause_is_over:
+                pause_ms, again_at = PAUSE_MS, 0.0
+
+    async def _next_attach(self, again_at: float) -> None:
+        """Waits until there is something to attach."""
+        if not self._attaches:
+            self._attach_wanted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(again_at if self._failed else None):
+                    await self._attach_wanted.wait()
 
     async def _attach(self, session: Session) -> Attached | AttachRefused | None:
         if session.is_closed:
@@ -102,7 +113,7 @@ class Keeper:
         while True:
             await self._beat_wanted.wait()
             self._beat_wanted.clear()
-            batch = [pair for pair, _ in zip(self._beats.items(), range(BATCH_MAX), strict=False)]
+            batch = [(session, self._beats[session]) for session in islice(self._beats, BATCH_MAX)]
             for session, _ in batch:
                 del self._beats[session]
             answers: Sequence[Beat | StoreError]
@@ -117,3 +128,11 @@ class Keeper:
                     session.beaten(answer, belief)
             if self._beats:
                 self._beat_wanted.set()
+
+
+def _take(sessions: dict[Session, None], count: int) -> list[Session]:
+    """Takes the first ones out."""
+    taken = list(islice(sessions, count))
+    for session in taken:
+        del sessions[session]
+    return taken
