@@ -31,6 +31,7 @@ __all__ = [
     "PartialPublish",
     "PublishTimeout",
     "RateLimited",
+    "RunMisused",
     "SessionEnded",
     "StoreBusy",
     "StoreError",
@@ -256,6 +257,12 @@ class PublishTimeout(StoreUnavailable):
     """A publish did not succeed within its deadline; publishing the same event id again makes no second entry."""
 
     code = "publish_timeout"
+
+
+class RunMisused(EventBusError):
+    """A run was given a move that its state does not allow, such as a thought after its end; nothing was sent."""
+
+    code = "run_misused"
 
 
 class PartialPublish(StoreUnavailable):
