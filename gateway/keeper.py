@@ -70,7 +70,7 @@ class Keeper:
         self._beats.pop(session, None)
 
     async def run_attaches(self) -> None:
-        """Carries attaches out until it is cancelled; those that failed again after a pause, in which new ones go on."""
+        """Carries attaches out until it is cancelled; failed ones after a pause in which new ones go on."""
         loop = asyncio.get_running_loop()
         pause_ms, again_at = PAUSE_MS, 0.0
         while True:

@@ -137,7 +137,6 @@ class Node:
             self.keeper.run_beats,
             self.readiness.run,
             self.clockwork.run,
-            self._beat_node,
             self._watch_store,
         ):
             self._own(run)
@@ -157,6 +156,8 @@ class Node:
             settings=_listener_settings(self.node_settings),
             clock=self.clock,
         )
+        # Only now is there an address to tell of.
+        self._own(self._beat_node)
 
     def _own(self, run: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.ensure_future(run())

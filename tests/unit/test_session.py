@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from eventbus import moves
 from eventbus.ids import ConnectionId, EntryId, NodeName, SessionId, UserId
 from eventbus.store import (
     Attach,
@@ -27,6 +28,7 @@ from eventbus.tokens import make_token
 from gateway.session import Session, State
 from gateway.wheel import NEVER_MS
 from tests.support.bench import SECRET, Bench, BenchClient, identity_of
+from tests.support.waiting import until
 
 ALICE, TAB = UserId("alice"), SessionId("tab")
 
@@ -258,7 +260,7 @@ async def test_a_read_after_a_takeover_takes_nothing_and_closes_with_4504(bench:
     client = await bench.open()
     await take_over(bench)
     await bench.publish()
-    client.session.apply(_woken())
+    client.session.apply(moves.Woken())
     await bench.settle()
     assert client.close_code() == 4504
     assert client.events() == []
@@ -270,7 +272,7 @@ async def test_a_missing_live_field_is_a_cause_to_attach_again_with_the_socket_o
     client = await bench.open()
     bench.store.lose_live(ALICE)
     (entry,) = await bench.publish()
-    client.session.apply(_woken())
+    client.session.apply(moves.Woken())
     await bench.settle()
     assert client.close_code() is None
     assert client.events() == [(entry, 1)]
@@ -603,17 +605,9 @@ async def test_an_ack_is_answered_only_when_it_is_stored_and_told_to_be_late_aft
 
 async def _cycles(bench: Bench, done: Any = None) -> None:
     """Waits for the reader to try again, which it does every 100 ms of real time after a failure."""
-    from tests.support.waiting import until
-
     calls = bench.store.calls
     await until(done or (lambda: bench.store.calls >= calls + 3))
     await bench.settle()
-
-
-def _woken() -> Any:
-    from eventbus import moves
-
-    return moves.Woken()
 
 
 def test_a_session_says_what_it_is() -> None:

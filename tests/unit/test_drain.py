@@ -1,0 +1,169 @@
+"""How a node ends: the order, its bounds, and what it does not wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from eventbus.clock import Clock
+from eventbus.errors import CloseCode, StoreUnavailable
+from eventbus.testing import ManualClock
+from gateway.drain import ANNOUNCE_MS, LINGER_MS, SPREAD_MAX_MS, drain, reconnect_after_ms
+from tests.support.bench import Bench, BenchClient
+from tests.support.waiting import until
+
+
+class Drained:
+    """A bench seen by a drain; writes down what is done to it, in order.
+
+    Attributes:
+        log: what happened.
+        clients: whose sockets `close_sockets` closes.
+        announce_hangs: whether the store does not answer the announcement.
+    """
+
+    def __init__(self, bench: Bench, *clients: BenchClient) -> None:
+        self.bench = bench
+        self.clock: Clock = bench.clock
+        self.hub = bench.node.hub
+        self.reader = bench.node.reader
+        self.drain_ms = 10_000
+        self.clients = clients
+        self.log: list[str] = []
+        self.announce_hangs = False
+        self.announce_error: Exception | None = None
+
+    async def announce(self, state: str) -> None:
+        self.log.append(state)
+        if self.announce_hangs:
+            await asyncio.Event().wait()
+        if self.announce_error is not None:
+            raise self.announce_error
+
+    def close_sockets(self, code: CloseCode, reason: str) -> None:
+        self.log.append("close")
+        for client in self.clients:
+            client.socket.close(code, reason)
+
+    async def wait_closed(self, timeout_ms: int) -> bool:
+        self.log.append("wait")
+        self.bench.clock.advance(LINGER_MS)
+        return True
+
+    async def leave(self) -> None:
+        self.log.append("leave")
+
+    async def run(self) -> None:
+        """Drains; the second for which the listener goes on answering passes while the sockets close."""
+        await drain(self)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with Bench(clock=ManualClock()) as made:
+        yield made
+
+
+@pytest.mark.requirement("R10")
+async def test_a_drain_tells_then_settles_then_gives_holds_up_then_closes_then_leaves(bench: Bench) -> None:
+    client = await bench.open()
+    node = Drained(bench, client)
+    held: list[Any] = []
+    close = node.close_sockets
+
+    def close_and_look(code: CloseCode, reason: str) -> None:
+        held.append((len(bench.node.hub), bench.node.reader.is_busy))
+        close(code, reason)
+
+    node.close_sockets = close_and_look  # type: ignore[method-assign]
+    await node.run()
+    assert node.log == ["draining", "close", "wait", "leave"]
+    assert client.of("goaway")[0]["reason"] == "draining"
+    assert client.close_code() == 4001
+    assert held == [(0, False)], "the holds are given up before the close"
+    assert await bench.live() is None
+
+
+@pytest.mark.requirement("R10")
+async def test_acks_that_come_within_the_grace_are_stored(bench: Bench) -> None:
+    client = await bench.open()
+    entries = await bench.publish(2)
+    node = Drained(bench, client)
+    draining = asyncio.create_task(node.run())
+    await until(lambda: client.of("goaway"))
+    client.say("ack", ids=entries[:1])
+    client.say("ack", ids=entries[1:], ref=1)
+    await draining
+    assert await bench.pending() == []
+
+
+@pytest.mark.requirement("R10")
+async def test_a_draining_node_reads_nothing_new(bench: Bench) -> None:
+    client = await bench.open()
+    node = Drained(bench, client)
+    draining = asyncio.create_task(node.run())
+    await until(lambda: client.of("goaway"))
+    await bench.publish()
+    await draining
+    assert client.events() == []
+
+
+@pytest.mark.requirement("R25")
+async def test_a_store_that_is_away_costs_only_bounded_time(bench: Bench) -> None:
+    client = await bench.open()
+    entries = await bench.publish(1)
+    bench.store.fail()
+    client.say("ack", ids=entries)
+    node = Drained(bench, client)
+    node.announce_hangs = True
+    node.drain_ms = 1_000
+    async with asyncio.timeout(ANNOUNCE_MS / 1000 + 5):
+        await node.run()
+    assert client.close_code() == 4001
+    assert node.log[-1] == "leave"
+
+
+async def test_an_announcement_that_fails_stops_nothing(bench: Bench) -> None:
+    client = await bench.open()
+    node = Drained(bench, client)
+    node.announce_error = StoreUnavailable("down")
+    await node.run()
+    assert client.close_code() == 4001
+
+
+async def test_sessions_that_are_not_open_yet_are_told_nothing_and_end_too(bench: Bench) -> None:
+    bench.store.hang()
+    attaching, silent = bench.connect(), bench.connect("bob")
+    attaching.say("hello", session="tab")
+    await bench.settle()
+    node = Drained(bench, attaching, silent)
+    node.drain_ms = 1_000
+    draining = asyncio.create_task(node.run())
+    await until(lambda: "close" in node.log)
+    bench.store.resume()
+    await draining
+    for client in (attaching, silent):
+        assert client.ops() == []
+        assert client.close_code() == 4001
+    await until(lambda: not bench.node.reader.is_busy)
+    assert await bench.live() is None
+
+
+async def test_a_drain_without_any_client_takes_the_same_steps(bench: Bench) -> None:
+    node = Drained(bench)
+    await node.run()
+    assert node.log == ["draining", "close", "wait", "leave"]
+
+
+@pytest.mark.requirement("R10")
+@pytest.mark.parametrize("count", [1, 10, 1_000, 100_000])
+def test_clients_come_back_evenly_spread_and_at_most_500_a_second(count: int) -> None:
+    waits = [reconnect_after_ms(index, count) for index in range(count)]
+    assert waits == sorted(waits)
+    assert waits[0] > 0
+    assert waits[-1] <= SPREAD_MAX_MS + 50
+    spread_ms = waits[-1] - waits[0]
+    assert spread_ms >= min(2 * (count - 1), SPREAD_MAX_MS) * 0.9

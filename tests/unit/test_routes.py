@@ -1,0 +1,152 @@
+"""What the HTTP side answers when something behind it fails; the rest is held against a node in tests/integration."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from eventbus.errors import (
+    AuthError,
+    BreakerOpen,
+    EventBusError,
+    Forbidden,
+    InvalidEvent,
+    PublishTimeout,
+    RateLimited,
+    StoreFull,
+    StoreMisconfigured,
+    StoreUnavailable,
+    StreamFull,
+)
+from eventbus.ids import EntryId, UserId
+from eventbus.store import HistoryPage
+from eventbus.testing import ManualClock, MemoryStore
+from eventbus.tokens import make_token
+from gateway.routes import client_file, error_answer, make_app
+from tests.support.bench import SECRET, Bench
+
+
+class BrokenStore(MemoryStore):
+    """A store with a defect: one call raises what no store may."""
+
+    async def history(self, user: UserId, after: EntryId, count: int) -> HistoryPage:
+        raise RuntimeError("secret-of-the-inside")
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    clock = ManualClock()
+    async with Bench(BrokenStore(clock=clock), clock, max_body_bytes=1_000) as made:
+        yield made
+
+
+@pytest.fixture
+async def http(bench: Bench) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(make_app(bench.node), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bus") as client:
+        yield client
+
+
+def header(bench: Bench, *scopes: str) -> dict[str, str]:
+    now_ms = bench.clock.now_ms()
+    return {"Authorization": "Bearer " + make_token(user="alice", secret=SECRET.encode(), now_ms=now_ms, scopes=scopes)}
+
+
+@pytest.mark.requirement("R25")
+async def test_a_defect_is_a_500_that_tells_nothing_of_the_inside(bench: Bench, http: httpx.AsyncClient) -> None:
+    answer = await http.get("/v1/events", headers=header(bench))
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal"
+    for word in ("secret-of-the-inside", "Traceback", "RuntimeError", "routes.py"):
+        assert word not in answer.text
+
+
+@pytest.mark.requirement("R25")
+async def test_a_store_that_is_away_is_a_503_on_every_route_that_needs_it(
+    bench: Bench, http: httpx.AsyncClient
+) -> None:
+    bench.store.fail()
+    for method, path in (("POST", "/v1/tickets"), ("GET", "/v1/events?ticket=" + "t" * 32)):
+        answer = await http.request(method, path, headers=header(bench) if method == "POST" else {})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+        assert answer.headers["retry-after"] == "1"
+    assert (await http.get("/healthz")).status_code == 200
+    assert (await http.get("/readyz")).status_code == 503
+    bench.store.heal()
+
+
+@pytest.mark.parametrize(
+    "error, status, more",
+    [
+        (AuthError("no", reason="token_expired"), 401, {"code": "token_expired"}),
+        (Forbidden("no"), 403, {"code": "forbidden"}),
+        (InvalidEvent("data.text", "is missing"), 400, {"field": "data.text"}),
+        (InvalidEvent("type", "is missing", index=3), 400, {"field": "type", "index": 3}),
+        (RateLimited("slow down", retry_after_ms=1_500), 429, {"code": "rate_limited"}),
+        (StreamFull("full"), 503, {"code": "stream_full"}),
+        (StoreFull("oom"), 503, {"code": "store_full"}),
+        (StoreUnavailable("away"), 503, {"code": "store_unavailable"}),
+        (BreakerOpen("open"), 503, {"code": "breaker_open"}),
+        (PublishTimeout("late"), 503, {"code": "publish_timeout"}),
+        (StoreMisconfigured("wrong"), 503, {"code": "store_misconfigured"}),
+    ],
+)
+def test_each_error_has_its_status_and_its_body(error: EventBusError, status: int, more: dict[str, Any]) -> None:
+    answer = error_answer(error)
+    content = orjson.loads(bytes(answer.body))["error"]
+    assert answer.status_code == status
+    assert content | more == content
+    assert content["message"]
+    wanted = {429: "2", 503: "1"}.get(status)
+    assert answer.headers.get("retry-after") == wanted
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(bench: Bench) -> None:
+    messages: list[Any] = [
+        {"type": "http.request", "body": b"[", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in header(bench, "publish").items()]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/events",
+        "raw_path": b"/v1/events",
+        "query_string": b"",
+        "headers": headers,
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("bus", 80),
+        "client": ("192.0.2.1", 1),
+        "root_path": "",
+    }
+    await make_app(bench.node)(scope, receive, send)
+    assert [message["status"] for message in sent if message["type"] == "http.response.start"] in ([], [400])
+
+
+async def test_further_routes_can_be_added(bench: Bench) -> None:
+    async def page(request: Request) -> Response:
+        return PlainTextResponse("demo")
+
+    transport = httpx.ASGITransport(make_app(bench.node, routes=[Route("/demo", page)]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://bus") as client:
+        assert (await client.get("/demo")).text == "demo"
+
+
+def test_the_file_of_the_javascript_client_is_found_in_a_checkout() -> None:
+    assert client_file("eventbus-client.js").is_file()
