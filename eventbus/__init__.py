@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from eventbus.breaker import BreakerState as BreakerState
     from eventbus.bus import Bus as Bus
     from eventbus.config import Settings as Settings
+    from eventbus.confirmation import Confirmation as Confirmation
     from eventbus.errors import BreakerOpen as BreakerOpen
     from eventbus.errors import ConfigError as ConfigError
+    from eventbus.errors import ConfirmationTimeout as ConfirmationTimeout
     from eventbus.errors import EventBusError as EventBusError
     from eventbus.errors import InvalidEvent as InvalidEvent
     from eventbus.errors import NotReplicated as NotReplicated
@@ -43,6 +45,7 @@ _HOMES = {
     "Settings": "config",
     "Receipt": "receipt",
     "PublishStatistics": "receipt",
+    "Confirmation": "confirmation",
     "BreakerState": "breaker",
     "Durability": "store",
     "Event": "event",
@@ -58,6 +61,7 @@ _HOMES = {
     "PublishTimeout": "errors",
     "BreakerOpen": "errors",
     "NotReplicated": "errors",
+    "ConfirmationTimeout": "errors",
     "PartialPublish": "errors",
     "StoreError": "errors",
     "StoreUnavailable": "errors",

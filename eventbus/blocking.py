@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -22,13 +23,15 @@ from eventbus.breaker import BreakerState
 from eventbus.bus import Bus as AsyncBus
 from eventbus.clock import Clock, seconds
 from eventbus.config import Settings
-from eventbus.errors import EventBusError
-from eventbus.event import Deliver, Event, Require
-from eventbus.receipt import PublishStatistics, Receipt
+from eventbus.confirmation import Confirmation, Sessions
+from eventbus.errors import EventBusError, PartialPublish
+from eventbus.event import Deliver, Event, Level, Require
+from eventbus.receipt import PublishStatistics
+from eventbus.receipt import Receipt as AsyncReceipt
 from eventbus.schemas import Schemas
 from eventbus.store import Durability, Store
 
-__all__ = ["Bus", "shutdown"]
+__all__ = ["Bus", "Receipt", "shutdown"]
 
 _log = logging.getLogger("eventbus.blocking")
 
@@ -111,6 +114,22 @@ _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 _left_to_the_parent: list[object] = []
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt(AsyncReceipt):
+    """An event is stored: `eventbus.Receipt`, with a `wait` that blocks."""
+
+    blocking_bus: Bus | None = field(default=None, repr=False, compare=False)
+
+    # Nobody awaits here, so this is another call than that of the class above.
+    def wait(  # type: ignore[override]
+        self, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+    ) -> list[Confirmation]:
+        """Wait until the user's sessions have confirmed the event: as `eventbus.Receipt.wait`, with its errors."""
+        if self.blocking_bus is None:
+            raise EventBusError("this receipt knows no bus: use `bus.wait(receipt, ...)`")
+        return self.blocking_bus.wait(self, level, sessions=sessions, timeout_ms=timeout_ms)
+
+
 class Bus:
     """`eventbus.Bus` with calls that wait, safe to use from many threads at once and after a fork.
 
@@ -186,7 +205,7 @@ class Bus:
         Interrupted (KeyboardInterrupt), it leaves open whether the event is stored.
         """
         bus = self._opened()
-        return _runner.run(
+        receipt = _runner.run(
             bus.publish(
                 user=user,
                 type=type,
@@ -203,6 +222,7 @@ class Bus:
                 deadline_ms=deadline_ms,
             )
         )
+        return self._receipt(receipt)
 
     def publish_many(
         self,
@@ -212,7 +232,34 @@ class Bus:
         deadline_ms: int | None = None,
     ) -> list[Receipt]:
         """Store several events and wait until they are: as `eventbus.Bus.publish_many`, with its errors."""
-        return _runner.run(self._opened().publish_many(events, durability=durability, deadline_ms=deadline_ms))
+        work = self._opened().publish_many(events, durability=durability, deadline_ms=deadline_ms)
+        try:
+            return [self._receipt(receipt) for receipt in _runner.run(work)]
+        except PartialPublish as error:
+            error.results = tuple(
+                self._receipt(result) if isinstance(result, AsyncReceipt) else result for result in error.results
+            )
+            raise
+
+    def wait(
+        self, receipt: AsyncReceipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+    ) -> list[Confirmation]:
+        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
+        return _runner.run(self._opened().wait(receipt, level, sessions=sessions, timeout_ms=timeout_ms))
+
+    def confirmations(self, event: AsyncReceipt | Event | str, *, user: str | None = None) -> list[Confirmation]:
+        """Which sessions confirmed an event, how far and when: as `eventbus.Bus.confirmations`, with its errors."""
+        return _runner.run(self._opened().confirmations(event, user=user))
+
+    def _receipt(self, receipt: AsyncReceipt) -> Receipt:
+        return Receipt(
+            event=receipt.event,
+            user=receipt.user,
+            entry=receipt.entry,
+            duplicate=receipt.duplicate,
+            attempts=receipt.attempts,
+            blocking_bus=self,
+        )
 
     def statistics(self) -> PublishStatistics:
         """What was published, what waits, how the breaker stands, in this process."""

@@ -9,12 +9,16 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
+from eventbus.awaiting import Awaiting
 from eventbus.breaker import BreakerState
 from eventbus.clock import Clock, SystemClock, new_event_id
-from eventbus.config import Settings
+from eventbus.config import ConfirmationRecords, Settings
+from eventbus.confirmation import Confirmation, Sessions, parse_goal
 from eventbus.errors import EventBusError, InvalidEvent, InvalidField, PartialPublish
 from eventbus.event import Deliver, Event, Level, Require, encode_envelope, make_event
+from eventbus.ids import parse_user_id
 from eventbus.lines import Future
+from eventbus.lookup import confirmations_of, confirmations_of_entry
 from eventbus.publisher import Publisher
 from eventbus.receipt import PublishStatistics, Receipt
 from eventbus.schemas import Schemas
@@ -66,6 +70,7 @@ class Bus:
         self._deadline_ms = self.settings.publish.publish_deadline_ms
         self._store: Store | None = None
         self._publisher: Publisher | None = None
+        self._awaiting: Awaiting | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -93,12 +98,10 @@ class Bus:
             raise EventBusError("this bus was opened before; make a new one")
         self._loop = asyncio.get_running_loop()
         self._store = self._given_store or self._redis_store()
+        timers = self._clock if isinstance(self._clock, Timers) else LoopTimers()
+        self._awaiting = Awaiting(self._store, self._clock, timers)
         self._publisher = Publisher(
-            self._store,
-            self.settings.publish,
-            clock=self._clock,
-            timers=self._clock if isinstance(self._clock, Timers) else LoopTimers(),
-            on_breaker=self._on_breaker,
+            self._store, self.settings.publish, clock=self._clock, timers=timers, on_breaker=self._on_breaker
         )
         return self
 
@@ -115,11 +118,12 @@ class Bus:
 
         A cancelled call fails what waits at once, and closes all the same.
         """
-        if self._publisher is None or self._store is None:
+        if self._publisher is None or self._store is None or self._awaiting is None:
             return
         try:
             await self._publisher.aclose(self._deadline_ms if timeout_ms is None else timeout_ms)
         finally:
+            await self._awaiting.aclose()
             if self._given_store is None:
                 await self._store.aclose()
 
@@ -197,7 +201,12 @@ class Bus:
         future = publisher.submit(Append(user=event.user, event=event.id, body=body), durable, deadline)
         answer, attempts = await future
         return Receipt(
-            event=event.id, user=event.user, entry=answer.entry, duplicate=answer.duplicate, attempts=attempts
+            event=event.id,
+            user=event.user,
+            entry=answer.entry,
+            duplicate=answer.duplicate,
+            attempts=attempts,
+            bus=self,
         )
 
     async def publish_many(
@@ -236,8 +245,56 @@ class Bus:
             except EventBusError as error:
                 futures.append(error)
         return _receipts(
-            [await _result(append, future, futures) for append, future in zip(appends, futures, strict=True)]
+            [await _result(self, append, future, futures) for append, future in zip(appends, futures, strict=True)]
         )
+
+    # --- what became of it --------------------------------------------------------------------------------------------
+
+    async def wait(
+        self, receipt: Receipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+    ) -> list[Confirmation]:
+        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
+        awaiting = self._awaits()
+        goal = parse_goal(level, sessions)
+        if type(timeout_ms) is not int or timeout_ms < 1:
+            raise InvalidField("timeout_ms", f"must be a whole number of milliseconds above 0, not {timeout_ms!r}")
+        if self.settings.store.confirmation_records is not ConfirmationRecords.ALL:
+            raise EventBusError("no confirmations are recorded: set EVENTBUS_CONFIRMATION_RECORDS to `all`")
+        return await awaiting.wait(receipt.user, receipt.entry, goal, timeout_ms)
+
+    async def confirmations(self, event: Receipt | Event | str, *, user: str | None = None) -> list[Confirmation]:
+        """Which sessions confirmed an event, how far and when, as it stands now.
+
+        Args:
+            event: a receipt, an event, or an event id with its user.
+            user: the user id, for an event id alone.
+
+        Returns:
+            One for each session and level that it reached, oldest first; none as well when nothing is known of the
+            event (any more).
+
+        Raises:
+            InvalidField: the user is missing, or not of the right form.
+            StoreError: the store does not answer.
+        Source: docs/publishing.md.
+        """
+        self._awaits()
+        store = self._store
+        if store is None:
+            raise EventBusError(_NOT_OPEN)
+        if isinstance(event, Receipt):
+            return await confirmations_of_entry(store, event.user, event.entry)
+        if isinstance(event, Event):
+            return await confirmations_of(store, event.user, event.id) or []
+        if user is None:
+            raise InvalidField("user", "is missing: an event id is looked for among the events of its user")
+        return await confirmations_of(store, parse_user_id(user), event) or []
+
+    def _awaits(self) -> Awaiting:
+        self._opened()
+        if self._awaiting is None:
+            raise EventBusError(_NOT_OPEN)
+        return self._awaiting
 
     def _append(self, event: Mapping[str, Any] | Event, index: int) -> Append:
         if not isinstance(event, Event):
@@ -340,7 +397,7 @@ def _require(require: Require | Mapping[str, Any] | None) -> Require | None:
 
 
 async def _result(
-    append: Append, future: Future | EventBusError, all_of_them: Sequence[Future | EventBusError]
+    bus: Bus, append: Append, future: Future | EventBusError, all_of_them: Sequence[Future | EventBusError]
 ) -> Receipt | EventBusError:
     """One result of a batch. When the call is cancelled, so are all the others."""
     if isinstance(future, EventBusError):
@@ -355,7 +412,12 @@ async def _result(
                 other.exception()  # nobody will ask for it any more
         raise
     return Receipt(
-        event=append.event, user=append.user, entry=answer.entry, duplicate=answer.duplicate, attempts=attempts
+        event=append.event,
+        user=append.user,
+        entry=answer.entry,
+        duplicate=answer.duplicate,
+        attempts=attempts,
+        bus=bus,
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "CloseCode",
     "ClosedForGood",
     "ConfigError",
+    "ConfirmationTimeout",
     "EventBusError",
     "Forbidden",
     "HandlerFailed",
@@ -31,7 +32,6 @@ __all__ = [
     "PartialPublish",
     "PublishTimeout",
     "RateLimited",
-    "RunMisused",
     "SessionEnded",
     "StoreBusy",
     "StoreError",
@@ -259,10 +259,19 @@ class PublishTimeout(StoreUnavailable):
     code = "publish_timeout"
 
 
-class RunMisused(EventBusError):
-    """A run was given a move that its state does not allow, such as a thought after its end; nothing was sent."""
+class ConfirmationTimeout(EventBusError):
+    """Too few sessions confirmed an event within the time given; it goes on being delivered, and one may wait again.
 
-    code = "run_misused"
+    Attributes:
+        confirmations: those that there are, of every level.
+    """
+
+    code = "confirmation_timeout"
+    retryable = True
+
+    def __init__(self, message: str, confirmations: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.confirmations = confirmations
 
 
 class PartialPublish(StoreUnavailable):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
+from eventbus.confirmation import Confirmation, Standing
 from eventbus.errors import InvalidEvent, InvalidField
 from eventbus.event import peek
 from eventbus.ids import (
@@ -32,6 +33,8 @@ __all__ = [
     "DeadRow",
     "DeadRows",
     "EventReport",
+    "confirmations_of",
+    "confirmations_of_entry",
     "dead_letter",
     "dead_letters",
     "fate",
@@ -279,6 +282,27 @@ async def fate(
             for name in names
         ],
     )
+
+
+async def confirmations_of(store: Store, user: UserId, event_or_entry: str) -> list[Confirmation] | None:
+    """Which sessions confirmed an event, how far and when, oldest first; None when it is not stored (any more).
+
+    Args:
+        store: where it is.
+        user: whose event it is.
+        event_or_entry: its event id, or its entry id.
+    """
+    found = await _find(store, user, event_or_entry)
+    return None if found is None else await confirmations_of_entry(store, user, found.id)
+
+
+async def confirmations_of_entry(store: Store, user: UserId, entry: EntryId) -> list[Confirmation]:
+    """As `confirmations_of`, of an entry that is known, also when it is not stored any more."""
+    standing = Standing(entry)
+    for records in (await _records_of(store, user, entry)).values():
+        for record in records:
+            standing.add(record)
+    return standing.all()
 
 
 async def _find(store: Store, user: UserId, wanted: str) -> StoredEntry | None:

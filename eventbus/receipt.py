@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from eventbus.breaker import BreakerState
+from eventbus.confirmation import Confirmation, Sessions
+from eventbus.errors import EventBusError
+from eventbus.fields import Level
 from eventbus.ids import EntryId, EventId, UserId, entry_order
 
 __all__ = ["PublishStatistics", "Receipt"]
+
+
+class Waits(Protocol):
+    """The bus that gave a receipt, or another that is open."""
+
+    async def wait(
+        self, receipt: Receipt, level: Level | str, *, sessions: Sessions, timeout_ms: int
+    ) -> list[Confirmation]:
+        """See `Receipt.wait`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +33,7 @@ class Receipt:
         entry: its entry id in the user's stream; of the first publish when `duplicate`.
         duplicate: the store had it already, from a repeated publish or from a try whose answer was lost.
         attempts: how often it was sent.
+        bus: where it came from; a receipt that was pickled has none, and goes to `Bus.wait`.
     """
 
     event: EventId
@@ -27,11 +41,47 @@ class Receipt:
     entry: EntryId
     duplicate: bool
     attempts: int
+    bus: Waits | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (type(self), self.event, self.user, self.entry, self.duplicate, self.attempts)
 
     @property
     def stored_ms(self) -> int:
         """When it was stored, in Unix milliseconds of the store's clock."""
         return entry_order(self.entry)[0]
+
+    async def wait(
+        self, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+    ) -> list[Confirmation]:
+        """Wait until the user's sessions have confirmed the event.
+
+        Args:
+            level: `received`, `displayed` or `confirmed`; what is beyond it counts as well.
+            sessions: `any` one of them; so many of them; or `all_live`: those that were there when the event was stored
+                and live when the wait began, as long as they are live and want the event, and one at the least.
+            timeout_ms: the longest wait.
+
+        Returns:
+            A confirmation of that level for each session that gave it, oldest first.
+
+        Raises:
+            ConfirmationTimeout: too few came in time; `confirmations` has those that did.
+            InvalidField: an argument is wrong.
+            StoreBusy: 10,000 calls wait already.
+            EventBusError: the bus is closed, or its installation records no confirmations.
+
+        A store that is away is waited for, within the time. A cancelled call leaves nothing behind.
+        """
+        if self.bus is None:
+            raise EventBusError("this receipt knows no bus: use `bus.wait(receipt, ...)`")
+        return await self.bus.wait(self, level, sessions=sessions, timeout_ms=timeout_ms)
+
+
+def _restored(
+    kind: type[Receipt], event: EventId, user: UserId, entry: EntryId, duplicate: bool, attempts: int
+) -> Receipt:
+    return kind(event=event, user=user, entry=entry, duplicate=duplicate, attempts=attempts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

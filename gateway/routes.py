@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from eventbus.bus import Bus
 from eventbus.clock import Clock, new_event_id
+from eventbus.confirmation import Confirmation
 from eventbus.errors import (
     AuthError,
     EventBusError,
@@ -32,7 +33,17 @@ from eventbus.errors import (
     StreamFull,
 )
 from eventbus.event import Event, EventHead, envelope_json, event_from_object, parse_event_type, peek
-from eventbus.ids import ENTRY_ZERO, UserId, entry_order, parse_entry_id, parse_run_id, parse_thread_id
+from eventbus.ids import (
+    ENTRY_ZERO,
+    UserId,
+    entry_order,
+    parse_entry_id,
+    parse_event_id,
+    parse_run_id,
+    parse_thread_id,
+    parse_user_id,
+)
+from eventbus.lookup import confirmations_of
 from eventbus.receipt import Receipt
 from eventbus.store import Store, StoredEntry, Ticket
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
@@ -79,6 +90,12 @@ class TooLarge(EventBusError):
     code = "body_too_large"
 
 
+class UnknownEvent(EventBusError):
+    """No such event is stored for the user."""
+
+    code = "not_found"
+
+
 class BadTicket(AuthError):
     """A ticket is unknown, used, or too old."""
 
@@ -94,6 +111,7 @@ _STATUS: Final[Sequence[tuple[type[EventBusError], int]]] = (
     (Forbidden, 403),
     (InvalidField, 400),
     (TooLarge, 413),
+    (UnknownEvent, 404),
     (RateLimited, 429),
     (StreamFull, 503),
     (StoreFull, 503),
@@ -112,6 +130,7 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
         ("/v1/tickets", "POST", make_ticket),
         ("/v1/events", "POST", publish_events),
         ("/v1/events", "GET", read_events),
+        ("/v1/events/{id}/confirmations", "GET", read_confirmations),
         ("/healthz", "GET", health),
         ("/readyz", "GET", readiness),
         ("/client.js", "GET", client_js),
@@ -207,8 +226,8 @@ EXCEPTION_HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[
 # --- who asks -------------------------------------------------------------------------------------------------------
 
 
-async def identify(node: Services, request: Request, scope: Scope) -> Identity:
-    """Finds and verifies the token or ticket of a request.
+async def identify(node: Services, request: Request, scope: Scope | None = None) -> Identity:
+    """Finds and verifies the token or ticket of a request; without `scope`, what it allows is for the caller to see.
 
     Raises:
         AuthError: there is none, or it is not good.
@@ -224,7 +243,8 @@ async def identify(node: Services, request: Request, scope: Scope) -> Identity:
         raise AuthError("no token: give it as `Authorization: Bearer <jwt>`", reason="no_token")
     else:
         identity = node.authenticator.verify(source.value, node.clock.now_ms())
-    require_scope(identity, scope)
+    if scope is not None:
+        require_scope(identity, scope)
     return identity
 
 
@@ -345,6 +365,29 @@ async def read_events(node: Services, request: Request) -> Response:
     # The events are spliced in as they were encoded; what follows is the rest of the object.
     body = b'{"events":[' + events + b"]," + orjson.dumps(tail)[1:]
     return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+async def read_confirmations(node: Services, request: Request) -> Response:
+    """`GET /v1/events/{id}/confirmations`: of one of the caller's own events; a publisher or admin names the user."""
+    identity = await identify(node, request)
+    if (other := request.query_params.get("user")) is None:
+        require_scope(identity, Scope.SUBSCRIBE)
+        user = identity.user
+    else:
+        user = parse_user_id(other)
+        if not {Scope.PUBLISH, Scope.ADMIN} & set(identity.scopes):
+            raise Forbidden("`user` needs a token with the scope publish or admin")
+    event = parse_event_id(request.path_params["id"])
+    found = await confirmations_of(node.store, user, event)
+    if found is None:
+        # An event of somebody else is as unknown as one that never was.
+        raise UnknownEvent(f"no event {event} is stored (any more)")
+    return answer({"confirmations": [_confirmation(one) for one in found]})
+
+
+def _confirmation(one: Confirmation) -> dict[str, object]:
+    told: dict[str, object] = {"session": one.session, "level": one.level.value, "time_ms": one.time_ms}
+    return told if one.note is None else {**told, "note": one.note}
 
 
 class _Wanted:
