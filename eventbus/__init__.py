@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eventbus.errors import NotReplicated as NotReplicated
     from eventbus.errors import PartialPublish as PartialPublish
     from eventbus.errors import PublishTimeout as PublishTimeout
+    from eventbus.errors import RunMisused as RunMisused
     from eventbus.errors import StoreBusy as StoreBusy
     from eventbus.errors import StoreError as StoreError
     from eventbus.errors import StoreFull as StoreFull
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     from eventbus.event import Level as Level
     from eventbus.event import Require as Require
     from eventbus.event import make_event as make_event
+    from eventbus.events import Outcome as Outcome
     from eventbus.receipt import PublishStatistics as PublishStatistics
     from eventbus.receipt import Receipt as Receipt
+    from eventbus.runs import Run as Run
+    from eventbus.runs import Tool as Tool
     from eventbus.schemas import Schema as Schema
     from eventbus.schemas import Schemas as Schemas
     from eventbus.store import Durability as Durability
@@ -44,6 +48,9 @@ _HOMES = {
     "Subscriber": "subscriber",
     "Settings": "config",
     "Receipt": "receipt",
+    "Run": "runs",
+    "Tool": "runs",
+    "Outcome": "events",
     "PublishStatistics": "receipt",
     "Confirmation": "confirmation",
     "BreakerState": "breaker",
@@ -59,6 +66,7 @@ _HOMES = {
     "ConfigError": "errors",
     "InvalidEvent": "errors",
     "PublishTimeout": "errors",
+    "RunMisused": "errors",
     "BreakerOpen": "errors",
     "NotReplicated": "errors",
     "ConfirmationTimeout": "errors",

@@ -19,6 +19,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from eventbus.blocking_runs import Run
 from eventbus.breaker import BreakerState
 from eventbus.bus import Bus as AsyncBus
 from eventbus.clock import Clock, seconds
@@ -28,6 +29,8 @@ from eventbus.errors import EventBusError, PartialPublish
 from eventbus.event import Deliver, Event, Level, Require
 from eventbus.receipt import PublishStatistics
 from eventbus.receipt import Receipt as AsyncReceipt
+from eventbus.runs import PublicError
+from eventbus.runs import Run as AsyncRun
 from eventbus.schemas import Schemas
 from eventbus.store import Durability, Store
 
@@ -224,6 +227,19 @@ class Bus:
         )
         return self._receipt(receipt)
 
+    def run(
+        self,
+        *,
+        user: str,
+        agent: str,
+        thread: str | None = None,
+        run: str | None = None,
+        public_error: PublicError | None = None,
+    ) -> Run:
+        """A run of an agent: `with bus.run(user="ada", agent="planner") as run:`, else as `eventbus.Bus.run`."""
+        begun = _begun(self._opened(), user=user, agent=agent, thread=thread, run=run, public_error=public_error)
+        return Run(_runner.run(begun), _call)
+
     def publish_many(
         self,
         events: Sequence[Mapping[str, Any] | Event],
@@ -300,6 +316,14 @@ class Bus:
         self._bus = None
         if self._forgotten is not None:
             self._forgotten.detach()
+
+
+def _call(work: Coroutine[Any, Any, T], /) -> T:
+    return _runner.run(work)
+
+
+async def _begun(bus: AsyncBus, **about: Any) -> AsyncRun:
+    return bus.run(**about)
 
 
 async def _statistics(bus: AsyncBus) -> PublishStatistics:

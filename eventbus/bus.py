@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -21,6 +22,8 @@ from eventbus.lines import Future
 from eventbus.lookup import confirmations_of, confirmations_of_entry
 from eventbus.publisher import Publisher
 from eventbus.receipt import PublishStatistics, Receipt
+from eventbus.runline import RunLine
+from eventbus.runs import PublicError, Run, RunContext
 from eventbus.schemas import Schemas
 from eventbus.store import Append, Durability, Store
 from eventbus.timers import LoopTimers, Timers
@@ -208,6 +211,46 @@ class Bus:
             attempts=attempts,
             bus=self,
         )
+
+    def run(
+        self,
+        *,
+        user: str,
+        agent: str,
+        thread: str | None = None,
+        run: str | None = None,
+        public_error: PublicError | None = None,
+    ) -> Run:
+        """A run of an agent: `async with bus.run(user="ada", agent="planner") as run:`. What it owes always comes.
+
+        Args:
+            user: whose run it is.
+            agent: the agent's name, not blank.
+            thread: the thread in which the run belongs.
+            run: the run id; made when absent.
+            public_error: what the user is told when the agent raises, words or a function of the exception. Without it
+                "the agent failed"; the exception itself goes into the log and never into an event.
+
+        Raises:
+            InvalidEvent: `field` names what is wrong.
+        Source: docs/publishing.md.
+        """
+        line = RunLine(
+            self._opened(),
+            self._clock,
+            durability=self._durability,
+            deadline_ms=self._deadline_ms,
+            receipt=partial(Receipt, bus=self),
+        )
+        context = RunContext.of(
+            line,
+            clock=self._clock,
+            schemas=self.schemas,
+            max_event_bytes=self._max_event_bytes,
+            user=user,
+            thread=thread,
+        )
+        return Run(context, agent=agent, run=run, public_error=public_error)
 
     async def publish_many(
         self,

@@ -32,6 +32,7 @@ __all__ = [
     "PartialPublish",
     "PublishTimeout",
     "RateLimited",
+    "RunMisused",
     "SessionEnded",
     "StoreBusy",
     "StoreError",
@@ -257,6 +258,12 @@ class PublishTimeout(StoreUnavailable):
     """A publish did not succeed within its deadline; publishing the same event id again makes no second entry."""
 
     code = "publish_timeout"
+
+
+class RunMisused(EventBusError):
+    """A run was given a move that its state does not allow, such as a thought after its end; nothing was sent."""
+
+    code = "run_misused"
 
 
 class ConfirmationTimeout(EventBusError):

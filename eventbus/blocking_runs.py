@@ -1,0 +1,161 @@
+"""Runs for threads: `with bus.run(...) as run:`, with calls that wait. Made by `eventbus.blocking.Bus.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from eventbus import runs
+from eventbus.event import Require
+from eventbus.ids import EventId, RunId, ThreadId, UserId
+from eventbus.receipt import Receipt
+
+__all__ = ["Call", "Run", "Tool"]
+
+T = TypeVar("T")
+
+
+class Call(Protocol):
+    """Runs a coroutine in the bus's event loop and waits for it."""
+
+    def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
+
+
+class Run:
+    """`eventbus.Run` for a `with` statement; threads may share it. Interrupted, it ends as `failed`."""
+
+    def __init__(self, inner: runs.Run, call: Call) -> None:
+        self._inner = inner
+        self._call = call
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._inner!r}>"
+
+    @property
+    def id(self) -> RunId:
+        """The run id."""
+        return self._inner.id
+
+    @property
+    def agent(self) -> str:
+        """The agent's name."""
+        return self._inner.agent
+
+    @property
+    def parent(self) -> RunId | None:
+        """The run that this one works for."""
+        return self._inner.parent
+
+    @property
+    def user(self) -> UserId:
+        """Whose run it is."""
+        return self._inner.user
+
+    @property
+    def thread(self) -> ThreadId | None:
+        """The thread in which it belongs."""
+        return self._inner.thread
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """The receipts of the events that are known to be stored, oldest first."""
+        return self._inner.receipts
+
+    @property
+    def result(self) -> Any:
+        """What the agent found, any JSON value; set it before the end."""
+        return self._inner.result
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        self._inner.result = value
+
+    @property
+    def error(self) -> str | None:
+        """Set it to words for the user, and the run ends as `failed` with them."""
+        return self._inner.error
+
+    @error.setter
+    def error(self, words: str | None) -> None:
+        self._inner.error = words
+
+    def __enter__(self) -> Self:
+        self._call(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call(self._inner.__aexit__(kind, error, trace))
+
+    def thinking(self, text: str, **more: Any) -> EventId:
+        """Tell the user what the agent thinks: as `eventbus.Run.thinking`."""
+        return self._call(self._inner.thinking(text, **more))
+
+    def publish(self, type: str, data: Mapping[str, Any], *, require: Require | None = None) -> EventId:
+        """Send an event of another type inside the run: as `eventbus.Run.publish`."""
+        return self._call(self._inner.publish(type, data, require=require))
+
+    def tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        call_id: str | None = None,
+        public_error: runs.PublicError | None = None,
+    ) -> Tool:
+        """A call of a tool: as `eventbus.Run.tool`, for a `with` statement."""
+        return Tool(self._inner.tool(name, arguments, call_id=call_id, public_error=public_error), self._call)
+
+    def child(self, *, agent: str, run: str | None = None, public_error: runs.PublicError | None = None) -> Run:
+        """A run of an agent that works for this one: as `eventbus.Run.child`."""
+        return Run(self._inner.child(agent=agent, run=run, public_error=public_error), self._call)
+
+    def flush(self) -> None:
+        """Wait until every event so far is stored: as `eventbus.Run.flush`."""
+        self._call(self._inner.flush())
+
+
+class Tool:
+    """`eventbus.Tool` for a `with` statement."""
+
+    def __init__(self, inner: runs.Tool, call: Call) -> None:
+        self._inner = inner
+        self._call = call
+        self.name: Final = inner.name
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._inner!r}>"
+
+    @property
+    def call_id(self) -> str | None:
+        """Names the call within the run; None until it is entered when none was given."""
+        return self._inner.call_id
+
+    @property
+    def result(self) -> Any:
+        """What it gave, any JSON value; set it before the end."""
+        return self._inner.result
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        self._inner.result = value
+
+    @property
+    def error(self) -> str | None:
+        """Set it to words for the user, and the call ends with them as its error."""
+        return self._inner.error
+
+    @error.setter
+    def error(self, words: str | None) -> None:
+        self._inner.error = words
+
+    def __enter__(self) -> Self:
+        self._call(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call(self._inner.__aexit__(kind, error, trace))
