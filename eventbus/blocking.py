@@ -235,10 +235,10 @@ class Bus:
         thread: str | None = None,
         run: str | None = None,
         public_error: PublicError | None = None,
-    ) -> Run:
+    ) -> Run[Receipt]:
         """A run of an agent: `with bus.run(user="ada", agent="planner") as run:`, else as `eventbus.Bus.run`."""
         begun = _begun(self._opened(), user=user, agent=agent, thread=thread, run=run, public_error=public_error)
-        return Run(_runner.run(begun), _call)
+        return Run(_runner.run(begun), _call, self._receipt)
 
     def publish_many(
         self,

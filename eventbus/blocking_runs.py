@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from eventbus import runs
 from eventbus.event import Require
@@ -14,6 +14,8 @@ from eventbus.receipt import Receipt
 __all__ = ["Call", "Run", "Tool"]
 
 T = TypeVar("T")
+R = TypeVar("R")
+"""A receipt whose `wait` blocks."""
 
 
 class Call(Protocol):
@@ -22,12 +24,13 @@ class Call(Protocol):
     def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
 
 
-class Run:
+class Run(Generic[R]):
     """`eventbus.Run` for a `with` statement; threads may share it. Interrupted, it ends as `failed`."""
 
-    def __init__(self, inner: runs.Run, call: Call) -> None:
+    def __init__(self, inner: runs.Run, call: Call, receipt: Callable[[Receipt], R]) -> None:
         self._inner = inner
         self._call = call
+        self._receipt = receipt
 
     def __repr__(self) -> str:
         return f"<blocking {self._inner!r}>"
@@ -58,9 +61,9 @@ class Run:
         return self._inner.thread
 
     @property
-    def receipts(self) -> tuple[Receipt, ...]:
+    def receipts(self) -> tuple[R, ...]:
         """The receipts of the events that are known to be stored, oldest first."""
-        return self._inner.receipts
+        return tuple(self._receipt(receipt) for receipt in self._inner.receipts)
 
     @property
     def result(self) -> Any:
@@ -108,9 +111,9 @@ class Run:
         """A call of a tool: as `eventbus.Run.tool`, for a `with` statement."""
         return Tool(self._inner.tool(name, arguments, call_id=call_id, public_error=public_error), self._call)
 
-    def child(self, *, agent: str, run: str | None = None, public_error: runs.PublicError | None = None) -> Run:
+    def child(self, *, agent: str, run: str | None = None, public_error: runs.PublicError | None = None) -> Run[R]:
         """A run of an agent that works for this one: as `eventbus.Run.child`."""
-        return Run(self._inner.child(agent=agent, run=run, public_error=public_error), self._call)
+        return Run(self._inner.child(agent=agent, run=run, public_error=public_error), self._call, self._receipt)
 
     def flush(self) -> None:
         """Wait until every event so far is stored: as `eventbus.Run.flush`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from eventbus import events
 from eventbus.errors import RunMisused
@@ -211,7 +211,8 @@ def _tool_end(state: RunState, move: ToolEnd) -> Made:
 def _emit(state: RunState, move: Emit) -> Made:
     if move.type in CRITICAL_TYPES:
         raise RunMisused(f"{move.type} is sent by the run itself: {_INSTEAD[move.type]}")
-    return state, [TypedEvent(move.type, dict(move.data) if isinstance(move.data, Mapping) else move.data)]
+    # Judged, with the fields that are its own, where the event is made.
+    return state, [TypedEvent(move.type, cast(dict[str, Any], move.data))]
 
 
 def _complete(state: RunState, move: Complete) -> Made:

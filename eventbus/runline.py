@@ -140,18 +140,19 @@ class RunLine:
     def _send_again(self, deadline_ms: int) -> None:
         self._failure = None
         for item in list(self._items):
-            if self._failure is not None:
+            if not self._send(item, deadline_ms):
                 break
-            self._send(item, deadline_ms)
 
-    def _send(self, item: _Item, deadline_ms: int) -> None:
+    def _send(self, item: _Item, deadline_ms: int) -> bool:
+        """Hand it to the publisher; False when that does not take it."""
         try:
             self._publisher.check_room(1, len(item.append.body))
             item.future = self._publisher.submit(item.append, self._durability, deadline_ms)
         except EventBusError as error:
             self._failed(error)
-            return
+            return False
         item.future.add_done_callback(partial(self._answered, item))
+        return True
 
     def _answered(self, item: _Item, future: Future) -> None:
         if future.cancelled():
