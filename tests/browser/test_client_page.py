@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support.installation import NewInstallation
 from tests.support.processes import ROOT
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 
 SEED = 20_261_121
 RELOADS = 5
@@ -110,10 +111,26 @@ async def test_a_hidden_tab_handles_and_acks_as_fast_as_a_visible_one(
     await reader.live()
     await browser.minimize()
     assert await browser.script("return document.visibilityState") == "hidden"
-    for _ in range(5):
+    # Chromium waits for ten seconds before it lets the timers of a hidden page run but once a second.
+    await browser.script(
+        """
+        const time = () => {
+          const beginMs = performance.now();
+          setTimeout(() => (performance.now() - beginMs > 500 ? (window.throttled = true) : time()), 10);
+        };
+        time();
+        """
+    )
+    await browser.wait_for("window.throttled", 20_000)
+    took_ms = []
+    for _ in range(12):
+        begin = time.monotonic()
         await bus.publish(50)
-        await reader.has(bus.published)
-        await bus.all_acked(900)  # timers of a hidden page may run once a second
+        await bus.all_acked()  # and no look at the page, whose scripts would wait for timers
+        took_ms.append((time.monotonic() - begin) * 1_000)
+    # What waits for a timer often takes a second. Two of twelve may be the machine's.
+    assert sorted(took_ms)[-3] < 600, took_ms
+    await reader.has(bus.published)
     await reader.check_page()
 
 

@@ -46,6 +46,8 @@ class Browser:
                 f"--user-data-dir={profile}",
                 *arguments,
             ],
+            # A hidden page is to be treated as a user's browser treats it.
+            "excludeSwitches": ["disable-background-timer-throttling"],
         }
         capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         response = await client.post("/session", json={"capabilities": {"alwaysMatch": capabilities}})

@@ -88,6 +88,9 @@ async def test_a_drained_node_says_when_to_come_back_and_the_client_obeys(new_in
     await reader.until(lambda seen: seen.got("goaway"), "the goaway")
     await bus.publish(50)
     await reader.has(bus.published)
+    [goaway] = reader.got("goaway")
+    _, again = [record for record in reader.of("sent") if record["op"] == "hello"]
+    assert again["atMs"] - goaway["atMs"] >= goaway["reconnect_after_ms"] > 0
     assert (reader.of("gap"), reader.errors) == ([], [])
     assert [record["redelivered"] for record in reader.of("event")] == [False] * 50
     assert await old.child.wait() == 0
@@ -257,7 +260,8 @@ async def test_an_event_that_fails_each_time_is_dropped_with_a_word(new_installa
     await reader.live()
     await bus.publish(3)
     await reader.until(lambda seen: seen.of("dropped"), "the event is given up")
-    assert reader.of("dropped") == [{"what": "dropped", "ids": [bus.entries["e2"]], "reason": "dead_lettered"}]
+    [dropped] = reader.of("dropped")
+    assert (dropped["ids"], dropped["reason"]) == ([bus.entries["e2"]], "dead_lettered")
     assert [record["delivery"] for record in reader.of("failed")] == [1, 2, 3]
     assert reader.events == ["e1", "e3"]
     await bus.all_acked()

@@ -12,7 +12,7 @@ import WebSocket from "ws";
 const plan = JSON.parse(process.argv[2]);
 const { EventBusClient } = await import(plan.module ?? pathToFileURL("clients/js/eventbus-client.js"));
 
-const say = (what, fields = {}) => writeSync(1, `${JSON.stringify({ what, ...fields })}\n`);
+const say = (what, fields = {}) => writeSync(1, `${JSON.stringify({ what, atMs: Date.now(), ...fields })}\n`);
 
 /** A socket that tells what goes over it: the node allows so many frames a second, and tells no event twice. */
 class WatchedSocket extends WebSocket {
@@ -26,7 +26,7 @@ class WatchedSocket extends WebSocket {
 
   send(data) {
     const { op, ids, token, ...rest } = JSON.parse(data);
-    say("sent", { op, ids: ids?.length, atMs: Date.now(), ...rest });
+    say("sent", { op, ids: ids?.length, ...rest });
     super.send(data);
   }
 }
@@ -59,7 +59,7 @@ const client = new EventBusClient(plan.url, {
     const fails = plan.failingAlways?.includes(number) || (plan.failing?.includes(number) && !failed.has(number));
     failed.add(number);
     if (plan.handlerMs) await new Promise((resolve) => setTimeout(resolve, plan.handlerMs));
-    say(fails ? "failed" : "event", { id: event.id, number, ...meta, inHandler, atMs: Date.now() });
+    say(fails ? "failed" : "event", { id: event.id, number, ...meta, inHandler });
     inHandler -= 1;
     if (fails) throw new Error(`no ${number}`);
     for (const level of plan.confirm ?? []) client[level](event);

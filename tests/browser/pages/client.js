@@ -3,9 +3,10 @@
 // Plan: {module, url, options, storage, speed, blockMs, slowMs}.
 const plan = JSON.parse(decodeURIComponent(location.hash.slice(1)));
 
+const tab = Math.random();
 window.records = [];
 const say = (what, fields = {}) => {
-  const record = { what, ...fields };
+  const record = { what, ...fields, tab };
   window.records.push(record);
   localStorage.setItem(`${localStorage.length}`.padStart(6, "0"), JSON.stringify(record));
 };
