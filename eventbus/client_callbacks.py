@@ -13,10 +13,10 @@ from typing import Final
 from eventbus.client_inbox import Item
 from eventbus.client_state import check_range
 from eventbus.clock import seconds
-from eventbus.errors import CallbackFailed, EventBusError
-from eventbus.event import Event
+from eventbus.errors import CallbackFailed, EventBusError, InvalidField
+from eventbus.event import Event, Level
 from eventbus.frames import Dropped, Gap
-from eventbus.framespecs import MAX_DELAY_MS
+from eventbus.framespecs import MAX_DELAY_MS, MAX_NOTE_CHARACTERS
 from eventbus.ids import EntryId
 
 __all__ = ["Callbacks", "Delivery", "FailedEvents", "State", "StateDetail", "told"]
@@ -76,14 +76,19 @@ class Delivery:
         delivery: 1 the first time that it was delivered to this session.
     """
 
-    __slots__ = ("_ack", "_item", "_nack", "delivery", "entry", "event")
+    __slots__ = ("_ack", "_confirm", "_item", "_nack", "delivery", "entry", "event")
 
     def __init__(
-        self, item: Item, ack: Callable[[Item], None], nack: Callable[[Item, str | None, int | None], None]
+        self,
+        item: Item,
+        ack: Callable[[Item], None],
+        nack: Callable[[Item, str | None, int | None], None],
+        confirm: Callable[[Item, Level, str | None], None],
     ) -> None:
         self._item = item
         self._ack = ack
         self._nack = nack
+        self._confirm = confirm
         self.event: Event = item.event
         self.entry: EntryId = item.entry
         self.delivery: int = item.delivery
@@ -102,6 +107,28 @@ class Delivery:
         Returns at once: the ack goes out with all those of this turn of the loop, and is repeated when it is lost.
         """
         self._ack(self._item)
+
+    async def displayed(self) -> None:
+        """Record that the user has seen the event. A no-op when it was nacked.
+
+        Returns at once: it is sent when the event is acked, and again after a reconnect until it is stored. What is not
+        sent when the subscriber closes is lost.
+        """
+        self._confirm(self._item, Level.DISPLAYED, None)
+
+    async def confirm(self, note: str | None = None) -> None:
+        """Record that the user got the value. Sent as `displayed` is, and implies it.
+
+        Args:
+            note: kept with it; 256 characters at most.
+
+        Raises:
+            InvalidField: `note` is no string, or too long.
+        """
+        unchecked: object = note
+        if unchecked is not None and not (isinstance(unchecked, str) and len(unchecked) <= MAX_NOTE_CHARACTERS):
+            raise InvalidField("note", f"must be a string of at most {MAX_NOTE_CHARACTERS} characters")
+        self._confirm(self._item, Level.CONFIRMED, note)
 
     async def nack(self, reason: str | None = None, delay_ms: int | None = None) -> None:
         """Ask for redelivery; the events behind it go on. A no-op when it was acked or nacked before.

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from eventbus.client_callbacks import Callbacks, State, told
+from eventbus.client_confirms import Confirms
 from eventbus.client_inbox import CaughtUpMark, Inbox
 from eventbus.client_link import Act, Link, Lost, make_hello
 from eventbus.clock import Clock, seconds
 from eventbus.errors import BadFrame, CloseCode, InvalidField, NodeFault, TokenFailed, UnknownOp
 from eventbus.frames import (
+    Acked,
     CaughtUp,
     ClientFrame,
     Dropped,
@@ -172,6 +174,7 @@ class Core:
     filter: Filter | None
     epoch: Epoch | None = None
     timers: Timers = field(init=False)
+    confirms: Confirms = field(default_factory=Confirms)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -205,7 +208,7 @@ class Connection:
     """
 
     def __init__(self, core: Core, socket: Socket, number: int) -> None:
-        self.link = Link(number, core.hello(), core.clock.monotonic_ms())
+        self.link = Link(number, core.hello(), core.clock.monotonic_ms(), core.confirms)
         self._core = core
         self._socket = socket
         self._helpers: set[asyncio.Task[None]] = set()
@@ -320,6 +323,8 @@ class Connection:
                 core.callbacks.dropped(frame)
             case Released():
                 inbox.withdrawn(frame.ids)
+            case Acked():
+                core.confirms.answered(frame.ref)
             case Refreshed():
                 self._token_lives_until(frame.token_expires_ms)
             case GoAway():

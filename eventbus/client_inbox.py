@@ -204,6 +204,10 @@ class Inbox:
         self._settle(item)
         return item.entry
 
+    def was_handled(self, item: Item) -> bool:
+        """Whether the application is done with an event, and did not fail with it."""
+        return item.phase is Phase.SETTLED and item.event.id in self._seen
+
     def _settle(self, item: Item) -> None:
         item.phase = Phase.SETTLED
         del self._held[item.event.id]

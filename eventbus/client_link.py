@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from eventbus.client_confirms import Confirms
 from eventbus.client_inbox import Inbox
 from eventbus.client_state import MAX_REASON_CHARACTERS, Outbox, Pacer, ids_a_frame, refresh_delay_ms
 from eventbus.frames import ClientFrame, GoAway, Hello, Nack, Ping, Refresh, Welcome, Working
@@ -87,9 +88,10 @@ class Link:
         number: of the connection, counted by the subscriber.
         hello: its first frame.
         now_ms: monotonic time.
+        confirms: what the session has said beyond `received`; none when absent.
     """
 
-    def __init__(self, number: int, hello: Hello, now_ms: int) -> None:
+    def __init__(self, number: int, hello: Hello, now_ms: int, confirms: Confirms | None = None) -> None:
         self.number = number
         self.welcome: Welcome | None = None
         self.come_back_ms: int | None = None
@@ -100,6 +102,7 @@ class Link:
         self._looked_twice = False
         self._frames: deque[ClientFrame] = deque([hello])
         self._outbox: Outbox | None = None
+        self._confirms = Confirms() if confirms is None else confirms
         self._pacer = Pacer(now_ms)
         self._due: dict[_Duty, int] = {_Duty.WELCOME: now_ms + WELCOME_TIMEOUT_MS}
 
@@ -115,6 +118,7 @@ class Link:
         self.welcome = welcome
         self._welcomed_ms = now_ms
         self._outbox = Outbox(welcome.max_frame_bytes)
+        self._confirms.reconnected()
         self._pacer = Pacer(now_ms)
         del self._due[_Duty.WELCOME]
         self._due[_Duty.WATCH] = now_ms + welcome.heartbeat_ms
@@ -154,19 +158,25 @@ class Link:
         """The next frame that may be sent now; for one that must wait, `due_ms` says how long."""
         if self._frames:
             return self._frames.popleft()
-        if not self._outbox or _Duty.FLUSH in self._due:
+        if self._outbox is None or not (self._outbox or self._confirms) or _Duty.FLUSH in self._due:
             return None
         wait_ms = self._pacer.take(now_ms)
         if wait_ms > 0:
             self._due[_Duty.FLUSH] = now_ms + wait_ms
             return None
-        return self._outbox.next()
+        return self._next_confirming()
 
     def last_frame(self) -> ClientFrame | None:
         """As `next_frame` on the way out: nothing waits for its pace any more."""
         if self._frames:
             return self._frames.popleft()
-        return self._outbox.next() if self._outbox else None
+        return self._next_confirming()
+
+    def _next_confirming(self) -> ClientFrame | None:
+        """Acks and nacks first: the later levels are of what is handled."""
+        if self._outbox is None or self.welcome is None:
+            return None
+        return self._outbox.next() or self._confirms.next(ids_a_frame(self.welcome.max_frame_bytes))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ from eventbus.errors import (
     SubscriberError,
     TokenFailed,
 )
+from eventbus.event import Level
 from eventbus.frames import Dropped, Filter, Gap
 from eventbus.framespecs import MAX_DELAY_MS, MAX_WINDOW
 from eventbus.ids import EntryId, SessionId, parse_entry_id, parse_session_id
@@ -214,6 +215,7 @@ class Subscriber:
         self._failure: EventBusError | None = None
         self._asking = False
         self._in_hand: Item | None = None
+        self._afterwards: dict[Item, list[tuple[Level, str | None]]] = {}
 
     def __repr__(self) -> str:
         return f"<Subscriber {self.state} session={self.session} held={self._inbox.held} cursor={self.cursor}>"
@@ -338,7 +340,7 @@ class Subscriber:
             elif isinstance(turn, Item):
                 self._inbox.take()
                 self._in_hand = turn
-                return Delivery(turn, self._ack, self._nack)
+                return Delivery(turn, self._ack, self._nack, self._confirm)
             elif isinstance(turn, CaughtUpMark):
                 self._inbox.take()
                 if self._connection is not None:
@@ -352,9 +354,21 @@ class Subscriber:
         entries = self._inbox.handled(item, self._now())
         if entries and self._connection is not None:
             self._connection.acknowledge(entries)
+        for level, note in self._afterwards.pop(item, ()):
+            self._confirm(item, level, note)
         self._core.room.set()
 
+    def _confirm(self, item: Item, level: Level, note: str | None) -> None:
+        """An event that is not handled yet is confirmed when it is."""
+        if self._inbox.was_handled(item):
+            self._core.confirms.add(item.entry, level, note)
+            if self._connection is not None:
+                self._connection.touch()
+        elif item is self._in_hand:
+            self._afterwards.setdefault(item, []).append((level, note))
+
     def _nack(self, item: Item, reason: str | None, delay_ms: int | None) -> None:
+        self._afterwards.pop(item, None)
         entry = self._inbox.failed(item)
         if entry is not None and self._connection is not None:
             self._connection.nack(entry, reason, delay_ms)

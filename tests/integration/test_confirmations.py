@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from eventbus import Bus, Confirmation, ConfirmationTimeout
+from eventbus import Bus, Confirmation, ConfirmationTimeout, Subscriber
 from eventbus.confirmation import Sessions
 from eventbus.receipt import Receipt
 from gateway.node import Node
@@ -116,6 +116,20 @@ async def test_neither_undelivered_nor_foreign_entries_can_be_confirmed(node: No
     assert await bus.confirmations(before) == []
     assert await bus.confirmations(foreign) == []
     assert counted(await bus.confirmations(mine)) == all_three("tab")
+
+
+@pytest.mark.requirement("R11", "R12")
+async def test_the_python_client_confirms_and_the_publisher_is_told(node: Node, bus: Bus) -> None:
+    url = f"http://127.0.0.1:{node.port}"
+    async with Subscriber(url, token=token_of(), session="desk") as subscriber:
+        receipt = await note(bus)
+        delivery = await anext(subscriber)
+        await delivery.confirm("read")
+        wait = waiting(receipt, "confirmed", "any")
+        await delivery.ack()
+        (one,) = await wait
+    assert (one.session, one.note) == ("desk", "read")
+    assert counted(await bus.confirmations(receipt)) == all_three("desk")
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""What a subscriber says beyond `received`, kept until the node says that it is stored. Pure.
+
+Nothing else brings a lost one back: the event itself is acked and does not come again. So these outlive connections,
+and each connection sends again what was not answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from eventbus.fields import Level
+from eventbus.frames import Ack
+from eventbus.ids import EntryId
+from eventbus.wire import Ref
+
+__all__ = ["MAX_UNANSWERED", "Confirms"]
+
+MAX_UNANSWERED: Final = 4_096
+"""Most frames that wait for their answer; the oldest is forgotten for one more."""
+
+
+class Confirms:
+    """The confirmations of a session that are not known to be stored.
+
+    Attributes:
+        forgotten: how many frames went because too many waited.
+    """
+
+    __slots__ = ("_displayed", "_frames", "_number", "_unsent", "forgotten")
+
+    def __init__(self) -> None:
+        self._displayed: deque[EntryId] = deque()
+        self._frames: dict[Ref, Ack] = {}
+        self._unsent: deque[Ref] = deque()
+        self._number = 0
+        self.forgotten = 0
+
+    def __bool__(self) -> bool:
+        """Whether something is to be sent."""
+        return bool(self._displayed or self._unsent)
+
+    def add(self, entry: EntryId, level: Level, note: str | None) -> None:
+        """One more. Those without a note go together."""
+        if level is Level.DISPLAYED and len(self._displayed) < MAX_UNANSWERED:
+            self._displayed.append(entry)
+        else:
+            self._keep((entry,), level, note)
+
+    def _keep(self, entries: tuple[EntryId, ...], level: Level, note: str | None) -> None:
+        self._number += 1
+        ref = f"c{self._number}"
+        self._frames[ref] = Ack(ids=entries, level=level, note=note, ref=ref)
+        self._unsent.append(ref)
+        if len(self._frames) > MAX_UNANSWERED:
+            oldest = next(iter(self._frames))
+            del self._frames[oldest]
+            self.forgotten += 1
+
+    def next(self, most: int) -> Ack | None:
+        """The next frame to send, with `most` entries at most."""
+        if self._displayed:
+            count = min(most, len(self._displayed))
+            self._keep(tuple(self._displayed.popleft() for _ in range(count)), Level.DISPLAYED, None)
+        while self._unsent:
+            frame = self._frames.get(self._unsent.popleft())
+            if frame is not None:
+                return frame
+        return None
+
+    def answered(self, ref: Ref) -> None:
+        """The node has stored it."""
+        self._frames.pop(ref, None)
+
+    def reconnected(self) -> None:
+        """What was sent on another connection is sent again."""
+        self._unsent = deque(self._frames)
