@@ -93,7 +93,6 @@ class Start:
 
     agent: str
     parent: RunId | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +177,8 @@ def _is_used(state: RunState, call_id: CallId) -> bool:
 
 
 def _start(state: RunState, move: Start) -> Made:
-    more = move.more if move.parent is None else {**move.more, "parent": move.parent}
-    return replace(state, phase=Phase.STARTED), [events.agent_started(**{**more, "agent": move.agent})]
+    above = {} if move.parent is None else {"parent": move.parent}
+    return replace(state, phase=Phase.STARTED), [events.agent_started(agent=move.agent, **above)]
 
 
 def _think(state: RunState, move: Think) -> Made:

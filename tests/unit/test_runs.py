@@ -414,6 +414,25 @@ async def test_what_is_owed_is_waited_for_within_the_deadline_however_often_the_
     await until(lambda: world.bus.statistics().queued_events == 0)
 
 
+async def test_a_run_cancelled_while_it_waits_for_its_end_is_stored_and_the_cancellation_goes_on(world: World) -> None:
+    async def agent() -> None:
+        async with world.bus.run(user="ada", agent="planner") as run:
+            run.result = 7
+
+    world.store.hang()
+    task = asyncio.create_task(agent())
+    await world.clock.pass_time(100)
+    task.cancel()
+    await world.clock.pass_time(100)
+    assert not task.done()
+    world.store.resume()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    events = await world.events()
+    checked(events)
+    assert events[-1].data == {"outcome": "success", "result": 7}
+
+
 async def test_a_run_cancelled_while_the_store_is_away_is_complete_when_the_store_comes_back(world: World) -> None:
     inside = asyncio.Event()
 
@@ -474,10 +493,14 @@ async def test_what_could_not_be_stored_is_told_by_the_next_call_and_sent_again_
     async with Bus(store=store, clock=clock) as bus:
         store.refuse = "b"
         async with bus.run(user="ada", agent="planner") as run:
-            for text in "abc":
-                await run.thinking(text)
-            for _ in range(DEADLINE_MS // 100 + 20):
-                await clock.pass_time(100)
+            async with run.tool("search"):
+                for text in "abc":
+                    await run.thinking(text)
+                    await clock.pass_time(1_000)  # so that each has a deadline of its own
+                for _ in range(DEADLINE_MS // 100):
+                    await clock.pass_time(100)
+            # What is owed is taken without a word, and waits behind what is not stored.
+            await clock.pass_time(100)
             with pytest.raises(EventBusError) as caught:
                 await run.thinking("this call has done nothing")
             assert caught.value.retryable
@@ -486,7 +509,7 @@ async def test_what_could_not_be_stored_is_told_by_the_next_call_and_sent_again_
         page = await store.history(UserId("ada"), EntryId("0-0"), 100)
     events = [decode_envelope(entry.body) for entry in page.entries]
     checked(events)
-    assert [event.data.get("text") for event in events[1:-1]] == list("abcd")
+    assert [event.data.get("text", event.type) for event in events[2:-1]] == ["a", "b", "c", "tool_completed", "d"]
 
 
 async def test_a_failure_at_the_end_is_raised_unless_the_agents_own_exception_passes_on(
