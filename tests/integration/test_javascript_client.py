@@ -22,7 +22,7 @@ async def test_the_clients_own_tests_pass(processes: Processes) -> None:
     node = program("node")
     needs_ws()
     shell = 'cd clients/js && exec "$0" --test'
-    child = processes.start("sh", "-c", shell, node, name="node-test", env={"EVENTBUS_TEST_CUTS": "300"})
+    child = processes.start("sh", "-c", shell, node, name="node-test", env={"EVENTBUS_TEST_CUTS": "150"})
     assert await child.wait(50_000) == 0, child.stdout
 
 
