@@ -117,9 +117,7 @@ class RunLine:
         """
         end_ms = self._clock.monotonic_ms() + self._deadline_ms
         cancelled: asyncio.CancelledError | None = None
-        if self._failure is not None:
-            self._send_again(self._deadline_ms)
-        tries = 2  # an event of long ago may fail where those behind it have time left
+        tries = 2  # an event of long ago may have failed, or fail now, where those behind it have time left
         while self._items:
             future = self._items[-1].future
             if self._failure is not None or future is None:

@@ -496,7 +496,7 @@ async def test_what_could_not_be_stored_is_told_by_the_next_call_and_sent_again_
             async with run.tool("search"):
                 for text in "abc":
                     await run.thinking(text)
-                    await clock.pass_time(1_000)  # so that each has a deadline of its own
+                    await clock.pass_time(3_000)  # so that the deadline of each comes well after that before
                 for _ in range(DEADLINE_MS // 100):
                     await clock.pass_time(100)
             # What is owed is taken without a word, and waits behind what is not stored.
