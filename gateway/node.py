@@ -43,9 +43,6 @@ __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
-YOUNG_BEAT_MS: Final = 250
-"""Time between two signs of life of a node that does not accept connections yet."""
-
 FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
 
@@ -352,10 +349,7 @@ class Node:
                 await self.announce(state)
             except StoreError as error:
                 self.counters.store_errors[error.code] += 1
-            beat_ms = self.node_settings.liveness.node_heartbeat_ms
-            # A node that has just started should not be listed as not ready, or without its port, for a whole beat.
-            young = self.listener is None and not self.draining
-            await asyncio.sleep(seconds(min(beat_ms, YOUNG_BEAT_MS) if young else beat_ms))
+            await asyncio.sleep(seconds(self.node_settings.liveness.node_heartbeat_ms))
 
     async def _watch_store(self) -> None:
         """Closes connections, a few at a time, when the store is away for too long."""

@@ -24,7 +24,6 @@ from eventbus.errors import (
     AuthError,
     EventBusError,
     Forbidden,
-    InvalidEvent,
     InvalidField,
     PartialPublish,
     RateLimited,
@@ -32,11 +31,9 @@ from eventbus.errors import (
     StoreFull,
     StreamFull,
 )
-from eventbus.event import Event, EventHead, envelope_json, event_from_object, parse_event_type, peek
+from eventbus.event import Event, envelope_json, event_from_object, parse_event_type
 from eventbus.ids import (
     ENTRY_ZERO,
-    UserId,
-    entry_order,
     parse_entry_id,
     parse_event_id,
     parse_run_id,
@@ -45,10 +42,11 @@ from eventbus.ids import (
 )
 from eventbus.lookup import confirmations_of
 from eventbus.receipt import Receipt
-from eventbus.store import Store, StoredEntry, Ticket
+from eventbus.store import Store, Ticket
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
+from gateway.history import Wanted, read_history
 from gateway.identities import claims_of, identity_from_claims
 
 __all__ = ["EXCEPTION_HANDLERS", "Services", "answer", "client_file", "make_app"]
@@ -56,8 +54,6 @@ __all__ = ["EXCEPTION_HANDLERS", "Services", "answer", "client_file", "make_app"
 EVENTS_MAX: Final = 500
 HISTORY_MAX: Final = 500
 HISTORY_DEFAULT: Final = 100
-HISTORY_PAGES: Final = 20
-"""Most pages of the stream that one filtered read of the history walks; `next` goes on where it stopped."""
 KEY_CHARACTERS_MAX: Final = 255
 TICKET_LIFE_MS: Final = 60_000
 RETRY_AFTER_S: Final = 1
@@ -338,30 +334,17 @@ async def read_events(node: Services, request: Request) -> Response:
     query = request.query_params
     after = parse_entry_id(query["cursor"], "cursor") if "cursor" in query else ENTRY_ZERO
     limit = _limit(query.get("limit"))
-    wanted = _Wanted(
+    wanted = Wanted(
         user=identity.user,
         type=parse_event_type(query["type"]) if "type" in query else None,
         thread=parse_thread_id(query["thread"]) if "thread" in query else None,
         run=parse_run_id(query["run"]) if "run" in query else None,
     )
-    found: list[StoredEntry] = []
-    cursor, more, epoch = after, True, None
-    for _ in range(HISTORY_PAGES):
-        page = await node.store.history(identity.user, cursor, limit)
-        epoch, more = page.epoch, page.more
-        if not more and not page.entries:
-            cursor = max(cursor, page.tail, key=entry_order)
-        for entry in page.entries:
-            cursor = entry.id
-            if wanted.matches(entry):
-                found.append(entry)
-            if len(found) == limit:
-                more = page.more or entry is not page.entries[-1]
-                break
-        if len(found) == limit or not more:
-            break
-    events = b",".join(b'{"id":"%s","event":%s}' % (entry.id.encode(), envelope_json(entry.body)) for entry in found)
-    tail = {"cursor": cursor, "epoch": epoch} | ({"next": cursor} if more else {})
+    page = await read_history(node.store, wanted, after=after, limit=limit)
+    events = b",".join(
+        b'{"id":"%s","event":%s}' % (entry.id.encode(), envelope_json(entry.body)) for entry in page.entries
+    )
+    tail = {"cursor": page.cursor, "epoch": page.epoch} | ({"next": page.cursor} if page.more else {})
     # The events are spliced in as they were encoded; what follows is the rest of the object.
     body = b'{"events":[' + events + b"]," + orjson.dumps(tail)[1:]
     return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
@@ -388,26 +371,6 @@ async def read_confirmations(node: Services, request: Request) -> Response:
 def _confirmation(one: Confirmation) -> dict[str, object]:
     told: dict[str, object] = {"session": one.session, "level": one.level.value, "time_ms": one.time_ms}
     return told if one.note is None else {**told, "note": one.note}
-
-
-class _Wanted:
-    """What a read of the history keeps."""
-
-    def __init__(self, *, user: UserId, type: str | None, thread: str | None, run: str | None) -> None:
-        self._user = user
-        self._type = type
-        self._thread = thread
-        self._run = run
-
-    def matches(self, entry: StoredEntry) -> bool:
-        """Whether the entry is wanted; one that can not be read, or names another user, is not."""
-        try:
-            head: EventHead = peek(entry.body)
-        except InvalidEvent:
-            return False
-        if head.user != self._user:
-            return False
-        return self._type in (None, head.type) and self._thread in (None, head.thread) and self._run in (None, head.run)
 
 
 def _limit(text: str | None) -> int:

@@ -110,6 +110,20 @@ async def test_how_long_the_store_has_failed_is_known_and_forgotten_when_it_answ
         assert made.readiness.store_failed_ms() == 0
 
 
+@pytest.mark.requirement("R2")
+async def test_the_time_for_which_the_node_itself_stood_still_is_not_held_against_the_store() -> None:
+    """D23."""
+    made = Probed()
+    async with made.running():
+        await made.probes()
+        made.store.hang()
+        made.clock.advance(90_000)
+        made.readiness.stood_still(90_000)
+        assert made.readiness.store_failed_ms() == 0
+        made.clock.advance(60_000)
+        assert made.readiness.store_failed_ms() >= 60_000
+
+
 async def test_a_short_silence_is_not_counted_as_a_failing_store() -> None:
     made = Probed()
     async with made.running():
