@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from eventbus.ids import EntryId
 from eventbus.store import Redelivery, RedeliveryOutcome, ReleaseReason, StoreGap
@@ -121,7 +121,9 @@ class NewItems:
 
 @dataclass(frozen=True, slots=True)
 class ReadFailed:
-    """A read ended without an answer: entries may be pending that nobody holds, so the session must be attached again."""
+    """A read ended without an answer: entries may be pending that nobody holds, so the session must be attached
+    again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +245,8 @@ Input = (
 # --- effects --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """One event of a `Send`: `delivery` is 1 the first time."""
+class Sending(NamedTuple):
+    """One event of a `Send`: `delivery` is 1 the first time. A named tuple, for one is made for each event sent."""
 
     id: EntryId
     delivery: int

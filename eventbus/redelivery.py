@@ -1,8 +1,8 @@
 """When an event is sent again, and when it is given up: the waits, as pure functions of the attempt.
 
 Waits double with each attempt and carry up to 20 % of jitter, so that the windows of a thousand sessions which stalled
-together do not come due together. The jitter is a hash of the entry and the attempt: no random source, and the same wait
-when it is computed again.
+together do not come due together. The jitter is a hash of the entry and the attempt: no random source, and the same
+wait when it is computed again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def nack_wait_ms(policy: RedeliveryPolicy, nacks: int, entry: EntryId, delay_ms:
         policy: the settings.
         nacks: how often it was nacked, this one included.
         entry: the entry.
-        delay_ms: what the client asked for, kept to the letter up to an hour; None for a wait that doubles with each nack.
+        delay_ms: what the client asked for, kept to the letter up to an hour; None for a wait that doubles with each
+            nack.
     """
     if delay_ms is not None:
         return min(delay_ms, MAX_NACK_DELAY_MS)
@@ -72,5 +73,4 @@ def nack_wait_ms(policy: RedeliveryPolicy, nacks: int, entry: EntryId, delay_ms:
 def _jittered(policy: RedeliveryPolicy, first_ms: int, number: int, entry: EntryId) -> int:
     # 2**40 is beyond any max_wait_ms; without the bound a huge count would build a huge integer.
     wait_ms = min(first_ms << min(number - 1, 40), max(policy.max_wait_ms, first_ms))
-    share = crc32(f"{entry}/{number}".encode()) / 0x1_0000_0000
-    return wait_ms + int(wait_ms * policy.jitter * share)
+    return wait_ms + int(wait_ms * policy.jitter * crc32(entry.encode(), number) / 0x1_0000_0000)

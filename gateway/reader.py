@@ -250,6 +250,7 @@ class Reader:
                 session.apply(moves.ReadFailed())
             elif answer.state is ReadState.LOST:
                 session.disowned()
+                session.apply(moves.ReadFailed())
             elif answer.state is ReadState.NO_GROUP:
                 session.apply(moves.ReadFailed())
             else:
@@ -286,6 +287,7 @@ class Reader:
             session.apply(moves.PendingItems(items=items, last=page.last))
         else:
             session.disowned()
+            session.apply(moves.ReadFailed())
         return True
 
     def _item(

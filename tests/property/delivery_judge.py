@@ -1,0 +1,249 @@
+"""What the delivery machine may do: each effect is judged against what the store and the client of the model know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from eventbus import moves
+from eventbus.delivery import Delivery
+from eventbus.ids import EntryId, entry_order
+from eventbus.redelivery import RedeliveryPolicy
+from eventbus.store import ReleaseReason, StoreGap
+from tests.property.delivery_model import Attachment, Order, Server, Stored, name
+
+ACK_TIMEOUT_MS = 1_000
+NACK_WAIT_MS = 100
+UNKNOWN = EntryId("7777777-7")
+
+Call = moves.Acknowledge | moves.Release | moves.Redeliver | moves.GiveUp
+
+
+@dataclass(slots=True)
+class Reading:
+    """A read under way; `answer` is there once the store has carried it out."""
+
+    request: moves.ReadNew | moves.ReadPending
+    answer: moves.NewItems | moves.PendingItems | str | None = None
+
+
+@dataclass(slots=True)
+class Attaching:
+    """An attach under way."""
+
+    answer: Attachment | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Calling:
+    """A call under way."""
+
+    call: Call
+    answer: moves.Input | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """A connection, its machine, and what was seen of it.
+
+    Attributes:
+        widest: the widest window that it had.
+        bound: what the window allows while an older, wider one still shows.
+        disturbed: the data under it was lost or rolled back, so that more may come again than else.
+        covered: what the cap takes away unread would be noticed by the next read.
+        here: the last delivery number of what was sent on it.
+        timer: since when the ack of an entry is waited for.
+        nacked: until when a nacked entry waits.
+        asked: entries whose redelivery or dead letter is being recorded.
+        failed: entries whose redelivery could not be recorded.
+    """
+
+    token: int
+    machine: Delivery
+    window: int
+    bound: int
+    widest: int
+    reading: Reading | None = None
+    attaching: Attaching | None = None
+    calls: list[Calling] = field(default_factory=list)
+    opened: bool = False
+    disturbed: bool = False
+    covered: bool = True
+    caught_up: bool = False
+    opening: frozenset[Order] = frozenset()
+    here: dict[Order, int] = field(default_factory=dict)
+    highest_first: Order = (0, 0)
+    timer: dict[Order, int] = field(default_factory=dict)
+    nacked: dict[Order, int] = field(default_factory=dict)
+    asked: set[Order] = field(default_factory=set)
+    failed: set[Order] = field(default_factory=set)
+
+
+class Judge:
+    """Knows what was sent to the session and what its client said.
+
+    Attributes:
+        sent: the last delivery number of all that was sent, over all connections.
+        said: what the client acked and was not sent since.
+        elsewhere: what was acked through another door.
+        data_was_lost: the group's position was lost or rolled back: what was sent may come again, what was not may be
+            marked.
+        seen: how often what happened, to see that a walk gets around.
+    """
+
+    def __init__(self, policy: RedeliveryPolicy) -> None:
+        self.policy = policy
+        self.server = Server()
+        self.now_ms = 1_000
+        self.sent: dict[Order, int] = {}
+        self.said: set[Order] = set()
+        self.elsewhere: set[Order] = set()
+        self.data_was_lost = False
+        self.seen: Counter[str] = Counter()
+
+    def note(self, what: str) -> None:
+        self.seen[what] += 1
+
+    def judge(self, at: Connection, event: moves.Input, effects: list[moves.Effect]) -> None:
+        """Judges what an input led to."""
+        announced: StoreGap | None = None
+        for effect in effects:
+            match effect:
+                case moves.Send():
+                    assert effect.events
+                    for sending in effect.events:
+                        self._judge_sending(at, event, sending)
+                case moves.Acknowledge():
+                    said = {UNKNOWN} | {name(order) for order in self.said}
+                    assert said.issuperset(effect.ids), "acked what the client did not ack"
+                case moves.Release():
+                    for entry in effect.ids:
+                        self._judge_release(entry_order(entry), effect.reason, announced)
+                case moves.Redeliver():
+                    for redelivery in effect.entries:
+                        self._judge_attempt(at, entry_order(redelivery.id), redelivery.attempts)
+                case moves.GiveUp():
+                    at.asked.add(entry_order(effect.id))
+                    poison = self.server.ever[entry_order(effect.id)].poison
+                    assert poison or effect.attempts >= self.policy.max_deliveries, "given up early"
+                    self.note("poison" if poison else effect.reason)
+                case moves.AnnounceGap():
+                    announced = effect.gap
+                    self.server.announced(effect.gap)
+                    self.note(f"gap {effect.gap.reason}")
+                case moves.Dropped():
+                    for entry in effect.ids:
+                        self._judge_dropped(self.server.ever[entry_order(entry)], effect.reason)
+                case moves.CaughtUp():
+                    self._judge_caught_up(at)
+        for input_with_answer in (event,):
+            if isinstance(input_with_answer, moves.GivenUp) and input_with_answer.dead:
+                assert any(isinstance(effect, moves.Dropped) for effect in effects), "a dead letter without a word"
+
+    def _judge_sending(self, at: Connection, event: moves.Input, sending: moves.Sending) -> None:
+        order, delivery = entry_order(sending.id), sending.delivery
+        stored = self.server.ever[order]
+        assert sending.payload == stored.event
+        assert not stored.poison
+        assert not stored.filtered
+        assert delivery > 1 or order not in self.sent, "an unmarked duplicate"
+        if order in at.here:
+            self._judge_again(at, event, order, delivery)
+        elif not at.disturbed:
+            assert order > max(at.here, default=(0, 0)), "out of order"
+            assert delivery == 1 or order in self.sent or order in at.opening or self.data_was_lost, (
+                "marked, and never sent before"
+            )
+        if delivery == 1:
+            assert order > at.highest_first, "first deliveries fall"
+            at.highest_first = order
+        self.note("first" if delivery == 1 else f"sent by {type(event).__name__} again")
+        self.sent[order] = at.here[order] = delivery
+        at.timer[order] = self.now_ms
+        at.nacked.pop(order, None)
+        at.asked.discard(order)
+        at.failed.discard(order)
+        self.said.discard(order)
+
+    def _judge_again(self, at: Connection, event: moves.Input, order: Order, delivery: int) -> None:
+        if isinstance(event, moves.Redelivered):
+            assert delivery > at.here[order], "its delivery did not rise"
+        else:
+            assert at.disturbed or order in self.elsewhere, "sent again without a nack or a time-out"
+            assert at.disturbed or delivery >= at.here[order], "its delivery went down"
+
+    def _judge_release(self, order: Order, reason: ReleaseReason, announced: StoreGap | None) -> None:
+        stored = self.server.ever[order]
+        self.note(f"release {reason}")
+        if reason is ReleaseReason.FILTERED:
+            assert stored.filtered
+        elif reason is ReleaseReason.EXPIRED:
+            assert self._has_expired(stored)
+        else:
+            assert order not in self.server.stream, "released as trimmed, and is there"
+            # A release is said again without its gap, which was announced with the first.
+            if "gap" not in self.server.fates[stored.event]:
+                assert announced is not None, "trimmed without a word"
+                assert (entry_order(announced.after) if announced.after else (0, 0)) < order
+                assert announced.before is None or order < entry_order(announced.before)
+                self.server.fates[stored.event].add("gap")
+
+    def _judge_attempt(self, at: Connection, order: Order, attempts: int) -> None:
+        """D8: nothing but an ack time-out or a nack on this connection raises the attempts."""
+        at.asked.add(order)
+        self.note(f"attempt {attempts}")
+        assert 2 <= attempts <= self.policy.max_deliveries
+        assert not self._has_expired(self.server.ever[order]), "expired and sent again"
+        if order in at.nacked:
+            assert self.now_ms >= at.nacked[order], "redelivered before the nack's wait is over"
+        else:
+            wait_ms = min(ACK_TIMEOUT_MS << (attempts - 2), self.policy.max_wait_ms)
+            assert self.now_ms >= at.timer[order] + wait_ms, "redelivered before its ack timed out"
+        pending = self.server.group.pending if self.server.group else {}
+        if order in pending and order in self.server.stream and not at.disturbed:
+            assert attempts in (pending[order], pending[order] + 1), "attempts come from nowhere"
+
+    def _judge_dropped(self, stored: Stored, reason: moves.DropReason) -> None:
+        self.note(f"dropped {reason}")
+        if reason is moves.DropReason.EXPIRED:
+            assert self._has_expired(stored)
+        else:
+            assert "dead" in self.server.fates[stored.event], "said to be dead, and is not"
+
+    def _judge_caught_up(self, at: Connection) -> None:
+        assert not at.caught_up, "caught up twice"
+        at.caught_up = True
+        for order in at.opening - set(at.here):
+            stored = self.server.ever[order]
+            handled = order in self.said or order in self.elsewhere or self.server.fates[stored.event]
+            skipped = stored.filtered or stored.poison or self._has_expired(stored)
+            gone = order not in self.server.stream or at.disturbed
+            assert handled or skipped or gone, f"caught up without {order}"
+
+    def _has_expired(self, stored: Stored) -> bool:
+        return stored.expires_ms is not None and stored.expires_ms <= self.now_ms
+
+    def judge_state(self, at: Connection) -> None:
+        """What holds whenever the machine is at rest."""
+        machine = at.machine
+        if machine.in_flight <= at.window and at.reading is None:
+            at.bound = at.window
+        assert 0 <= machine.in_flight <= at.bound, "the window is exceeded"
+        held = self.held(at)
+        assert sum(stored.size_bytes for stored in held) == machine.held_bytes
+        assert machine.in_flight <= len(held) <= min(machine.outstanding, 2 * at.widest)
+        for stored in held:
+            assert stored.poison or stored.order in at.here, "held and never sent"
+            assert stored.order not in self.said, "acked and still held"
+        waiting = [stored.order for stored in held if stored.order in at.nacked.keys() - at.asked - at.failed]
+        assert machine.in_flight == len(held) - len(waiting), "a nacked entry takes room"
+        if at.opened and not at.disturbed:
+            cursor = entry_order(machine.cursor)
+            assert cursor == (0, 0) or cursor in self.server.ever
+            owed = [stored.order for stored in held if stored.order not in at.opening]
+            assert all(cursor < order for order in owed), "the cursor is ahead of what is owed"
+
+    def held(self, at: Connection) -> list[Stored]:
+        """What the machine holds: each size is a bit of the sum."""
+        held_bytes = at.machine.held_bytes
+        return [stored for stored in self.server.ever.values() if stored.size_bytes & held_bytes]
