@@ -26,7 +26,7 @@ S = TypeVar("S", bound=Seated)
 
 
 class Hub(Generic[S]):
-    """The sessions of a node. Two connections of one session may be seated for a moment, while a takeover is under way."""
+    """The sessions of a node. Two connections of one session may be seated for a moment, during a takeover."""
 
     def __init__(self) -> None:
         self._by_user: dict[UserId, dict[ConnectionId, S]] = {}

@@ -1,7 +1,7 @@
 """A timing wheel: one for all connections of a node, in place of a timer for each. Pure: the node turns it.
 
-An item is due at some time and stands in at most one slot. Making it earlier moves it; making it later costs nothing, for
-an item that comes up too early is asked for its due time and put back.
+An item is due at some time and stands in at most one slot. Making it earlier moves it; making it later costs nothing,
+for an item that comes up too early is asked for its due time and put back.
 """
 
 from __future__ import annotations
