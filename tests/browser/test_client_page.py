@@ -45,7 +45,7 @@ async def test_a_reloaded_page_goes_on_with_its_session(browser: Browser, new_in
         group.create_task(bus.publish(600, pace_s=0.003))
         for share in range(1, RELOADS + 1):
             await reader.until(handled(share * 90), "some events")
-            await asyncio.sleep(chance.random() * 0.05)
+            await asyncio.sleep(chance.random() * 0.05)  # real time: a reload at any moment
             await reload(browser, reader)
 
     await reader.has(bus.published)
