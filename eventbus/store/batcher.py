@@ -382,7 +382,7 @@ class Batcher:
                 queue += unpinned
                 self._give_up(error, pinned)
         self._queued_bytes = sum([len(call.packed) for call in self._queue])
-        if connection is not None:
+        if connection is not None and not self._closed:
             _log.info("connection to Redis lost: %s", error)
             await drop(connection)
 
