@@ -382,8 +382,9 @@ class Batcher:
                 queue += unpinned
                 self._give_up(error, pinned)
         self._queued_bytes = sum([len(call.packed) for call in self._queue])
-        if connection is not None and not self._closed:
-            _log.info("connection to Redis lost: %s", error)
+        if connection is not None:
+            if not self._closed:
+                _log.info("connection to Redis lost: %s", error)
             await drop(connection)
 
     def _give_up(self, error: StoreError, *queues: deque[_Call]) -> None:
