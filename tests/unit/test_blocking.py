@@ -136,6 +136,15 @@ def test_closing_while_another_thread_publishes_stores_its_event() -> None:
     assert [receipt.entry for receipt in got] == [entry.id for entry in entries(store, "ada")]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, whatever an event loop of an earlier test has left behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_publish_raises_at_once_and_the_bus_goes_on() -> None:
     store = MemoryStore()
     with Bus(store=store) as bus:
