@@ -141,7 +141,7 @@ def interruptible() -> Iterator[None]:
     """SIGINT raises KeyboardInterrupt, whatever an event loop of an earlier test has left behind."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
 @pytest.mark.usefixtures("interruptible")
