@@ -4,7 +4,7 @@
 #   make PYTHON=/path/to/python3.12 another Python for the virtual environment
 VENV ?= .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 export PYTHON VENV
 
