@@ -356,7 +356,7 @@ class Session:
         self._host.counters.events_acked += released
         if self.state is State.CLOSED:
             return
-        self.delivery.handle(moves.Stored(ids), self._host.clock.monotonic_ms())
+        self.apply(moves.Stored(ids))
         if ref is not None:
             self.send(wire.Acked(ref=ref, count=released))
 

@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant(
         requirement="R1",
         name="an entry that a stranger wrote is acked without a word",
-        file="eventbus/delivery.py",
+        file="eventbus/window.py",
         guard="            effects.append(self._give_up(entry, item.poison))",
         replacement="            pass",
         test=_SWEEP + "test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_dead_letter",
@@ -153,7 +153,7 @@ MUTANTS = (
     Mutant(
         requirement="R3",
         name="the delivery count is not raised",
-        file="eventbus/delivery.py",
+        file="eventbus/window.py",
         guard="            entry.attempts += 1",
         replacement="            pass",
         test=_CLIENTS + "test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then_a_dead_letter",
@@ -187,7 +187,7 @@ MUTANTS = (
     Mutant(
         requirement="R3",
         name="nobody is told of a dead letter",
-        file="eventbus/delivery.py",
+        file="eventbus/window.py",
         guard="        return [moves.Dropped((event.id,), moves.DropReason.DEAD_LETTERED)] if event.dead else []",
         replacement="        return []",
         test=_CLIENTS + "test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then_a_dead_letter",
@@ -246,7 +246,7 @@ MUTANTS = (
     Mutant(
         requirement="R6",
         name="a redelivery is not marked",
-        file="eventbus/delivery.py",
+        file="eventbus/window.py",
         guard="            entry.delivery += 1",
         replacement="            pass",
         test=_CLIENTS + "test_a_nacked_event_comes_again_marked_and_after_the_wait_that_was_asked_for",
@@ -297,7 +297,7 @@ MUTANTS = (
     Mutant(
         requirement="R9",
         name="the window is ignored",
-        file="eventbus/delivery.py",
+        file="eventbus/window.py",
         guard="        return max(0, min(free, 2 * window - held, 4 * window - len(self._unstored), self._read_max))",
         replacement="        return self._read_max",
         test=_NODES + "test_a_thawed_nodes_late_reads_take_nothing_from_the_session_that_was_taken_over",

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from eventbus import moves
-from eventbus.delivery import Delivery
+from eventbus.delivery import Delivery, Phase
 from eventbus.ids import EntryId, entry_order
 from eventbus.redelivery import RedeliveryPolicy
-from eventbus.store import ReleaseReason, StoreGap
+from eventbus.store import RedeliveryOutcome, ReleaseReason, StoreGap
 from tests.property.delivery_model import Attachment, Order, Server, Stored, name
 
 ACK_TIMEOUT_MS = 1_000
@@ -29,9 +29,10 @@ class Reading:
 
 @dataclass(slots=True)
 class Attaching:
-    """An attach under way."""
+    """An attach under way; `stored_then` is the newest entry when it was carried out."""
 
     answer: Attachment | None = None
+    stored_then: Order = (0, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -51,11 +52,14 @@ class Connection:
         bound: what the window allows while an older, wider one still shows.
         disturbed: the data under it was lost or rolled back, so that more may come again than else.
         covered: what the cap takes away unread would be noticed by the next read.
+        knows: up to here earlier connections may have sent, as far as it could be told when it opened.
+        stored_then: the newest entry when it was attached or woken last.
         here: the last delivery number of what was sent on it.
         timer: since when the ack of an entry is waited for.
         nacked: until when a nacked entry waits.
         asked: entries whose redelivery or dead letter is being recorded.
-        failed: entries whose redelivery could not be recorded.
+        failed: entries whose redelivery could not be recorded, and that are in flight for it.
+        uncertain: entries whose redelivery may have been recorded since they were sent last.
     """
 
     token: int
@@ -70,6 +74,8 @@ class Connection:
     disturbed: bool = False
     covered: bool = True
     caught_up: bool = False
+    stored_then: Order = (0, 0)
+    knows: Order = (0, 0)
     opening: frozenset[Order] = frozenset()
     here: dict[Order, int] = field(default_factory=dict)
     highest_first: Order = (0, 0)
@@ -77,6 +83,7 @@ class Connection:
     nacked: dict[Order, int] = field(default_factory=dict)
     asked: set[Order] = field(default_factory=set)
     failed: set[Order] = field(default_factory=set)
+    uncertain: set[Order] = field(default_factory=set)
 
 
 class Judge:
@@ -136,9 +143,19 @@ class Judge:
                         self._judge_dropped(self.server.ever[entry_order(entry)], effect.reason)
                 case moves.CaughtUp():
                     self._judge_caught_up(at)
-        for input_with_answer in (event,):
-            if isinstance(input_with_answer, moves.GivenUp) and input_with_answer.dead:
-                assert any(isinstance(effect, moves.Dropped) for effect in effects), "a dead letter without a word"
+        if isinstance(event, moves.GivenUp) and event.dead:
+            assert any(isinstance(effect, moves.Dropped) for effect in effects), "a dead letter without a word"
+        if isinstance(event, moves.Redelivered):
+            sends = [effect for effect in effects if isinstance(effect, moves.Send)]
+            self._judge_outcomes(at, event, {sending.id for send in sends for sending in send.events})
+
+    def _judge_outcomes(self, at: Connection, event: moves.Redelivered, sent: set[EntryId]) -> None:
+        for entry, outcome in event.outcomes:
+            order = entry_order(entry)
+            if outcome is RedeliveryOutcome.GONE:
+                assert entry not in sent, "gone and sent"
+            elif order not in self.said | self.elsewhere and not at.disturbed:
+                assert entry in sent, "counted and not sent"
 
     def _judge_sending(self, at: Connection, event: moves.Input, sending: moves.Sending) -> None:
         order, delivery = entry_order(sending.id), sending.delivery
@@ -163,6 +180,7 @@ class Judge:
         at.nacked.pop(order, None)
         at.asked.discard(order)
         at.failed.discard(order)
+        at.uncertain.discard(order)
         self.said.discard(order)
 
     def _judge_again(self, at: Connection, event: moves.Input, order: Order, delivery: int) -> None:
@@ -201,7 +219,9 @@ class Judge:
             assert self.now_ms >= at.timer[order] + wait_ms, "redelivered before its ack timed out"
         pending = self.server.group.pending if self.server.group else {}
         if order in pending and order in self.server.stream and not at.disturbed:
-            assert attempts in (pending[order], pending[order] + 1), "attempts come from nowhere"
+            # Counted already when the answer to that was lost.
+            counted = {pending[order] + 1} | ({pending[order]} if order in at.uncertain else set())
+            assert attempts in counted, "attempts come from nowhere"
 
     def _judge_dropped(self, stored: Stored, reason: moves.DropReason) -> None:
         self.note(f"dropped {reason}")
@@ -237,6 +257,16 @@ class Judge:
             assert stored.order not in self.said, "acked and still held"
         waiting = [stored.order for stored in held if stored.order in at.nacked.keys() - at.asked - at.failed]
         assert machine.in_flight == len(held) - len(waiting), "a nacked entry takes room"
+        if (
+            machine.phase is Phase.LIVE
+            and machine.room
+            and not machine.wants_read
+            and not at.reading
+            and not at.attaching
+        ):
+            assert at.caught_up, "has nothing to read and is not caught up"
+            unread = [order for order in self.server.unread if order <= at.stored_then]
+            assert at.disturbed or not unread, "has something to read and does not"
         if at.opened and not at.disturbed:
             cursor = entry_order(machine.cursor)
             assert cursor == (0, 0) or cursor in self.server.ever

@@ -5,6 +5,9 @@ store has answered, other steps are not. What does not apply at the moment does 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from eventbus import moves
 from eventbus.delivery import TABLE, Delivery, Phase
 from eventbus.ids import EntryId, entry_order
@@ -44,7 +47,7 @@ class World(Judge):
         self.left_behind: list[tuple[int, Call]] = []
         self.at = self._connection(window)
 
-    # --- the publisher, and what happens to data --------------------------------------------------------------------
+    # --- the publisher, and what happens to data ----------------------------------------------------------------------
 
     def publish(self, count: int = 1, *, kind: str = "", life_ms: int = 0, woken: bool = True) -> None:
         """Stores events: plain ones, or `filtered`, `poison`, `expiring`."""
@@ -57,10 +60,11 @@ class World(Judge):
                 poison=kind == "poison",
             )
         if woken:
+            self.at.stored_then = self.server.last
             self.feed(moves.Woken())
 
     def trim(self, count: int) -> None:
-        """The cap takes the oldest. Unread ones only where the machine can notice it: a mark in the store does the
+        """The cap takes the oldest, unread ones only where the machine can notice it: a mark in the store does the
         rest.
         """
         unread = set(self.server.unread)
@@ -84,7 +88,7 @@ class World(Judge):
             self.at.attaching.answer = None
         self.reattach()
 
-    # --- the node: attaching ----------------------------------------------------------------------------------------
+    # --- the node: attaching ------------------------------------------------------------------------------------------
 
     def connect(self, window: int) -> None:
         """The client comes back, perhaps before its old connection was found to be gone."""
@@ -128,15 +132,18 @@ class World(Judge):
         assert answer is not None
         at.attaching.answer = answer
         at.covered = answer.position != ENTRY_ZERO
+        at.attaching.stored_then = self.server.last
         if answer.gap is not None and answer.gap.reason is GapReason.ROLLBACK:
             at.disturbed = True
+        position = entry_order(answer.position)
+        pending = self.server.group.pending if self.server.group else {}
         if not at.opened:
-            # Once the group's position was lost or rolled back, nobody but the client knows what this session has had.
-            known = max(entry_order(self._handled()), entry_order(answer.position))
-            pending = self.server.group.pending if self.server.group else {}
-            assert self.data_was_lost or not any(order > known for order in self.sent)
-            self.sent = {order: n for order, n in self.sent.items() if order <= known or order in pending}
-            at.disturbed |= any(order > entry_order(answer.position) for order in pending)
+            assert self.data_was_lost or max(self.sent, default=position) <= max(position, entry_order(cursor))
+            at.knows = max(position, entry_order(cursor))
+            at.disturbed |= any(order > position for order in pending)
+        # Once the group's position was lost or rolled back, only the client knows what earlier connections have sent.
+        known = max([at.knows, *at.here])
+        self.sent = {order: n for order, n in self.sent.items() if order <= known or order in pending}
 
     def lose_attach(self) -> None:
         """No answer comes: the node tries again."""
@@ -150,8 +157,9 @@ class World(Judge):
             return
         if at.attaching.answer is None:
             self.execute_attach()
-        answer, at.attaching = at.attaching.answer, None
+        answer, stored_then, at.attaching = at.attaching.answer, at.attaching.stored_then, None
         assert answer is not None
+        at.stored_then = stored_then
         if not at.opened:
             at.opening = answer.opening
         at.opened = True
@@ -162,7 +170,9 @@ class World(Judge):
     def write_read(self) -> None:
         """The machine is asked what to read."""
         at = self.at
-        if at.reading is None and at.opened:
+        if at.reading is not None:
+            assert at.machine.take_read() is None, "two reads at a time"
+        elif at.opened:
             wanted = at.machine.wants_read
             request = at.machine.take_read()
             assert wanted is (request is not None)
@@ -228,10 +238,13 @@ class World(Judge):
             return
         calling = at.calls[index % len(at.calls)]
         # The acks of a cycle go out before its reads, those of the next one after their answers.
-        is_early = isinstance(calling.call, moves.Acknowledge | moves.Release)
-        if calling.answer is None and not (is_early and at.reading is not None and at.reading.answer is not None):
+        is_early = isinstance(calling.call, moves.Acknowledge)
+        if calling.answer is None and not (is_early and self._is_read_executed()):
             calling.answer = self._carried_out(at.token, calling.call)
             assert calling.answer is not None
+
+    def _is_read_executed(self) -> bool:
+        return self.at.reading is not None and self.at.reading.answer is not None
 
     def answer_call(self, index: int = 0) -> None:
         """Its answer comes."""
@@ -239,7 +252,8 @@ class World(Judge):
             return
         calling = self.at.calls[index % len(self.at.calls)]
         self.carry_out(index)
-        if calling.answer is not None:
+        # Steps follow the reads of their cycle, and so do their answers.
+        if calling.answer is not None and not self._is_read_executed():
             self.at.calls.remove(calling)
             self.feed(calling.answer)
 
@@ -258,6 +272,7 @@ class World(Judge):
         if isinstance(call, moves.Redeliver):
             self.at.asked.difference_update(map(entry_order, ids))
             self.at.failed.update(map(entry_order, ids))
+            self.at.uncertain.update(map(entry_order, ids))
         self.note(f"failed {type(call).__name__}")
         self.feed(moves.StepFailed(ids))
 
@@ -303,6 +318,12 @@ class World(Judge):
         if orders:
             self.said.update(orders)
             self.feed(moves.Acked([name(order) for order in orders]))
+
+    def ack_all(self) -> None:
+        """The client acks all that it has, up to the highest."""
+        if owed := self.owed:
+            self.said.update(owed)
+            self.feed(moves.AckedUpTo(name(max(owed))))
 
     def ack_up_to(self, pick: int) -> None:
         """The client acks a part of what it has."""
@@ -392,8 +413,7 @@ class World(Judge):
         assert self.feed(moves.Stalled(ms)) == []
         self.tick()
 
-    # --- one after the other
-    # --------------------------------------------------------------------------------------------
+    # --- one after the other ------------------------------------------------------------------------------------------
 
     def feed(self, event: moves.Input) -> list[moves.Effect]:
         """Gives the machine an input and judges what comes of it."""
@@ -408,32 +428,32 @@ class World(Judge):
             self.reattach()
         return effects
 
-    def turn(self, index: int = 0) -> bool:
-        """The node does one thing that is to be done; False when nothing is."""
+    def turn(self, choice: int = 0) -> bool:
+        """The node does one of the things that are to be done; False when nothing is."""
         at = self.at
+        todo: list[Callable[[], object]] = []
         if at.attaching is not None:
-            self.answer_attach()
-        elif at.reading is not None:
-            self.answer_read()
-        elif at.calls:
-            self.answer_call(index)
-        elif at.machine.wants_read:
-            self.write_read()
-        elif at.machine.due_ms <= self.now_ms:
-            self.tick()
-        else:
-            return False
-        return True
+            todo.append(self.answer_attach)
+        if at.reading is not None:
+            todo.append(self.answer_read)
+        elif at.opened and at.machine.wants_read:
+            todo.append(self.write_read)
+        todo += [partial(self.answer_call, index) for index in range(len(at.calls))]
+        if at.machine.due_ms <= self.now_ms:
+            todo.append(self.tick)
+        if todo:
+            todo[choice % len(todo)]()
+        return bool(todo)
 
-    def settle(self) -> None:
-        """A client that acks all, and a store that answers: everything ends well, and soon."""
+    def settle(self, *, acks: bool) -> None:
+        """A store that answers, and a client that acks all, or nothing: everything ends well, and soon."""
         self.publish()  # what was trimmed unread shows when there is something to read behind it
         while self.late_reads:
             self.carry_out_late_read()
         while self.left_behind:
             self.carry_out_what_was_left_behind()
         for _ in range(1_000):
-            if not self.turn() and not self._rest():
+            if not self.turn() and not self._rest(acks=acks):
                 break
             self.judge_state(self.at)
         else:
@@ -450,15 +470,17 @@ class World(Judge):
         assert not lost, f"lost without a word: {lost}"
         assert at.disturbed or machine.cursor == name(group.position)
 
-    def _rest(self) -> bool:
-        """What comes when the node has nothing to do: an ack, time, a sweep."""
+    def _rest(self, *, acks: bool) -> bool:
+        """What comes when the node has nothing to do: an ack, time, a sweep. Returns False when nothing is left."""
         group, machine = self.server.group, self.at.machine
-        if owed := [stored.order for stored in self.held(self.at) if stored.order in self.at.here]:
-            self.ack(owed)
+        held = [stored.order for stored in self.held(self.at) if stored.order in self.at.here]
+        if held and acks:
+            self.ack(held)
         elif machine.due_ms < NEVER_MS:
             self.advance_to_what_is_due()
-        elif group is None or len(group.pending) > machine.outstanding or self.server.unread:
+        elif group is None or len(group.pending) > machine.outstanding:
             self.sweep()
         else:
+            assert not held, "held, and nothing will come of it"
             return False
         return True

@@ -22,13 +22,14 @@ Act = Callable[[World, int, int], object]
 
 # What may happen, with two small numbers to choose by, and how often it does. An ack takes up to three at once.
 ACTS: dict[str, tuple[int, Act]] = {
+    "get on": (6, lambda world, a, b: [world.turn(b * turn) for turn in range(a)]),
     "publish": (8, lambda world, a, b: world.publish(1 + a % 5, woken=b % 4 > 0)),
     "publish filtered": (1, lambda world, a, b: world.publish(kind="filtered")),
-    "publish poison": (1, lambda world, a, b: world.publish(kind="poison")),
+    "publish poison": (2, lambda world, a, b: world.publish(kind="poison")),
     "publish expiring": (1, lambda world, a, b: world.publish(kind="expiring", life_ms=(1, 900, 2_500)[a % 3])),
-    "get on": (6, lambda world, a, b: [world.turn(b) for _ in range(a)]),
     "ack": (5, lambda world, a, b: world.ack(world.owed[a % 4 : a % 4 + 1 + b % 3])),
-    "ack up to": (1, lambda world, a, b: world.ack_up_to(a)),
+    "ack all": (5, lambda world, a, b: world.ack_all()),
+    "ack up to": (2, lambda world, a, b: world.ack_up_to(a)),
     "ack again": (1, lambda world, a, b: world.ack_again(a)),
     "ack elsewhere": (1, lambda world, a, b: world.ack_elsewhere(a, tells=b % 2 > 0)),
     "nack": (4, lambda world, a, b: world.nack(a, (None, 0, 300, 5_000)[b % 4])),
@@ -37,21 +38,21 @@ ACTS: dict[str, tuple[int, Act]] = {
     "advance to what is due": (4, lambda world, a, b: world.advance_to_what_is_due()),
     "stall": (1, lambda world, a, b: world.stall((5_000, 60_000)[a % 2])),
     "write read": (2, lambda world, a, b: world.write_read()),
-    "execute read": (2, lambda world, a, b: world.execute_read()),
+    "execute read": (4, lambda world, a, b: world.execute_read()),
     "lose read": (2, lambda world, a, b: world.fail_read(late=a % 2 > 0)),
     "late read": (1, lambda world, a, b: world.carry_out_late_read()),
     "execute call": (1, lambda world, a, b: world.carry_out(a)),
     "answer call": (2, lambda world, a, b: world.answer_call(a)),
     "fail call": (3, lambda world, a, b: world.fail_call(a)),
     "left behind": (1, lambda world, a, b: world.carry_out_what_was_left_behind()),
-    "reattach": (2, lambda world, a, b: world.reattach()),
+    "reattach": (3, lambda world, a, b: world.reattach()),
     "sweep": (1, lambda world, a, b: world.sweep()),
     "execute attach": (1, lambda world, a, b: world.execute_attach()),
     "lose attach": (1, lambda world, a, b: world.lose_attach()),
     "answer attach": (1, lambda world, a, b: world.answer_attach()),
-    "connect": (2, lambda world, a, b: world.connect(1 + a % 4)),
-    "change window": (1, lambda world, a, b: world.change_window(1 + a % 4)),
-    "trim": (1, lambda world, a, b: world.trim(1 + a % 4)),
+    "connect": (2, lambda world, a, b: world.connect(1 + a % 6)),
+    "change window": (1, lambda world, a, b: world.change_window(1 + a % 6)),
+    "trim": (2, lambda world, a, b: world.trim(1 + a)),
     "lose group": (1, lambda world, a, b: world.lose_group()),
     "fail over": (1, lambda world, a, b: world.fail_over(a % 4, clock_behind=b % 2 > 0)),
 }
@@ -87,6 +88,7 @@ class Walk:
     max_deliveries: int
     window: int
     disasters: bool
+    acks_at_last: bool
 
 
 def walks(steps: int) -> st.SearchStrategy[Walk]:
@@ -95,8 +97,9 @@ def walks(steps: int) -> st.SearchStrategy[Walk]:
         Walk,
         steps=st.lists(STEPS, min_size=steps // 2, max_size=steps),
         max_deliveries=st.integers(3, 4),
-        window=st.integers(1, 4),
+        window=st.integers(1, 6),
         disasters=st.booleans(),
+        acks_at_last=st.booleans(),
     )
 
 
@@ -109,9 +112,9 @@ def walked(walk: Walk) -> Counter[str]:
         ACTS[step.act][1](world, step.a, step.b)
         world.judge_state(world.at)
         for _ in range(step.turns):
-            world.turn()
+            world.turn(step.b)
         world.judge_state(world.at)
-    world.settle()
+    world.settle(acks=walk.acks_at_last)
     return world.seen
 
 
