@@ -14,6 +14,9 @@ __all__ = ["NEVER_MS", "Timed", "Wheel"]
 NEVER_MS: Final = 2**62
 """A due time that does not come."""
 
+_UP: Final = -2
+"""The slot of what has come up and was not yielded yet; no item leaves it for a later one."""
+
 
 class Timed(Protocol):
     """Something that wants to be woken. `wheel_slot` belongs to the wheel; -1 means that it stands in none."""
@@ -37,7 +40,7 @@ class Wheel(Generic[T]):
 
     def __init__(self, *, tick_ms: int, now_ms: int) -> None:
         self._tick_ms = tick_ms
-        self._slots: dict[int, set[T]] = {}
+        self._slots: dict[int, dict[T, None]] = {_UP: {}}
         self._next = now_ms // tick_ms
 
     def __len__(self) -> int:
@@ -53,31 +56,38 @@ class Wheel(Generic[T]):
         if item.wheel_slot != -1:
             if item.wheel_slot <= slot:
                 return
-            self._slots[item.wheel_slot].discard(item)
+            del self._slots[item.wheel_slot][item]
         item.wheel_slot = slot
-        self._slots.setdefault(slot, set()).add(item)
+        self._slots.setdefault(slot, {})[item] = None
 
     def remove(self, item: T) -> None:
         """Takes an item off the wheel; one that is not on it is no error."""
         if item.wheel_slot != -1:
-            self._slots[item.wheel_slot].discard(item)
+            del self._slots[item.wheel_slot][item]
             item.wheel_slot = -1
 
     def turn(self, now_ms: int) -> Iterator[T]:
-        """Yields every item whose slot has come; an item that still waits for later is put back and not yielded."""
+        """Yields every item whose slot has come, slot by slot.
+
+        An item that still waits for later is put back and not yielded. An item that is removed meanwhile is not
+        yielded either, and a turn that is left in the middle goes on with the next.
+        """
         last = now_ms // self._tick_ms
-        if last < self._next:
-            return
-        # After a long stall there are fewer slots in use than slots to walk.
-        span = last - self._next + 1
-        passed = sorted(s for s in self._slots if s <= last) if span > len(self._slots) else range(self._next, last + 1)
-        self._next = last + 1
-        for slot in passed:
-            items = list(self._slots.pop(slot, ()))
-            for item in items:
-                item.wheel_slot = -1
-            for item in items:
-                if item.due_ms <= now_ms:
-                    yield item
-                else:
-                    self.place(item)
+        up = self._slots[_UP]
+        if last >= self._next:
+            # After a long stall there are fewer slots in use than slots to walk.
+            slots = range(self._next, last + 1)
+            passed = sorted(s for s in self._slots if _UP < s <= last) if len(slots) > len(self._slots) else slots
+            self._next = last + 1
+            # The last in is the first out, and the earliest slot shall be.
+            for slot in reversed(passed):
+                for item in self._slots.pop(slot, ()):
+                    item.wheel_slot = _UP
+                    up[item] = None
+        while up:
+            item, _ = up.popitem()
+            item.wheel_slot = -1
+            if item.due_ms <= now_ms:
+                yield item
+            else:
+                self.place(item)

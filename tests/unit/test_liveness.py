@@ -87,3 +87,10 @@ def test_heartbeats_and_looks_of_connections_that_came_together_are_spread() -> 
     assert len({liveness.beat_due_ms for liveness in many}) > len(many) * 0.9
     assert all(5_000 <= liveness.beat_due_ms <= 10_000 for liveness in many)
     assert len({liveness.look_due_ms for liveness in many}) > len(many) * 0.9
+
+
+def test_connection_is_due_when_the_first_of_its_times_comes() -> None:
+    liveness = made()
+    assert liveness.due_ms == liveness.look_due_ms < liveness.beat_due_ms
+    liveness.look_due_ms = 20_000
+    assert liveness.due_ms == liveness.beat_due_ms
