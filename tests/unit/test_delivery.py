@@ -380,6 +380,15 @@ def test_nacked_entry_waits_takes_no_room_and_comes_again() -> None:
     assert played.at(NACK_MS + 2 * NACK_MS) == [moves.Redeliver((Redelivery(id=eid(1), attempts=3),))]
 
 
+@pytest.mark.requirement("R3")
+def test_reconnect_raises_what_the_client_is_told_and_never_the_attempts() -> None:
+    played = Played()
+    played.feed(opened(1, pending=1))
+    assert sent(played.page(1)) == [(1, 2)]
+    assert played.at(ACK_MS) == [moves.Redeliver((Redelivery(id=eid(1), attempts=2),))]
+    assert sent(played.feed(moves.Redelivered([(eid(1), READY)]))) == [(1, 3)]
+
+
 def test_nack_with_a_delay_waits_that_long() -> None:
     played = live(1)
     played.feed(moves.Nacked(eid(1), 5_000))
@@ -420,6 +429,17 @@ def test_nacked_entry_that_is_due_waits_for_a_read_that_may_bring_as_much_as_the
     assert kinds(played.at(61)) == ["Redeliver"]
 
 
+@pytest.mark.parametrize("lost", [[moves.ReadFailed()], [moves.ReattachStarted(), opened(1, pending=1)]])
+def test_nacked_entry_that_is_due_does_not_wait_for_a_read_whose_answer_brings_nothing(lost: list[moves.Input]) -> None:
+    played = live(1, window=1)
+    played.feed(moves.Nacked(eid(1), 50))
+    played.feed(moves.Woken())
+    assert played.machine.take_read() is not None
+    for event in lost:
+        played.feed(event)
+    assert kinds(played.at(60)) == ["Redeliver"]
+
+
 @pytest.mark.requirement("R9")
 def test_nacked_entries_are_bounded_by_a_second_window() -> None:
     played = live(1, 2, window=2)
@@ -454,6 +474,9 @@ def test_node_that_stood_still_counts_no_attempt_for_that() -> None:
     assert played.feed(moves.Stalled(70_000)) == []
     assert played.feed(moves.Clock()) == []
     assert played.machine.due_ms == 71_000
+    played.new(2)
+    played.feed(moves.Nacked(eid(2), 10))
+    assert played.at(70_010) == [moves.Redeliver((Redelivery(id=eid(2), attempts=2),))]
     empty = live()
     empty.feed(moves.Stalled(70_000))
     assert empty.machine.due_ms == NEVER_MS
@@ -604,6 +627,14 @@ def test_what_comes_again_from_a_group_made_anew_is_marked() -> None:
     played.reattach(0)
     played.page()
     assert sent(played.new(1, 2, 3)) == [(1, 2), (3, 1)]  # 2 is held
+
+
+def test_what_earlier_connections_had_is_marked_when_the_group_was_made_anew() -> None:
+    played = Played()
+    played.feed(opened(2))
+    played.reattach(0)
+    played.page()
+    assert sent(played.new(2, 3)) == [(2, 2), (3, 1)]
 
 
 def test_what_the_client_says_it_had_is_marked_when_its_group_was_made_anew() -> None:
