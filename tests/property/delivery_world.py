@@ -63,6 +63,12 @@ class World(Judge):
             self.at.stored_then = self.server.last
             self.feed(moves.Woken())
 
+    def publish_under_a_read(self, count: int) -> None:
+        """Events are stored, and told, between a read and its answer."""
+        self.execute_read()
+        self.publish(count)
+        self.answer_read()
+
     def trim(self, count: int) -> None:
         """The cap takes the oldest, unread ones only where the machine can notice it: a mark in the store does the
         rest.
@@ -210,6 +216,13 @@ class World(Judge):
         if late and reading.answer is None:
             self.late_reads.append((at.token, reading.request))
         self.feed(moves.ReadFailed())
+
+    def lose_read(self, *, executed: bool) -> None:
+        """A read is written, perhaps carried out, and not answered."""
+        self.write_read()
+        if executed:
+            self.execute_read()
+        self.fail_read()
 
     def carry_out_late_read(self) -> None:
         """A request that everybody had given up takes effect, if the connection still has the session."""
