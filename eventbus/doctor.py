@@ -20,7 +20,7 @@ from eventbus.clock import Clock, new_connection_id, new_event_id, new_session_i
 from eventbus.config import StoreSettings
 from eventbus.errors import EventBusError, StoreError, SubscriberError
 from eventbus.event import encode_envelope, make_event
-from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
+from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, UserId
 from eventbus.server_checks import Check, CheckState
 from eventbus.store import (
     LOST,
@@ -86,6 +86,12 @@ class _Ears:
 
     def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
         """Nobody else acks for it."""
+
+    def released(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
+        """No event of it is for any one session."""
+
+    def text_came(self, user: UserId, run: RunId) -> None:
+        """No run streams to it."""
 
     def probed(self, token: str) -> None:
         self.woke.set()

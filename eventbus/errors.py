@@ -29,9 +29,11 @@ __all__ = [
     "InvalidUtf8",
     "NodeFault",
     "NotReplicated",
+    "OutOfOrder",
     "PartialPublish",
     "PublishTimeout",
     "RateLimited",
+    "RunClosed",
     "RunMisused",
     "SessionEnded",
     "StoreBusy",
@@ -239,6 +241,19 @@ class StreamFull(StoreError):
 
     code = "stream_full"
     retryable = True
+
+
+class OutOfOrder(StoreError):
+    """An event of a run came with another `seq` than the last plus one: one before it is not stored yet, or is lost."""
+
+    code = "out_of_order"
+    retryable = True
+
+
+class RunClosed(StoreError):
+    """The run is completed, or belongs to another owner: nothing of this owner follows any more."""
+
+    code = "run_closed"
 
 
 class NotReplicated(StoreError):

@@ -15,7 +15,7 @@ from eventbus import moves, wire
 from eventbus.bus import Bus
 from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import CloseCode, StoreError
-from eventbus.ids import ConnectionId, EntryId, NodeName, SessionId, UserId
+from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, UserId
 from eventbus.redelivery import RedeliveryPolicy
 from eventbus.store import Listening, NodeRecord, Store
 from eventbus.store.redis_store import RedisStore
@@ -315,6 +315,14 @@ class Node:
         for seated in list(self.hub.of_user(user)):
             if seated.session_id == session:
                 seated.acked_elsewhere(entries)
+
+    def released(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
+        for seated in list(self.hub.of_user(user)):
+            if seated.session_id == session:
+                seated.released_elsewhere(entries)
+
+    def text_came(self, user: UserId, run: RunId) -> None:
+        """A token stream has grown."""
 
     def probed(self, token: str) -> None:
         self.readiness.probed(token)

@@ -371,6 +371,10 @@ class Session:
         if self.state is State.OPEN:
             self.apply(moves.AckedElsewhere(ids))
 
+    def released_elsewhere(self, ids: Sequence[EntryId]) -> None:
+        """Another session of the user acked these `deliver: any` events (D19)."""
+        self.apply(moves.AckedElsewhere(ids))
+
     def skip_of(self, head: EventHead, now_wall_ms: int) -> ReleaseReason | None:
         """Why an entry is not for this session; None when it is."""
         if head.expires_ms is not None and head.expires_ms <= now_wall_ms:

@@ -24,7 +24,11 @@ from typing import Final, Literal, Protocol
 
 from eventbus.errors import StoreError
 from eventbus.fields import Level
-from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, SessionId, UserId
+from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, RunId, SessionId, ThreadId, UserId
+from eventbus.store.figures import FigureStore
+from eventbus.store.inbound import InboundStore
+from eventbus.store.running import Demand, RunStep, RunStore
+from eventbus.store.texts import TextStore
 
 __all__ = [
     "LOST",
@@ -43,6 +47,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterRecord",
     "DeadOutcome",
+    "Demand",
     "Durability",
     "Fence",
     "GapReason",
@@ -61,6 +66,7 @@ __all__ = [
     "Redelivery",
     "RedeliveryOutcome",
     "ReleaseReason",
+    "RunStep",
     "SessionRecord",
     "Start",
     "StoreGap",
@@ -137,11 +143,22 @@ class Fence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
-    """One event to store: its envelope as MessagePack."""
+    """One event to store: its envelope as MessagePack, and what the store needs to know of it.
+
+    Attributes:
+        type: the event's type, for the counts; empty: not counted by type.
+        thread: the thread that it belongs to, None for none.
+        demand: a demanded confirmation, to be watched.
+        step: of an event of a run: what it changes there.
+    """
 
     user: UserId
     event: EventId
     body: bytes
+    type: str = ""
+    thread: ThreadId | None = None
+    demand: Demand | None = None
+    step: RunStep | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -505,6 +522,12 @@ class Listener(Protocol):
     def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
         """Entries of a session of this node were acked through another door (D11)."""
 
+    def released(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
+        """`deliver: any` events in flight to a session of this node were acked by another session of the user (D19)."""
+
+    def text_came(self, user: UserId, run: RunId) -> None:
+        """A token stream of a user who has a live session on this node has grown or ended."""
+
     def probed(self, token: str) -> None:
         """A probe of this node came back through its channel."""
 
@@ -524,8 +547,8 @@ class Listening(Protocol):
         """Ends it; safe to call twice."""
 
 
-class Store(Protocol):
-    """Everything the delivery path asks of Redis."""
+class Store(RunStore, TextStore, InboundStore, FigureStore, Protocol):
+    """Everything the bus and the nodes ask of Redis."""
 
     async def append(
         self, events: Sequence[Append], durability: Durability = Durability.MEMORY

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Final
 from zlib import crc32
 
-from eventbus.ids import EventId, NodeName, UserId
+from eventbus.ids import EventId, NodeName, RunId, UserId
 
 __all__ = ["Keys", "PartitionKeys", "UserKeys", "idempotency_field"]
 
@@ -28,6 +28,9 @@ class PartitionKeys:
         bucket_odd: those of the odd ones.
         dead: the dead letters.
         replicated: a mark that is written before the replicas are asked how far they are.
+        due: deadlines to watch, by the time when they are due.
+        operators: events for the operators: missed deadlines, closed runs, escalations.
+        counts: how many entries of which type reached which state.
         channel: what the shard channels begin with; the node's name follows.
     """
 
@@ -37,6 +40,9 @@ class PartitionKeys:
     bucket_odd: str
     dead: str
     replicated: str
+    due: str
+    operators: str
+    counts: str
     channel: str
 
 
@@ -49,12 +55,24 @@ class UserKeys:
         live: session -> `<node> <connection> <stamp_ms>`.
         known: session -> `<created_ms> <last_seen_ms> <cursor>`.
         records: the confirmations.
+        commands: what the user sent to agents.
+        questions: the open questions of agents.
+        released: entry ids of `deliver: any` events that a session has acked.
+        threads: thread -> time of its last event.
+        texts: the token streams that are open.
+        channel: the shard channel on which agents hear of commands and presence.
     """
 
     stream: str
     live: str
     known: str
     records: str
+    commands: str
+    questions: str
+    released: str
+    threads: str
+    texts: str
+    channel: str
     partition: PartitionKeys
 
 
@@ -96,6 +114,9 @@ class Keys:
                 bucket_odd=f"{tag}:i:1",
                 dead=f"{tag}:x",
                 replicated=f"{tag}:y",
+                due=f"{tag}:due",
+                operators=f"{tag}:o",
+                counts=f"{tag}:m",
                 channel=f"{tag}:w:",
             )
         return known
@@ -113,9 +134,23 @@ class Keys:
                 live=f"{tag}:l:{user}",
                 known=f"{tag}:n:{user}",
                 records=f"{tag}:c:{user}",
+                commands=f"{tag}:u:{user}",
+                questions=f"{tag}:q:{user}",
+                released=f"{tag}:a:{user}",
+                threads=f"{tag}:h:{user}",
+                texts=f"{tag}:v:{user}",
+                channel=f"{tag}:d:{user}",
                 partition=partition,
             )
         return known
+
+    def run(self, user: UserId, run: RunId) -> str:
+        """The key of a run's state and deadlines, in its user's partition."""
+        return f"{self.namespace}:{{{self.partition_of(user)}}}:r:{run}"
+
+    def text(self, user: UserId, run: RunId) -> str:
+        """The key of a run's token deltas, in its user's partition."""
+        return f"{self.namespace}:{{{self.partition_of(user)}}}:t:{run}"
 
     def ticket(self, ticket: str) -> str:
         """The key of a ticket."""

@@ -5,9 +5,11 @@
 | `<user>` | something was stored for the user |
 | `!<session> <connection> <user>` | the session belongs to that connection from now on |
 | `*<session> <user> <id>,...` | entries of the session were acked through another door |
+| `=<session> <user> <id>,...` | `deliver: any` events that another session acked |
+| `~<run> <user>` | a token stream of the run has grown or ended |
 | `?<token>` | a probe |
 
-A user id begins with none of the three signs. Messages are lost while the subscription is; the listener is told of
+A user id begins with none of these signs. Messages are lost while the subscription is; the listener is told of
 that, and looks after everything itself when the subscription stands again.
 """
 
@@ -23,7 +25,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from eventbus.errors import StoreError, StoreUnavailable
-from eventbus.ids import ConnectionId, EntryId, SessionId, UserId
+from eventbus.ids import ConnectionId, EntryId, RunId, SessionId, UserId
 from eventbus.store import Listener
 from eventbus.store.batcher import Connector, drop, pack
 from eventbus.store.translate import translate
@@ -194,6 +196,14 @@ class Subscription:
                     self._listener.acked_elsewhere(
                         UserId(user), SessionId(session), [EntryId(entry) for entry in ids.split(",")]
                     )
+                case "=":
+                    session, user, ids = text[1:].split(" ")
+                    self._listener.released(
+                        UserId(user), SessionId(session), [EntryId(entry) for entry in ids.split(",")]
+                    )
+                case "~":
+                    run, user = text[1:].split(" ")
+                    self._listener.text_came(UserId(user), RunId(run))
                 case "?":
                     self._listener.probed(text[1:])
                 case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from eventbus.errors import StoreError, StoreUnavailable
 from eventbus.ids import EntryId, NodeName, SessionId, UserId
@@ -27,14 +27,11 @@ from eventbus.store.answers import (
     time_ms_of,
     whole,
 )
-from eventbus.store.batcher import Batcher, Command
-from eventbus.store.commands import Commands
-from eventbus.store.keys import Keys
+from eventbus.store.batcher import Command
+from eventbus.store.linked import Linked
 from eventbus.store.listening import probe_message
 
 __all__ = ["Operating"]
-
-T = TypeVar("T")
 
 _PROBE_LIFE_MS: Final = 10_000
 # Rounds of SCAN in one call: most keys are no streams, and a page without a user is of no use.
@@ -68,25 +65,8 @@ _DOCTOR_FACTS: Final = (
 )
 
 
-class Operating:
-    """The part of a `RedisStore` that looks at nodes, sessions, dead letters and the server.
-
-    Args:
-        link: the data connection, also an attribute.
-        keys: the names, also an attribute.
-        commands: of the installation.
-    """
-
-    def __init__(self, link: Batcher, keys: Keys, commands: Commands) -> None:
-        self.link = link
-        self.keys = keys
-        self._commands = commands
-
-    async def _call(self, command: Command[T]) -> T:
-        result = await self.link.execute(command)
-        if isinstance(result, StoreError):
-            raise result
-        return result
+class Operating(Linked):
+    """The part of a `RedisStore` that looks at nodes, sessions, dead letters and the server."""
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,10 @@ from eventbus.store.durability import Durable
 from eventbus.store.keys import Keys
 from eventbus.store.listening import Subscription
 from eventbus.store.operating import Operating
+from eventbus.store.redis_figures import RedisFigures
+from eventbus.store.redis_inbound import RedisInbound
+from eventbus.store.redis_running import RedisRuns
+from eventbus.store.redis_texts import RedisTexts
 
 __all__ = ["RedisStore"]
 
@@ -51,7 +55,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class RedisStore(Operating):
+class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, Operating):
     """An `eventbus.store.Store` over one server.
 
     Making one needs no server: it connects when it is first used, and again whenever the connection is lost.
@@ -80,11 +84,11 @@ class RedisStore(Operating):
         ping_ms: int = 2_000,
         silence_ms: int = 3_000,
     ) -> None:
-        self.settings = settings or StoreSettings()
-        timeout_ms = self.settings.redis_timeout_ms if command_timeout_ms is None else command_timeout_ms
-        keys = Keys(self.settings.namespace, self.settings.partitions)
+        settings = settings or StoreSettings()
+        timeout_ms = settings.redis_timeout_ms if command_timeout_ms is None else command_timeout_ms
+        keys = Keys(settings.namespace, settings.partitions)
         link = Batcher(url, timeout_ms=timeout_ms)
-        super().__init__(link, keys, Commands(keys, self.settings))
+        super().__init__(link, keys, Commands(keys, settings))
         self._url = url
         self._timeout_ms = timeout_ms
         self._durable = Durable(

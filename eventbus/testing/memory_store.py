@@ -11,10 +11,8 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
-from zlib import crc32
 
-from eventbus.clock import Clock, SystemClock
-from eventbus.config import ConfirmationRecords, StoreSettings, StreamFullPolicy
+from eventbus.config import ConfirmationRecords, StreamFullPolicy
 from eventbus.errors import NotReplicated, StoreError, StreamFull
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import ENTRY_ZERO, EntryId, Epoch, NodeName, SessionId, UserId, entry_order
@@ -57,9 +55,13 @@ from eventbus.store import (
     StoreInfo,
     Ticket,
 )
-from eventbus.testing.memory_faults import FaultSwitches
-from eventbus.testing.memory_state import ZERO, Log, PartitionState, Seen, UserState, place_group, verify_read
+from eventbus.testing.memory_base import MemoryBase
+from eventbus.testing.memory_figures import MemoryFigures
+from eventbus.testing.memory_inbound import MemoryInbound
+from eventbus.testing.memory_running import MemoryRuns
+from eventbus.testing.memory_state import ZERO, Seen, UserState, place_group, verify_read
 from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
+from eventbus.testing.memory_texts import MemoryTexts
 
 __all__ = ["MemoryStore"]
 
@@ -78,7 +80,7 @@ class _Listening:
         self._forget()
 
 
-class MemoryStore(FaultSwitches):
+class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryBase):
     """An `eventbus.store.Store` in one process, with switches for the faults of a server.
 
     Args:
@@ -88,17 +90,6 @@ class MemoryStore(FaultSwitches):
     Every call gives the event loop one turn before it takes effect, as a call over a network would at the least. A call
     that is cancelled while it waits has no effect.
     """
-
-    def __init__(self, settings: StoreSettings | None = None, clock: Clock | None = None) -> None:
-        super().__init__()
-        self.settings = settings or StoreSettings()
-        self.clock: Clock = clock or SystemClock()
-        self._users: dict[UserId, UserState] = {}
-        self._partitions: dict[int, PartitionState] = {}
-        self._tickets: dict[str, tuple[str, int]] = {}
-        self._nodes: dict[NodeName, Seen] = {}
-        self._listeners: dict[NodeName, list[Listener]] = {}
-        self._primary = secrets.token_hex(20)
 
     def __repr__(self) -> str:
         return f"<MemoryStore users={len(self._users)} nodes={len(self._nodes)} {self.health}>"
@@ -557,42 +548,6 @@ class MemoryStore(FaultSwitches):
 
     async def aclose(self) -> None:
         self._close()
-
-    # --- within -----------------------------------------------------------------------------------------------------
-
-    def _number(self, user: UserId) -> int:
-        return crc32(user.encode()) % self.settings.partitions
-
-    def _partition(self, user: UserId) -> PartitionState:
-        return self._partitions.setdefault(self._number(user), PartitionState())
-
-    def _dead(self, partition: int) -> Log[DeadLetterRecord]:
-        dead = self._partitions.get(partition, PartitionState()).dead
-        dead.forget_before(self.clock.now_ms() - self.settings.dead_letter_ttl_ms)
-        return dead
-
-    def _user(self, name: UserId) -> UserState:
-        """A user's state with what is over taken away."""
-        now_ms = self.clock.now_ms()
-        user = self._users.setdefault(name, UserState())
-        user.expire(now_ms, self.settings.live_ttl_ms)
-        user.confirmations.forget_before(now_ms - self.settings.retention_ms)
-        return user
-
-    def _held(self, fence: Fence) -> UserState | None:
-        """The state behind a fenced call, None when another connection, or none, holds the session (D2, D3)."""
-        user = self._user(fence.user)
-        live = user.live.get(fence.session)
-        return user if live is not None and live.connection == fence.connection else None
-
-    def _keep_stream(self, user: UserState, now_ms: int) -> None:
-        user.stream_until_ms = now_ms + self.settings.retention_ms
-
-    def _tell(self, node: NodeName, call: Callable[[Listener], object]) -> None:
-        """Calls a node's listeners in the next turn, as a message from a channel would come."""
-        loop = asyncio.get_running_loop()
-        for listener in self._listeners.get(node, ()):
-            loop.call_soon(call, listener)
 
 
 def _stored(stream: MemoryStream, orders: Sequence[Order]) -> Iterator[StoredEntry]:

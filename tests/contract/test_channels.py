@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
+from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, UserId
 from eventbus.store import Append
 from tests.contract.conftest import MakeWorld
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, PHONE, World, fence_of, stored
@@ -36,6 +36,12 @@ class Ear:
 
     def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
         raise AssertionError("nobody acked through another door")
+
+    def released(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
+        """No event of it is for any one session."""
+
+    def text_came(self, user: UserId, run: RunId) -> None:
+        """No run streams to it."""
 
     def probed(self, token: str) -> None:
         self.probes.append(token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
+from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, UserId
 from eventbus.store import (
     Append,
     Appended,
@@ -90,6 +90,12 @@ class Listened:
 
     def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
         self.acks.append((user, session, list(entries)))
+
+    def released(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
+        """No event of it is for any one session."""
+
+    def text_came(self, user: UserId, run: RunId) -> None:
+        """No run streams to it."""
 
     def probed(self, token: str) -> None:
         self.tokens.append(token)
