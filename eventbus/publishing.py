@@ -1,0 +1,198 @@
+"""From the arguments of a publish to what the store takes, and from its answers to receipts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from eventbus.clock import Clock, new_event_id
+from eventbus.config import PublishSettings
+from eventbus.errors import EventBusError, InvalidEvent, InvalidField, PartialPublish
+from eventbus.event import Deliver, Event, Level, Require, encode_envelope, make_event
+from eventbus.lines import Future
+from eventbus.publisher import Publisher
+from eventbus.receipt import Receipt, Waits
+from eventbus.schemas import Schemas
+from eventbus.store import Append, Durability
+
+__all__ = ["EventMaker", "append_of", "receipts_of", "store_all"]
+
+_FIELDS: Final = frozenset(
+    ("user", "type", "data", "id", "thread", "run", "deliver", "require", "expires_ms", "trace", "time_ms")
+)
+_REQUIRED: Final = ("user", "type", "data")
+
+
+def append_of(event: Event) -> Append:
+    """What the store is given for an event."""
+    return Append(user=event.user, event=event.id, body=encode_envelope(event))
+
+
+class EventMaker:
+    """Makes events of arguments, by the settings of a bus.
+
+    Args:
+        settings: bounds and defaults.
+        clock: for ids and times that were not given.
+        schemas: what data must hold.
+    """
+
+    __slots__ = ("_clock", "_deadline_ms", "_durability", "_max_event_bytes", "_schemas")
+
+    def __init__(self, settings: PublishSettings, clock: Clock, schemas: Schemas) -> None:
+        self._clock = clock
+        self._schemas = schemas
+        self._max_event_bytes = settings.max_event_bytes
+        self._durability = settings.durability
+        self._deadline_ms = settings.publish_deadline_ms
+
+    # As many arguments as an event has fields.
+    def made(
+        self,
+        *,
+        user: str,
+        type: str,
+        data: Mapping[str, Any],
+        id: str | None = None,
+        thread: str | None = None,
+        run: str | None = None,
+        deliver: Deliver | str = Deliver.EACH,
+        require: Require | Mapping[str, Any] | None = None,
+        expires_ms: int | None = None,
+        trace: str | None = None,
+        time_ms: int | None = None,
+    ) -> Event:
+        """An event of the arguments of `Bus.publish`. Raises: InvalidEvent."""
+        return make_event(
+            id=new_event_id(self._clock) if id is None else id,
+            type=type,
+            user=user,
+            time_ms=self._clock.now_ms() if time_ms is None else time_ms,
+            data=data,
+            thread=thread,
+            run=run,
+            require=_require(require),
+            deliver=cast(Deliver, deliver),  # make_event judges it
+            expires_ms=expires_ms,
+            trace=trace,
+            max_event_bytes=self._max_event_bytes,
+            schemas=self._schemas,
+        )
+
+    def append(self, event: Mapping[str, Any] | Event, index: int) -> Append:
+        """What the store is given for an event of a batch, or for the fields of one. Raises: InvalidEvent."""
+        if not isinstance(event, Event):
+            try:
+                event = self._made_of(event)
+            except InvalidField as error:
+                raise error.at(index) from None
+        return append_of(event)
+
+    def _made_of(self, fields: object) -> Event:
+        if not isinstance(fields, Mapping):
+            raise InvalidEvent("event", f"must be an Event or an object of its fields, not {type(fields).__name__}")
+        for name in fields:
+            if name not in _FIELDS:
+                raise InvalidEvent(str(name)[:40], "is no field of an event")
+        for name in _REQUIRED:
+            if name not in fields:
+                raise InvalidEvent(name, "is missing")
+        return self.made(**fields)
+
+    def durable(self, durability: Durability | str | None) -> Durability:
+        """What a call promises: that of the settings when it does not say. Raises: InvalidField."""
+        if durability is None:
+            return self._durability
+        try:
+            return Durability(durability)
+        except ValueError:
+            raise InvalidField("durability", f"must be one of {', '.join(Durability)}, not {durability!r}") from None
+
+    def deadline(self, deadline_ms: int | None) -> int:
+        """How long a call may take: as the settings say when it does not. Raises: InvalidField."""
+        if deadline_ms is None:
+            return self._deadline_ms
+        if type(deadline_ms) is not int or deadline_ms < 1:
+            raise InvalidField("deadline_ms", f"must be a whole number of milliseconds above 0, not {deadline_ms!r}")
+        return deadline_ms
+
+
+async def store_all(
+    publisher: Publisher, appends: Sequence[Append], durability: Durability, deadline_ms: int, bus: Waits
+) -> list[Receipt | EventBusError]:
+    """Hand a batch to the publisher and wait for all of it.
+
+    Returns:
+        A receipt or an error for each, in the order given.
+
+    Raises:
+        StoreBusy: they do not fit beside what already waits; nothing was sent.
+    A cancelled call gives all of them up; which of them are stored is left open.
+    """
+    publisher.check_room(len(appends), sum([len(append.body) for append in appends]))
+    futures: list[Future | EventBusError] = []
+    for append in appends:
+        try:
+            futures.append(publisher.submit(append, durability, deadline_ms))
+        except EventBusError as error:
+            futures.append(error)
+    return [await _result(bus, append, future, futures) for append, future in zip(appends, futures, strict=True)]
+
+
+def receipts_of(results: Sequence[Receipt | EventBusError]) -> list[Receipt]:
+    """The receipts of a batch.
+
+    Raises:
+        PartialPublish: some failed.
+        EventBusError: all failed, for one reason.
+    """
+    receipts = [result for result in results if isinstance(result, Receipt)]
+    errors = [result for result in results if isinstance(result, EventBusError)]
+    if not errors:
+        return receipts
+    if not receipts and len({type(error) for error in errors}) == 1:
+        raise errors[0]
+    raise PartialPublish(
+        f"{len(receipts)} of {len(results)} events are stored; the first of {len(errors)} errors: {errors[0]}."
+        " `results` has a receipt or an error for each; publish those that failed again under the same ids",
+        results,
+    ) from errors[0]
+
+
+async def _result(
+    bus: Waits, append: Append, future: Future | EventBusError, all_of_them: Sequence[Future | EventBusError]
+) -> Receipt | EventBusError:
+    """One result of a batch. When the call is cancelled, so are all the others."""
+    if isinstance(future, EventBusError):
+        return future
+    try:
+        answer, attempts = await future
+    except EventBusError as error:
+        return error
+    except asyncio.CancelledError:
+        for other in all_of_them:
+            if not isinstance(other, EventBusError) and not other.cancel() and not other.cancelled():
+                other.exception()  # nobody will ask for it any more
+        raise
+    return Receipt(
+        event=append.event,
+        user=append.user,
+        entry=answer.entry,
+        duplicate=answer.duplicate,
+        attempts=attempts,
+        bus=bus,
+    )
+
+
+def _require(require: Require | Mapping[str, Any] | None) -> Require | None:
+    if require is None or isinstance(require, Require):
+        return require
+    if not isinstance(require, Mapping):
+        raise InvalidEvent("require", f"must be an object, not {type(require).__name__}")
+    if unknown := [name for name in require if name not in ("level", "within_ms")]:
+        raise InvalidEvent(f"require.{unknown[0]}", "is no field of a demand")
+    for name in ("level", "within_ms"):
+        if name not in require:
+            raise InvalidEvent(f"require.{name}", "is missing")
+    return Require(level=cast(Level, require["level"]), within_ms=require["within_ms"])  # make_event judges both
