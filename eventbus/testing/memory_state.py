@@ -6,6 +6,7 @@ Everything here is given `now_ms`. A life that is over is noticed when the state
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -28,6 +29,7 @@ __all__ = ["ZERO", "Known", "Live", "Log", "PartitionState", "Seen", "UserState"
 
 ZERO: Final[Order] = (0, 0)
 _LEVELS: Final = frozenset(level.value for level in Level)
+_COUNTED_TYPES: Final = 500
 T = TypeVar("T")
 
 
@@ -84,6 +86,15 @@ class PartitionState:
     epoch: Epoch = field(default_factory=lambda: Epoch(secrets.token_hex(8)))
     buckets: dict[int, dict[tuple[UserId, EventId], EntryId]] = field(default_factory=dict)
     dead: Log[DeadLetterRecord] = field(default_factory=Log)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def count(self, state: str, type: str, count: int = 1) -> None:
+        """Count entries of a type that reached a state: `<state>:<type>`; what is too much is `other`."""
+        name = f"{state}:{type or 'other'}"
+        if name not in self.counts and len(self.counts) >= _COUNTED_TYPES:
+            name = f"{state}:other"
+        if count:
+            self.counts[name] += count
 
     def first_entry(self, user: UserId, event: EventId, bucket: int) -> EntryId | None:
         """Where a known event is stored; the two newest buckets count."""
