@@ -49,7 +49,8 @@ class RunStep:
         fields: what is written into the run's hash.
         gone: what is taken out of it.
         watch: deadlines by name, in milliseconds from now; see `eventbus.watch`.
-        unwatch: names of deadlines that are met.
+        unwatch: names of deadlines that are met. One that has passed stays, for whoever watches to mark: a step that
+            came late is a breach, also when it came before anybody looked.
     """
 
     run: RunId
@@ -157,8 +158,10 @@ class RunStore(Protocol):
     async def due(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[DueRecord] | StoreError]:
         """What is due, at most `count` of each partition; one result for each partition, in order."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | StoreError]:
-        """Carries settlements out; False for one whose deadline was settled or moved by another."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[int | StoreError]:
+        """Carries settlements out; one result for each, in order: the store's clock when it was done (what it watches
+        is due so many ms after that, and can be settled in turn), or 0 when another has settled or moved the deadline.
+        """
 
     async def operator_events(self, partition: int, after: EntryId, count: int) -> Sequence[OperatorEvent]:
         """Events for the operators after `after`, oldest first."""
