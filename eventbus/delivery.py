@@ -133,6 +133,10 @@ class Delivery(Window):
         after = entry_order(self._after)
         return sum(1 for entry_id in self._held if entry_order(entry_id) > after)
 
+    def may_remind(self, entry_id: EntryId) -> bool:
+        """Whether an entry may be sent beside the rules: it was handed out before, and is not in the window."""
+        return entry_order(entry_id) <= self._sent_to and not self._knows(entry_id)
+
     def take_read(self) -> ReadPending | ReadNew | None:
         """What to read now, None for nothing.
 

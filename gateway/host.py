@@ -73,6 +73,9 @@ class Host(Protocol):
     def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
         """Carries out what only Redis can; calls `session.apply` with the answer."""
 
+    def caught_up(self, session: Session) -> None:
+        """All that was stored when the session opened has been sent to its client; called once a connection."""
+
     def leave_session(self, session: Session) -> None:
         """The session's connection is gone: what it acked is stored, then its hold is given up. May be called twice."""
 

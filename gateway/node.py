@@ -291,6 +291,9 @@ class Node:
     def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
         self.reader.step(session, effect)
 
+    def caught_up(self, session: Session) -> None:
+        """The client has all that was stored when its session opened."""
+
     def leave_session(self, session: Session) -> None:
         self.reader.leave(session)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from eventbus.event import EventHead
-from eventbus.ids import EntryId
+from eventbus.errors import InvalidEvent
+from eventbus.event import EventHead, peek
+from eventbus.ids import EntryId, UserId
 from eventbus.moves import Sending
 from eventbus.wire import Format, event_item, events_payload, split_items
 from gateway.outbox import binary_frame, text_frame
 
-__all__ = ["Payload", "event_frames"]
+__all__ = ["Payload", "event_frames", "payload_of"]
 
 OVERHEAD_BYTES: Final = 400
 """What a payload costs beside its body: the objects around it, and an encoding that is a little larger than the
@@ -54,6 +55,17 @@ class Payload:
             frame = _framed(events_payload([self.item(1, wire)], wire), wire)
             self._frames[wire] = frame
         return frame
+
+
+def payload_of(user: UserId, entry: EntryId, body: bytes) -> Payload | str:
+    """The payload of an entry, or why it can not be sent: somebody else wrote into the stream."""
+    try:
+        head = peek(body)
+    except InvalidEvent as error:
+        return f"undecodable: {error}"
+    if head.user != user:
+        return "misplaced: the event names another user than its stream"
+    return Payload(entry, body, head)
 
 
 def event_frames(events: Sequence[Sending], wire: Format) -> list[bytes]:

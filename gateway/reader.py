@@ -16,8 +16,7 @@ from typing import Final
 
 from eventbus import moves, wire
 from eventbus.clock import Clock, seconds
-from eventbus.errors import InvalidEvent, StoreError
-from eventbus.event import peek
+from eventbus.errors import StoreError
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, UserId
 from eventbus.store import (
     LOST,
@@ -33,7 +32,7 @@ from eventbus.store import (
 )
 from gateway.confirming import Confirming
 from gateway.counters import Counters
-from gateway.payload import Payload
+from gateway.payload import Payload, payload_of
 from gateway.session import Session
 
 __all__ = ["Reader"]
@@ -259,7 +258,7 @@ class Reader:
                     key = (session.user, entry.id)
                     payload = payloads.get(key)
                     if payload is None:
-                        payload = payloads[key] = _payload(session.user, entry.id, entry.body)
+                        payload = payloads[key] = payload_of(session.user, entry.id, entry.body)
                     items.append(self._item(session, entry.id, payload, 1, wall_ms))
                 if answer.gap:
                     self._counters.gaps[answer.gap.reason] += 1
@@ -282,7 +281,7 @@ class Reader:
             wall_ms = self._clock.now_ms()
             items = []
             for entry in page.entries:
-                payload = None if entry.body is None else _payload(session.user, entry.id, entry.body)
+                payload = None if entry.body is None else payload_of(session.user, entry.id, entry.body)
                 items.append(self._item(session, entry.id, payload, entry.attempts, wall_ms))
             session.apply(moves.PendingItems(items=items, last=page.last))
         else:
@@ -428,14 +427,3 @@ class Reader:
                 session.user, session.session_id, step.id, letter.event, step.reason, step.attempts,
             )  # fmt: skip
         session.apply(moves.GivenUp(step.id, dead=outcome is DeadOutcome.DEAD))
-
-
-def _payload(user: UserId, entry: EntryId, body: bytes) -> Payload | str:
-    """The payload of an entry, or why it can not be sent: somebody else wrote into the stream."""
-    try:
-        head = peek(body)
-    except InvalidEvent as error:
-        return f"undecodable: {error}"
-    if head.user != user:
-        return "misplaced: the event names another user than its stream"
-    return Payload(entry, body, head)

@@ -25,7 +25,7 @@ from gateway.host import Host, SessionSettings
 from gateway.liveness import Liveness
 from gateway.opening import Opening, check_refreshed, token_of
 from gateway.outbox import binary_frame, text_frame
-from gateway.payload import event_frames
+from gateway.payload import Payload, event_frames
 from gateway.websocket import Connection
 from gateway.wheel import NEVER_MS
 
@@ -340,6 +340,7 @@ class Session:
                     self.send(wire.Dropped(ids=effect.ids, reason=effect.reason))
                 case moves.CaughtUp():
                     self.send(wire.CaughtUp(cursor=effect.cursor))
+                    self._host.caught_up(self)
                 case _:
                     assert_never(effect)
 
@@ -374,6 +375,23 @@ class Session:
     def released_elsewhere(self, ids: Sequence[EntryId]) -> None:
         """Another session of the user acked these `deliver: any` events (D19)."""
         self.apply(moves.AckedElsewhere(ids))
+
+    def remind(self, items: Sequence[tuple[EntryId, Payload]]) -> None:
+        """Sends events again that were acked before, on whichever connection and by whichever session: the client drops
+        what it has handled. What is in flight, filtered, expired or not read yet is left out; no ack is waited for.
+        """
+        if self.state is not State.OPEN:
+            return
+        now_wall_ms = self._host.clock.now_ms()
+        again = [
+            moves.Sending(entry, 2, payload)
+            for entry, payload in items
+            if self.delivery.may_remind(entry) and self.skip_of(payload.head, now_wall_ms) is None
+        ]
+        if again:
+            self._host.counters.events_redelivered += len(again)
+            for data in event_frames(again, self.dialogue.format):
+                self.connection.send(data)
 
     def skip_of(self, head: EventHead, now_wall_ms: int) -> ReleaseReason | None:
         """Why an entry is not for this session; None when it is."""
