@@ -83,6 +83,16 @@ NODE_VARIABLES: Final = (
     "EVENTBUS_LOG_LEVEL",
     "EVENTBUS_TLS_CERT_FILE",
     "EVENTBUS_TLS_KEY_FILE",
+    "EVENTBUS_WATCH_MS",
+    "EVENTBUS_WEBHOOK_URL",
+    "EVENTBUS_WEBHOOK_URL_FILE",
+    "EVENTBUS_WEBHOOK_SECRET",
+    "EVENTBUS_WEBHOOK_SECRET_FILE",
+    "EVENTBUS_WEBHOOK_KINDS",
+    "EVENTBUS_WEBHOOK_TIMEOUT_MS",
+    "EVENTBUS_WEBHOOK_RETRIES",
+    "EVENTBUS_WEBHOOK_RETRY_BASE_MS",
+    "EVENTBUS_WEBHOOK_RETRY_MAX_MS",
 )
 
 
@@ -354,6 +364,13 @@ class PublishSettings:
         "Most that a publisher keeps for that; beyond it the oldest go and are counted.",
         Integer(0, 64 * KIB * MIB),
         unit="bytes",
+    )
+    run_lease_ms: int = setting(
+        30_000,
+        "RUN_LEASE_MS",
+        "How long a run is its agent's without a sign of life; after that a node closes it as failed.",
+        Integer(100, HOUR_MS),
+        unit="ms",
     )
     queue_events: int = setting(
         10_000,

@@ -1,6 +1,10 @@
 """Tiers: what the users of each get, and the hierarchy of time-outs that a tier must keep (R24).
 
 A token's claim `tier` names one. The built-in table can be changed and extended by a JSON file.
+
+The hierarchy, from the inside out: each deadline within a run <= the run's own (the agent timeout); a wait for a
+confirmation <= the agent timeout, or an agent that waits for its user runs late by that alone; agent timeout + 5 s <=
+connection timeout, or a slow agent looks like a dead network; the connection timeout has a least value.
 """
 
 from __future__ import annotations
@@ -29,17 +33,34 @@ CONNECTION_MIN_MS: Final = 40_000
 ENTERPRISE_CONNECTION_MIN_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * 60_000
 
+_AS_AGENT: Final = 0
+"""Stands for the usual value, or the agent timeout where that is less."""
+
+_USUAL_MS: Final = {
+    "started_within_ms": 1_000,
+    "thinking_within_ms": 2_000,
+    "executing_within_ms": 3_000,
+    "completed_within_ms": 5_000,
+    "confirmation_timeout_ms": DAY_MS,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """What the users of one tier get.
+    """What the users of one tier get. The deadlines of a run and the wait for a confirmation are never above the agent
+    timeout: where they are not given, a shorter one shortens them.
 
     Attributes:
         name: as the claim `tier` of a token gives it.
-        agent_timeout_ms: a run that takes longer is marked.
+        agent_timeout_ms: a run that takes longer is marked, and ended only where its `on_timeout` says so.
         connection_timeout_ms: a connection without any sign of life for this long is closed.
         live_sessions: of one user, at a time.
         frames_per_second: that a client may send.
+        started_within_ms: a run starts so long after it was asked for.
+        thinking_within_ms: ... and its agent thinks so long after that.
+        executing_within_ms: a tool is told of so long after it was entered.
+        completed_within_ms: ... and is through so long after that.
+        confirmation_timeout_ms: how long a wait for a confirmation is that gives no time of its own.
     """
 
     name: str
@@ -47,9 +68,24 @@ class Tier:
     connection_timeout_ms: int
     live_sessions: int
     frames_per_second: int
+    started_within_ms: int = _AS_AGENT
+    thinking_within_ms: int = _AS_AGENT
+    executing_within_ms: int = _AS_AGENT
+    completed_within_ms: int = _AS_AGENT
+    confirmation_timeout_ms: int = _AS_AGENT
 
     def __post_init__(self) -> None:
+        for name, usual_ms in _USUAL_MS.items():
+            if getattr(self, name) == _AS_AGENT and isinstance(self.agent_timeout_ms, int):
+                object.__setattr__(self, name, min(usual_ms, self.agent_timeout_ms))
         _check_tier_values(self)
+        for name in _USUAL_MS:
+            if getattr(self, name) > self.agent_timeout_ms:
+                raise ConfigError(
+                    f"tier {self.name!r}: {name} is {getattr(self, name)}: it must not be above agent_timeout_ms,"
+                    f" which is {self.agent_timeout_ms}",
+                    field="tiers",
+                )
         # R24: the connection outlives the run that it shows, or a slow agent looks like a dead network.
         if self.agent_timeout_ms + AGENT_MARGIN_MS > self.connection_timeout_ms:
             raise ConfigError(
@@ -77,6 +113,7 @@ _TIER_FIELDS: Final = {
     "connection_timeout_ms": Integer(1, DAY_MS),
     "live_sessions": Integer(1, 100_000),
     "frames_per_second": Integer(1, 1_000_000),
+    **dict.fromkeys(_USUAL_MS, Integer(1, DAY_MS)),
 }
 _TIER_NAME: Final = Text(
     r"[a-z][a-z0-9_-]{0,31}", "a name of 1 to 32 of the characters a-z, 0-9, _ and -, beginning with a letter"
@@ -141,11 +178,12 @@ def _tier_from(name: str, values: object, base: Tier | None) -> Tier:
         raise ConfigError(f"tier {name!r} must be a JSON object", field="tiers")
     if unknown := sorted(set(values) - set(_TIER_FIELDS)):
         raise ConfigError(f"tier {name!r} has no field {unknown[0]!r}; it has {', '.join(_TIER_FIELDS)}", field="tiers")
-    merged: dict[str, Any] = {
-        field: values[field] if field in values else getattr(base, field, None) for field in _TIER_FIELDS
-    }
-    if missing := [field for field, value in merged.items() if value is None]:
+    own = [field for field in _TIER_FIELDS if field not in _USUAL_MS]
+    merged: dict[str, Any] = {field: getattr(base, field, None) for field in own} | values
+    if missing := [field for field in own if merged[field] is None]:
         raise ConfigError(f"tier {name!r} lacks {missing[0]}", field="tiers")
+    if zero := [field for field in _USUAL_MS if merged.get(field) == _AS_AGENT]:
+        raise ConfigError(f"tier {name!r}: {zero[0]} is 0: leave it out, or give a time", field="tiers")
     return Tier(name=name, **merged)
 
 

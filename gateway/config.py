@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from eventbus.breach import OperatorKind
 from eventbus.config import (
     FOREIGN_VARIABLES,
     HOUR_MS,
@@ -45,6 +47,7 @@ __all__ = [
     "LogLevel",
     "LogSettings",
     "NodeSettings",
+    "WatchSettings",
     "load_authenticator",
     "load_keys",
 ]
@@ -271,6 +274,97 @@ class LogSettings:
         check(self)
 
 
+def _is_target(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    allowed: str = "a URL such as https://alerts.example.org/hook"
+
+    def parse(self, text: str) -> str:
+        return text
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, str) and value.isascii() and value.isprintable() and _is_target(value)
+
+    def show(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSettings:
+    """How deadlines are watched, and where operators are told of those that were missed."""
+
+    watch_ms: int = setting(
+        1_000,
+        "WATCH_MS",
+        "Time between two looks at the deadlines of a partition; four times that where nothing has been late.",
+        Integer(20, MINUTE_MS),
+        unit="ms",
+    )
+    webhook_url: str | None = setting(
+        None,
+        "WEBHOOK_URL",
+        "Where operator events are posted; it may hold a secret and is never logged as it stands.",
+        _Target(),
+        secret=True,
+    )
+    webhook_secret: bytes | None = setting(
+        None,
+        "WEBHOOK_SECRET",
+        "Signs what is posted (HMAC-SHA256); `whsec_` and base64 stands for the bytes.",
+        SecretBytes(),
+        secret=True,
+    )
+    webhook_kinds: tuple[OperatorKind, ...] = setting(
+        (OperatorKind.MISSED_CONFIRMATION, OperatorKind.MISSED_DEADLINE, OperatorKind.RUN_ABANDONED),
+        "WEBHOOK_KINDS",
+        "Which operator events are posted.",
+        Listed(Choice(OperatorKind)),
+    )
+    webhook_timeout_ms: int = setting(
+        10_000, "WEBHOOK_TIMEOUT_MS", "Longest wait for the answer to a post.", Integer(10, 10 * MINUTE_MS), unit="ms"
+    )
+    webhook_retries: int = setting(
+        10, "WEBHOOK_RETRIES", "How often a post that failed is made again before it is given up.", Integer(0, 1_000)
+    )
+    webhook_retry_base_ms: int = setting(
+        1_000,
+        "WEBHOOK_RETRY_BASE_MS",
+        "Wait before the first retry of a post; doubles, with jitter.",
+        Integer(1, HOUR_MS),
+        unit="ms",
+    )
+    webhook_retry_max_ms: int = setting(
+        5 * MINUTE_MS, "WEBHOOK_RETRY_MAX_MS", "Longest wait between two posts.", Integer(1, 24 * HOUR_MS), unit="ms"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.webhook_url is not None and self.webhook_secret is None:
+            raise ConfigError(
+                "EVENTBUS_WEBHOOK_URL is set and EVENTBUS_WEBHOOK_SECRET is not: the receiver must be able to tell"
+                " who posts",
+                field="webhook_secret",
+            )
+        if OperatorKind.WEBHOOK_FAILED in self.webhook_kinds:
+            raise ConfigError(
+                f"EVENTBUS_WEBHOOK_KINDS holds {OperatorKind.WEBHOOK_FAILED}: of a post that failed no post can tell",
+                field="webhook_kinds",
+            )
+        if self.webhook_retry_base_ms > self.webhook_retry_max_ms:
+            raise ConfigError(
+                f"EVENTBUS_WEBHOOK_RETRY_BASE_MS is {self.webhook_retry_base_ms}: it must not be above"
+                f" EVENTBUS_WEBHOOK_RETRY_MAX_MS, which is {self.webhook_retry_max_ms}",
+                field="webhook_retry_base_ms",
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
     """All that a node needs."""
@@ -281,6 +375,7 @@ class NodeSettings:
     liveness: LivenessSettings = group(LivenessSettings)
     limits: LimitSettings = group(LimitSettings)
     log: LogSettings = group(LogSettings)
+    watch: WatchSettings = group(WatchSettings)
     store: StoreSettings = group(StoreSettings)
     delivery: DeliverySettings = group(DeliverySettings)
     publish: PublishSettings = group(PublishSettings)

@@ -9,7 +9,15 @@ from typing import Final
 from eventbus.config import DeliverySettings, PublishSettings, StoreSettings
 from eventbus.settings import Entry, entries, markdown_table
 from eventbus.tiers import TierTable
-from gateway.config import JwtSettings, LimitSettings, ListenSettings, LivenessSettings, LogSettings, NodeSettings
+from gateway.config import (
+    JwtSettings,
+    LimitSettings,
+    ListenSettings,
+    LivenessSettings,
+    LogSettings,
+    NodeSettings,
+    WatchSettings,
+)
 
 __all__ = ["configuration_page"]
 
@@ -18,11 +26,24 @@ _SECTIONS: Final = (
     ("Tokens", JwtSettings),
     ("Liveness", LivenessSettings),
     ("Limits", LimitSettings),
+    ("Watching", WatchSettings),
     ("Logging", LogSettings),
     ("Store", StoreSettings),
     ("Delivery", DeliverySettings),
     ("Publishing", PublishSettings),
     ("Tiers", TierTable),
+)
+
+_TIER_FIELDS: Final = (
+    ("agent_timeout_ms", 'a run is marked after it, and ended only with `on_timeout="cancel"`'),
+    ("connection_timeout_ms", "a connection without any sign of life is closed after it"),
+    ("live_sessions", "of one user, at a time"),
+    ("frames_per_second", "that a client may send"),
+    ("started_within_ms", "from the request of a run to its start"),
+    ("thinking_within_ms", "from its start to the first thought"),
+    ("executing_within_ms", "from entering a tool to the event that tells of it"),
+    ("completed_within_ms", "from there to the end of the call"),
+    ("confirmation_timeout_ms", "a wait for a confirmation that gives no time of its own"),
 )
 
 _INTRODUCTION: Final = """\
@@ -59,20 +80,25 @@ def _own_entries() -> list[Entry]:
 
 
 def _tier_table() -> str:
+    tiers = TierTable().tiers
     rows = [
-        "| tier | `agent_timeout_ms` | `connection_timeout_ms` | `live_sessions` | `frames_per_second` |",
-        "|---|---|---|---|---|",
+        "| field | " + " | ".join(f"`{tier.name}`" for tier in tiers) + " | what |",
+        "|---" * (len(tiers) + 2) + "|",
     ]
     rows += [
-        f"| `{tier.name}` | {tier.agent_timeout_ms} | {tier.connection_timeout_ms} | {tier.live_sessions}"
-        f" | {tier.frames_per_second} |"
-        for tier in TierTable().tiers
+        f"| `{field}` | " + " | ".join(str(getattr(tier, field)) for tier in tiers) + f" | {what} |"
+        for field, what in _TIER_FIELDS
     ]
     rows.append(
         """
 The file of `EVENTBUS_TIERS_FILE` is a JSON object, such as `{"pro": {"live_sessions": 40}}`: a known tier keeps the
-fields that it does not give, a new one gives all four. In every tier the agent timeout and 5000 ms must not be above
-the connection timeout, which is at least 40000 ms, and 60000 ms in `enterprise`."""
+first four fields where it does not give them, a new one gives all four. The deadlines and the wait for a confirmation
+that are not given are the usual ones, or the agent timeout where that is less.
+
+A tier that breaks the hierarchy stops the start: the deadlines of a run and the wait for a confirmation must not be
+above the agent timeout (an agent that waits for its user would run late by that alone), the agent timeout and 5000 ms
+not above the connection timeout (a slow agent would look like a dead network), and the connection timeout is at least
+40000 ms, and 60000 ms in `enterprise`."""
     )
     return "\n".join(rows) + "\n"
 
