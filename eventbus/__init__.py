@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from eventbus.events import Outcome as Outcome
     from eventbus.receipt import PublishStatistics as PublishStatistics
     from eventbus.receipt import Receipt as Receipt
+    from eventbus.receipt import Receipts as Receipts
     from eventbus.runs import Run as Run
     from eventbus.runs import Tool as Tool
     from eventbus.schemas import Schema as Schema
@@ -48,6 +49,7 @@ _HOMES = {
     "Subscriber": "subscriber",
     "Settings": "config",
     "Receipt": "receipt",
+    "Receipts": "receipt",
     "Run": "runs",
     "Tool": "runs",
     "Outcome": "events",

@@ -12,12 +12,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack, cast, overload
 
 from eventbus.blocking_runs import Run
 from eventbus.breaker import BreakerState
@@ -26,8 +27,9 @@ from eventbus.clock import Clock, seconds
 from eventbus.config import Settings
 from eventbus.confirmation import Confirmation, Sessions
 from eventbus.errors import EventBusError, PartialPublish
-from eventbus.event import Deliver, Event, Level, Require
-from eventbus.receipt import PublishStatistics
+from eventbus.event import Event, Level
+from eventbus.publishing import EventFields, recipients
+from eventbus.receipt import PublishStatistics, Receipts
 from eventbus.receipt import Receipt as AsyncReceipt
 from eventbus.runs import PublicError
 from eventbus.runs import Run as AsyncRun
@@ -186,46 +188,38 @@ class Bus:
     ) -> None:
         self.close()
 
+    @overload
+    def publish(self, *, user: str, users: None = None, **event: Unpack[EventFields]) -> Receipt: ...
+    @overload
     def publish(
-        self,
-        *,
-        user: str,
-        type: str,
-        data: Mapping[str, Any],
-        id: str | None = None,
-        thread: str | None = None,
-        run: str | None = None,
-        deliver: Deliver | str = Deliver.EACH,
-        require: Require | Mapping[str, Any] | None = None,
-        expires_ms: int | None = None,
-        trace: str | None = None,
-        time_ms: int | None = None,
-        durability: Durability | str | None = None,
-        deadline_ms: int | None = None,
-    ) -> Receipt:
-        """Store an event for a user and wait until it is: as `eventbus.Bus.publish`, with its arguments and errors.
+        self, *, user: None = None, users: Iterable[str], **event: Unpack[EventFields]
+    ) -> Receipts[Receipt]: ...
+
+    def publish(
+        self, *, user: str | None = None, users: Iterable[str] | None = None, **event: Unpack[EventFields]
+    ) -> Receipt | Receipts[Receipt]:
+        """Store an event for a user, or for each of `users`, and wait until it is: as `eventbus.Bus.publish`, with its
+        arguments and errors.
 
         Interrupted (KeyboardInterrupt), it leaves open whether the event is stored.
         """
-        bus = self._opened()
-        receipt = _runner.run(
-            bus.publish(
-                user=user,
-                type=type,
-                data=data,
-                id=id,
-                thread=thread,
-                run=run,
-                deliver=deliver,
-                require=require,
-                expires_ms=expires_ms,
-                trace=trace,
-                time_ms=time_ms,
-                durability=durability,
-                deadline_ms=deadline_ms,
+        many = recipients(user, users)
+        if many is None:
+            return self._receipt(_runner.run(self._opened().publish(user=cast(str, user), **event)))
+        with self._told():
+            receipts = _runner.run(self._opened().publish(users=many, **event))
+            return Receipts(self._receipt(receipt) for receipt in receipts.values())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """The receipts in an error of a batch become those of this bus."""
+        try:
+            yield
+        except PartialPublish as error:
+            error.results = tuple(
+                self._receipt(result) if isinstance(result, AsyncReceipt) else result for result in error.results
             )
-        )
-        return self._receipt(receipt)
+            raise
 
     def run(
         self,
@@ -249,13 +243,8 @@ class Bus:
     ) -> list[Receipt]:
         """Store several events and wait until they are: as `eventbus.Bus.publish_many`, with its errors."""
         work = self._opened().publish_many(events, durability=durability, deadline_ms=deadline_ms)
-        try:
+        with self._told():
             return [self._receipt(receipt) for receipt in _runner.run(work)]
-        except PartialPublish as error:
-            error.results = tuple(
-                self._receipt(result) if isinstance(result, AsyncReceipt) else result for result in error.results
-            )
-            raise
 
     def wait(
         self, receipt: AsyncReceipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000

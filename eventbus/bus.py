@@ -6,14 +6,14 @@ what it publishes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack, cast, overload
 
 from eventbus.bus_answers import BusAnswers
 from eventbus.event import Deliver, Event, Require
-from eventbus.publishing import append_of, receipts_of, store_all
-from eventbus.receipt import Receipt
+from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each
+from eventbus.receipt import Receipt, Receipts
 from eventbus.runline import RunLine
 from eventbus.runs import PublicError, Run, RunContext
 from eventbus.store import Durability
@@ -35,11 +35,19 @@ class Bus(BusAnswers):
         on_breaker: called in the event loop when the circuit breaker has moved.
     """
 
+    @overload
+    async def publish(self, *, user: str, users: None = None, **event: Unpack[EventFields]) -> Receipt: ...
+    @overload
+    async def publish(
+        self, *, user: None = None, users: Iterable[str], **event: Unpack[EventFields]
+    ) -> Receipts[Receipt]: ...
+
     # As many arguments as an event has fields, and two about the call itself.
     async def publish(
         self,
         *,
-        user: str,
+        user: str | None = None,
+        users: Iterable[str] | None = None,
         type: str,
         data: Mapping[str, Any],
         id: str | None = None,
@@ -52,11 +60,12 @@ class Bus(BusAnswers):
         time_ms: int | None = None,
         durability: Durability | str | None = None,
         deadline_ms: int | None = None,
-    ) -> Receipt:
-        """Store an event for a user: each of the user's sessions will get it.
+    ) -> Receipt | Receipts[Receipt]:
+        """Store an event for a user, or for each of many: each of the user's sessions will get it.
 
         Args:
             user: the user id, the only thing that routes; the id of a run or of a thread is refused here.
+            users: instead of `user`: many user ids. Each gets the event, under the same id; named twice, once.
             type: what kind of event, `[a-z][a-z0-9_.]{0,63}`.
             data: a JSON object.
             id: the event id and idempotency key; repeated within `dedupe_ms` it is stored once. Made when absent.
@@ -71,10 +80,12 @@ class Bus(BusAnswers):
             deadline_ms: the call returns or raises within this time; that of the settings when absent.
 
         Returns:
-            The receipt: the event is stored.
+            The receipt: the event is stored. For `users` the receipt of each by user id, in the order given.
 
         Raises:
             InvalidEvent: `field` is wrong; nothing was sent.
+            PartialPublish: it is stored for some of `users` only: `by_user` has a receipt or an error for each, `event`
+                the id under which to publish it again for the others.
             PublishTimeout, BreakerOpen, StoreBusy, StoreFull, StreamFull: not known to be stored; `retryable`: publish
                 it again under the same id.
             NotReplicated: stored, but too few replicas have it; `retryable` as well.
@@ -83,8 +94,9 @@ class Bus(BusAnswers):
         A cancelled call leaves open whether the event is stored; the order of the others is not disturbed.
         Source: docs/publishing.md.
         """
+        many = recipients(user, users)
         event = self._maker.made(
-            user=user,
+            user=many[0] if many else cast(str, user),
             type=type,
             data=data,
             id=id,
@@ -97,8 +109,11 @@ class Bus(BusAnswers):
             time_ms=time_ms,
         )
         publisher = self._opened()
-        append = append_of(event)
         durable, deadline = self._maker.durable(durability), self._maker.deadline(deadline_ms)
+        if many:
+            results = await store_all(publisher, to_each(event, many), durable, deadline, self)
+            return Receipts(receipts_of(results, many, event.id))
+        append = append_of(event)
         publisher.check_room(1, len(append.body))
         future = publisher.submit(append, durable, deadline)
         answer, attempts = await future

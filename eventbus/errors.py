@@ -244,10 +244,18 @@ class StreamFull(StoreError):
 
 
 class OutOfOrder(StoreError):
-    """An event of a run came with another `seq` than the last plus one: one before it is not stored yet, or is lost."""
+    """An event of a run came with another `seq` than the last plus one: one before it is not stored yet, or is lost.
+
+    Attributes:
+        last: the number of the last event that the store has.
+    """
 
     code = "out_of_order"
     retryable = True
+
+    def __init__(self, message: str, *, last: int = 0) -> None:
+        super().__init__(message)
+        self.last = last
 
 
 class RunClosed(StoreError):
@@ -301,16 +309,25 @@ class PartialPublish(StoreUnavailable):
 
     Attributes:
         results: one per event in the order given: a receipt, or the error of that event.
+        users: of one event to many users: whose each result is, in the same order; else empty.
+        event: of one event to many users: its id, to publish it again for those who have not got it; else empty.
     """
 
     code = "partial_publish"
 
-    def __init__(self, message: str, results: Sequence[object]) -> None:
+    def __init__(self, message: str, results: Sequence[object], users: Sequence[str] = (), event: str = "") -> None:
         super().__init__(message)
         self.results = tuple(results)
+        self.users = tuple(users)
+        self.event = event
+
+    @property
+    def by_user(self) -> dict[str, object]:
+        """Of one event to many users: the receipt or the error of each."""
+        return dict(zip(self.users, self.results, strict=False))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (*self.args, self.results)
+        return type(self), (*self.args, self.results, self.users, self.event)
 
 
 class SubscriberError(EventBusError):

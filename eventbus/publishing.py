@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Required, TypedDict, cast
 
 from eventbus.clock import Clock, new_event_id
 from eventbus.config import PublishSettings
 from eventbus.errors import EventBusError, InvalidEvent, InvalidField, PartialPublish
 from eventbus.event import Deliver, Event, Level, Require, encode_envelope, make_event
+from eventbus.ids import UserId, parse_user_id
 from eventbus.lines import Future
 from eventbus.publisher import Publisher
 from eventbus.receipt import Receipt, Waits
 from eventbus.schemas import Schemas
-from eventbus.store import Append, Durability
+from eventbus.store import Append, Demand, Durability, RunStep
 
-__all__ = ["EventMaker", "append_of", "receipts_of", "store_all"]
+__all__ = ["EventFields", "EventMaker", "append_of", "receipts_of", "recipients", "store_all", "to_each"]
 
 _FIELDS: Final = frozenset(
     ("user", "type", "data", "id", "thread", "run", "deliver", "require", "expires_ms", "trace", "time_ms")
@@ -24,9 +26,68 @@ _FIELDS: Final = frozenset(
 _REQUIRED: Final = ("user", "type", "data")
 
 
-def append_of(event: Event) -> Append:
-    """What the store is given for an event."""
-    return Append(user=event.user, event=event.id, body=encode_envelope(event))
+class EventFields(TypedDict, total=False):
+    """The arguments of a publish beside whom it is for, as `Bus.publish` explains them."""
+
+    type: Required[str]
+    data: Required[Mapping[str, Any]]
+    id: str | None
+    thread: str | None
+    run: str | None
+    deliver: Deliver | str
+    require: Require | Mapping[str, Any] | None
+    expires_ms: int | None
+    trace: str | None
+    time_ms: int | None
+    durability: Durability | str | None
+    deadline_ms: int | None
+
+
+def append_of(event: Event, step: RunStep | None = None) -> Append:
+    """What the store is given for an event.
+
+    Args:
+        event: the event.
+        step: of an event of a run: what it changes there.
+    """
+    require = event.require
+    return Append(
+        user=event.user,
+        event=event.id,
+        body=encode_envelope(event),
+        type=event.type,
+        thread=event.thread,
+        demand=None if require is None else Demand(level=require.level, within_ms=require.within_ms),
+        step=step,
+    )
+
+
+def recipients(user: str | None, users: Iterable[str] | None) -> list[UserId] | None:
+    """For whom an event is: each of `users` once, in the order given; None for one `user` alone.
+
+    Raises:
+        InvalidEvent: both or neither are given, nobody is named, or a user id is none.
+    """
+    if users is None:
+        if user is None:
+            raise InvalidEvent("user", "is missing: give `user`, or `users` for one event to many")
+        return None
+    if user is not None:
+        raise InvalidEvent("users", "is given beside `user`; give one of the two")
+    if isinstance(users, str | bytes):
+        raise InvalidEvent("users", "must be a list of user ids, not one string; for one user give `user`")
+    try:
+        found = {parse_user_id(one, f"users[{index}]"): None for index, one in enumerate(users)}
+    except InvalidField as error:
+        raise InvalidEvent(error.field, error.problem) from None
+    if not found:
+        raise InvalidEvent("users", "names nobody")
+    return list(found)
+
+
+def to_each(event: Event, users: Iterable[UserId]) -> list[Append]:
+    """What the store is given for one event to many users: judged once, under the same id for each."""
+    return [append_of(replace(event, user=user)) for user in users]
 
 
 class EventMaker:
@@ -140,8 +201,15 @@ async def store_all(
     return [await _result(bus, append, future, futures) for append, future in zip(appends, futures, strict=True)]
 
 
-def receipts_of(results: Sequence[Receipt | EventBusError]) -> list[Receipt]:
+def receipts_of(
+    results: Sequence[Receipt | EventBusError], users: Sequence[UserId] = (), event: str = ""
+) -> list[Receipt]:
     """The receipts of a batch.
+
+    Args:
+        results: what became of each event.
+        users: of one event to many users: whose each result is.
+        event: of one event to many users: its id.
 
     Raises:
         PartialPublish: some failed.
@@ -157,6 +225,8 @@ def receipts_of(results: Sequence[Receipt | EventBusError]) -> list[Receipt]:
         f"{len(receipts)} of {len(results)} events are stored; the first of {len(errors)} errors: {errors[0]}."
         " `results` has a receipt or an error for each; publish those that failed again under the same ids",
         results,
+        users,
+        event,
     ) from errors[0]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from eventbus.breaker import BreakerState
 from eventbus.confirmation import Confirmation, Sessions
@@ -11,7 +12,7 @@ from eventbus.errors import EventBusError
 from eventbus.fields import Level
 from eventbus.ids import EntryId, EventId, UserId, entry_order
 
-__all__ = ["PublishStatistics", "Receipt"]
+__all__ = ["PublishStatistics", "Receipt", "Receipts"]
 
 
 class Waits(Protocol):
@@ -82,6 +83,39 @@ def _restored(
     kind: type[Receipt], event: EventId, user: UserId, entry: EntryId, duplicate: bool, attempts: int
 ) -> Receipt:
     return kind(event=event, user=user, entry=entry, duplicate=duplicate, attempts=attempts)
+
+
+R = TypeVar("R", bound=Receipt)
+
+
+class Receipts(Mapping[str, R], Generic[R]):
+    """An event is stored for many users: the receipt of each by user id, in the order given.
+
+    Args:
+        receipts: one of each user, all of one event.
+    """
+
+    __slots__ = ("_by_user",)
+
+    def __init__(self, receipts: Iterable[R]) -> None:
+        self._by_user: dict[str, R] = {receipt.user: receipt for receipt in receipts}
+
+    def __getitem__(self, user: str) -> R:
+        return self._by_user[user]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_user)
+
+    def __len__(self) -> int:
+        return len(self._by_user)
+
+    def __repr__(self) -> str:
+        return f"<Receipts {self.event} users={len(self)}>"
+
+    @property
+    def event(self) -> EventId:
+        """The id of the event: the same for all of them."""
+        return next(iter(self._by_user.values())).event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

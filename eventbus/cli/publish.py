@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import click
 from eventbus.cli.common import as_json_option, redis_option, settings_of
 from eventbus.cli.output import note, objects, print_json
 from eventbus.config import Settings
+from eventbus.errors import PartialPublish
 from eventbus.receipt import Receipt
 from eventbus.store import Durability
 
@@ -23,13 +25,16 @@ _EPILOG = """\
   eventbus publish --user ada --type agent_thinking --data '{"text": "hm"}'
   eventbus publish --user ada --type report.ready --data @report.json --id report-17
   echo '{"text": "hm"}' | eventbus publish --user ada --type agent_thinking --data -
+  eventbus publish --user ada --user grace --type note --data '{"text": "hm"}'
 
 With --id a command that is run again stores the event once (within EVENTBUS_DEDUPE_MS).
 """
 
 
 @click.command(epilog=_EPILOG, short_help="Publish an event for a user.")
-@click.option("--user", required=True, metavar="USER", help="Whose event it is.")
+@click.option(
+    "--user", "users", required=True, multiple=True, metavar="USER", help="Whose event it is; again for more users."
+)
 @click.option("--type", "type_", required=True, metavar="TYPE", help="What kind of event, such as agent_thinking.")
 @click.option("--data", required=True, metavar="JSON", help="A JSON object; @FILE reads a file, - reads stdin.")
 @click.option("--thread", metavar="THREAD", help="The thread in which it belongs.")
@@ -43,7 +48,7 @@ With --id a command that is run again stores the event once (within EVENTBUS_DED
 @as_json_option
 # As many arguments as the command has options.
 def publish(
-    user: str,
+    users: tuple[str, ...],
     type_: str,
     data: str,
     thread: str | None,
@@ -54,9 +59,9 @@ def publish(
     redis_url: str | None,
     as_json: bool,
 ) -> None:
-    """Publish an event for a user, and print its receipt: the event is stored."""
-    event = {
-        "user": user,
+    """Publish an event for a user, or for several, and print the receipts: the event is stored."""
+    event: dict[str, Any] = {
+        **({"user": users[0]} if len(users) == 1 else {"users": users}),
         "type": type_,
         "data": _data(data),
         "thread": thread,
@@ -64,21 +69,37 @@ def publish(
         "id": id_,
         "expires_ms": expires_ms,
     }
-    receipt = asyncio.run(_publish(settings_of(redis_url), event, durability))
+    try:
+        receipts = asyncio.run(_publish(settings_of(redis_url), event, durability))
+    except PartialPublish as error:
+        _print([result for result in error.results if isinstance(result, Receipt)], len(users) > 1, as_json)
+        for user, result in error.by_user.items():
+            if not isinstance(result, Receipt):
+                note(f"not stored for {user}: {result}")
+        note(f"Once more for those, under the same id: --id {error.event}")
+        raise
+    _print(receipts, len(users) > 1, as_json)
+
+
+def _print(receipts: Sequence[Receipt], with_users: bool, as_json: bool) -> None:
     if as_json:
-        rows = objects([receipt], ["event", "user", "entry", "duplicate", "attempts"])
+        rows = objects(receipts, ["event", "user", "entry", "duplicate", "attempts"])
         print_json([{"id": row.pop("event"), **row} for row in rows])
         return
-    click.echo(f"event {receipt.event}  entry {receipt.entry}" + ("  duplicate" if receipt.duplicate else ""))
-    if receipt.duplicate:
+    for receipt in receipts:
+        whose = f"  user {receipt.user}" if with_users else ""
+        duplicate = "  duplicate" if receipt.duplicate else ""
+        click.echo(f"event {receipt.event}  entry {receipt.entry}{whose}{duplicate}")
+    if any(receipt.duplicate for receipt in receipts):
         note("An event with this id was stored before: nothing is stored again.")
 
 
-async def _publish(settings: Settings, event: dict[str, Any], durability: str | None) -> Receipt:
+async def _publish(settings: Settings, event: dict[str, Any], durability: str | None) -> list[Receipt]:
     from eventbus.bus import Bus
 
     async with Bus(settings=settings) as bus:
-        return await bus.publish(**event, durability=durability)
+        receipts = await bus.publish(**event, durability=durability)
+        return [receipts] if isinstance(receipts, Receipt) else list(receipts.values())
 
 
 def _data(text: str) -> dict[str, Any]:
