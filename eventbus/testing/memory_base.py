@@ -36,6 +36,13 @@ class MemoryBase(FaultSwitches):
         self._listeners: dict[NodeName, list[Listener]] = {}
         self._primary = secrets.token_hex(20)
 
+    def flush(self) -> None:
+        """Everything is lost, the epochs too: FLUSHALL, or a server that came back without its file."""
+        self._users.clear()
+        self._partitions.clear()
+        self._tickets.clear()
+        self._nodes.clear()
+
     # --- within -----------------------------------------------------------------------------------------------------
 
     def _number(self, user: UserId) -> int:

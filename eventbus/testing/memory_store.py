@@ -103,13 +103,6 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
 
     # --- faults that are no errors of a call ------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Everything is lost, the epochs too: FLUSHALL, or a server that came back without its file."""
-        self._users.clear()
-        self._partitions.clear()
-        self._tickets.clear()
-        self._nodes.clear()
-
     def restart(self) -> None:
         """The server comes back with its data under another `run_id`, as after a crash with its append-only file."""
         self._primary = secrets.token_hex(20)
