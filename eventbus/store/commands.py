@@ -46,6 +46,7 @@ from eventbus.store.answers import (
 )
 from eventbus.store.batcher import Argument, Command
 from eventbus.store.keys import Keys, idempotency_field
+from eventbus.store.run_commands import step_arguments, step_refused
 from eventbus.store.scripts import script
 
 __all__ = ["NODE_LIFE_MS", "Commands"]
@@ -91,24 +92,47 @@ class Commands:
         """Store one event."""
         user = event.user
         keys = self.keys.user(user)
-        partition = keys.partition
+        partition, demand, step = keys.partition, event.demand, event.step
 
-        def parse(reply: Any, primary: str) -> Appended | StreamFull:
+        def parse(reply: Any, primary: str) -> Appended | StoreError:
             outcome = reply[0]
             if outcome == b"stored":
                 return Appended(entry=EntryId(reply[1].decode()), duplicate=False, primary=primary, woken=reply[2])
             if outcome == b"duplicate":
                 return Appended(entry=EntryId(reply[1].decode()), duplicate=True, primary=primary)
+            if step is not None and outcome != b"full":
+                return step_refused(step, reply)
             return StreamFull(
                 f"the stream of {user} holds {reply[1]} entries that sessions still need, at most"
                 f" {self.settings.max_stream_entries} entries and {self.settings.max_stream_bytes} bytes are allowed;"
                 " publish again when some are acked"
             )
 
+        used = (
+            keys.stream,
+            keys.live,
+            partition.bucket_even,
+            partition.bucket_odd,
+            keys.threads,
+            partition.due,
+            partition.counts,
+        )
+        given = (
+            idempotency_field(user, event.event),
+            event.body,
+            user,
+            partition.channel,
+            *self._append_limits,
+            event.type,
+            event.thread or "",
+            *(("", "") if demand is None else (demand.level.value, demand.within_ms)),
+        )
+        if step is None:
+            return _evalsha("append", used, given, parse, pinned=True)
         return _evalsha(
-            "append",
-            (keys.stream, keys.live, partition.bucket_even, partition.bucket_odd),
-            (idempotency_field(user, event.event), event.body, user, partition.channel, *self._append_limits),
+            "append_run",
+            (*used, self.keys.run(user, step.run)),
+            (*given, *step_arguments(step, event.event)),
             parse,
             pinned=True,
         )

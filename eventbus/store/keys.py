@@ -145,12 +145,25 @@ class Keys:
         return known
 
     def run(self, user: UserId, run: RunId) -> str:
-        """The key of a run's state and deadlines, in its user's partition."""
-        return f"{self.namespace}:{{{self.partition_of(user)}}}:r:{run}"
+        """The key of a run's state, in its user's partition. An application may give the runs of two users one id."""
+        return f"{self.namespace}:{{{self.partition_of(user)}}}:r:{user}/{run}"
 
     def text(self, user: UserId, run: RunId) -> str:
         """The key of a run's token deltas, in its user's partition."""
-        return f"{self.namespace}:{{{self.partition_of(user)}}}:t:{run}"
+        return f"{self.namespace}:{{{self.partition_of(user)}}}:t:{user}/{run}"
+
+    def run_pattern(self) -> str:
+        """A glob that every run's key matches."""
+        return f"{self.namespace}:{{*}}:r:*"
+
+    def run_of(self, key: str) -> tuple[UserId, RunId] | None:
+        """Whose run that is and which, None when it is none of ours."""
+        head, tagged, rest = key.partition(":{")
+        number, closed, name = rest.partition("}:r:")
+        user, slash, run = name.partition("/")
+        if head != self.namespace or not tagged or not closed or not slash or not user or not run:
+            return None
+        return (UserId(user), RunId(run)) if number == str(self.partition_of(user)) else None
 
     def ticket(self, ticket: str) -> str:
         """The key of a ticket."""

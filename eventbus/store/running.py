@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from enum import StrEnum
+from typing import Final, Protocol
 
-from eventbus.errors import StoreError
+from eventbus.errors import OutOfOrder, RunClosed, StoreError
 from eventbus.fields import Level
 from eventbus.ids import EntryId, RunId, UserId
 
 __all__ = [
+    "OPERATOR_EVENTS_LIFE_MS",
     "Demand",
     "DueRecord",
     "Lease",
@@ -25,7 +27,14 @@ __all__ = [
     "RunStep",
     "RunStore",
     "Settlement",
+    "StepOrder",
+    "out_of_order",
+    "run_completed",
+    "run_taken",
 ]
+
+OPERATOR_EVENTS_LIFE_MS: Final = 7 * 24 * 60 * 60_000
+"""How long an event for the operators is kept, from the last one of its partition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +43,15 @@ class Demand:
 
     level: Level
     within_ms: int
+
+
+class StepOrder(StrEnum):
+    """Which number a step may have."""
+
+    NEXT = "next"
+    """The last one plus 1."""
+    ANEW = "anew"
+    """Any above the last one: the store has lost events before this one that nobody can send again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +69,8 @@ class RunStep:
         watch: deadlines by name, in milliseconds from now; see `eventbus.watch`.
         unwatch: names of deadlines that are met. One that has passed stays, for whoever watches to mark: a step that
             came late is a breach, also when it came before anybody looked.
+        by: deadlines for this very step, in Unix milliseconds: one that has passed is watched, as due then.
+        order: which number it may have.
     """
 
     run: RunId
@@ -61,6 +81,27 @@ class RunStep:
     gone: Sequence[str] = ()
     watch: Mapping[str, int] = field(default_factory=dict)
     unwatch: Sequence[str] = ()
+    by: Mapping[str, int] = field(default_factory=dict)
+    order: StepOrder = StepOrder.NEXT
+
+
+def out_of_order(step: RunStep, last: int) -> OutOfOrder:
+    """The error of a step that does not follow the run's last event."""
+    return OutOfOrder(
+        f"event {step.seq} of run {step.run} came after event {last}: those between are not stored", last=last
+    )
+
+
+def run_completed(step: RunStep) -> RunClosed:
+    """The error of a step behind the end of its run."""
+    return RunClosed(f"run {step.run} is completed: nothing may follow; begin a new one")
+
+
+def run_taken(step: RunStep) -> RunClosed:
+    """The error of a step of whoever has lost the run."""
+    return RunClosed(
+        f"run {step.run} belongs to another process: its lease was lost and a node closes it, or it was resumed"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,3 +206,6 @@ class RunStore(Protocol):
 
     async def operator_events(self, partition: int, after: EntryId, count: int) -> Sequence[OperatorEvent]:
         """Events for the operators after `after`, oldest first."""
+
+    async def operator_partitions(self) -> Sequence[int]:
+        """The partitions that have events for the operators."""

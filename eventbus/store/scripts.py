@@ -18,11 +18,14 @@ __all__ = ["NAMES", "Script", "all_scripts", "parse_script", "script"]
 NAMES: Final = (
     "ack",
     "append",
+    "append_run",
     "attach",
     "beat_node",
+    "claim_run",
     "confirm",
     "dead_letter",
     "detach",
+    "due",
     "end_session",
     "heartbeat",
     "history",
@@ -31,7 +34,12 @@ NAMES: Final = (
     "read",
     "redeliver",
     "release",
+    "renew_lease",
+    "request_run",
     "sessions",
+    "text_append",
+    "text_close",
+    "settle",
     "waiting",
 )
 
@@ -84,7 +92,9 @@ def parse_script(name: str, source: str, shared: dict[str, str]) -> Script:
             if match is None:
                 raise ValueError(f"{name}.lua: {section} has the line {line!r}")
             found.append((match[1], match[2] is not None))
-    text = _INCLUDE.sub(lambda match: shared[match[1]].strip(), source)
+    text = source
+    while _INCLUDE.search(text):
+        text = _INCLUDE.sub(lambda match: shared[match[1]].strip(), text)
     return Script(
         name=name,
         text=text,

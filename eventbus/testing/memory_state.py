@@ -6,12 +6,25 @@ Everything here is given `now_ms`. A life that is over is noticed when the state
 from __future__ import annotations
 
 import secrets
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from eventbus.fields import Level
-from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, Epoch, EventId, NodeName, SessionId, UserId, entry_order
+from eventbus.ids import (
+    ENTRY_ZERO,
+    ConnectionId,
+    EntryId,
+    Epoch,
+    EventId,
+    NodeName,
+    RunId,
+    SessionId,
+    ThreadId,
+    UserId,
+    entry_order,
+)
 from eventbus.store import (
     Attach,
     AttachMode,
@@ -25,7 +38,18 @@ from eventbus.store import (
 )
 from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
 
-__all__ = ["ZERO", "Known", "Live", "Log", "PartitionState", "Seen", "UserState", "place_group", "verify_read"]
+__all__ = [
+    "ZERO",
+    "Known",
+    "Live",
+    "Log",
+    "MemoryRun",
+    "PartitionState",
+    "Seen",
+    "UserState",
+    "place_group",
+    "verify_read",
+]
 
 ZERO: Final[Order] = (0, 0)
 _LEVELS: Final = frozenset(level.value for level in Level)
@@ -80,6 +104,28 @@ class Log(list[tuple[Order, T]]):
 
 
 @dataclass(slots=True)
+class MemoryRun:
+    """The hash of a run, and what it was after each of its last steps, for a store that is rolled back."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    until_ms: int = 0
+    before: deque[tuple[Order, dict[str, str]]] = field(default_factory=lambda: deque(maxlen=256))
+
+    def write(self, fields: dict[str, str], order: Order) -> None:
+        """Replace the fields, as of the entry that changed them."""
+        self.fields = fields
+        self.before.append((order, dict(fields)))
+
+    def roll_back(self, to: Order) -> bool:
+        """Be again what it was at an entry. Returns whether it was there then."""
+        while self.before and self.before[-1][0] > to:
+            self.before.pop()
+        if self.before:
+            self.fields = dict(self.before[-1][1])
+        return bool(self.before)
+
+
+@dataclass(slots=True)
 class PartitionState:
     """What all users of a partition share."""
 
@@ -87,6 +133,8 @@ class PartitionState:
     buckets: dict[int, dict[tuple[UserId, EventId], EntryId]] = field(default_factory=dict)
     dead: Log[DeadLetterRecord] = field(default_factory=Log)
     counts: Counter[str] = field(default_factory=Counter)
+    due: dict[str, int] = field(default_factory=dict)
+    operators: Log[Mapping[str, str]] = field(default_factory=Log)
 
     def count(self, state: str, type: str, count: int = 1) -> None:
         """Count entries of a type that reached a state: `<state>:<type>`; what is too much is `other`."""
@@ -132,6 +180,8 @@ class UserState:
     live: dict[SessionId, Live] = field(default_factory=dict)
     known: dict[SessionId, Known] = field(default_factory=dict)
     confirmations: Log[ConfirmationRecord] = field(default_factory=Log)
+    threads: dict[ThreadId, int] = field(default_factory=dict)
+    runs: dict[RunId, MemoryRun] = field(default_factory=dict)
 
     def expire(self, now_ms: int, live_ttl_ms: int) -> None:
         """Let go of what is too old: the stream and live fields."""

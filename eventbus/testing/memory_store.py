@@ -119,8 +119,9 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
         """
         self.restart()
         self._partition(user).forget_entries(user, entry_order(to))
-        stream = self._user(user).stream
-        return stream.drop_after(entry_order(to)) if stream is not None else 0
+        state = self._user(user)
+        state.runs = {name: run for name, run in state.runs.items() if run.roll_back(entry_order(to))}
+        return state.stream.drop_after(entry_order(to)) if state.stream is not None else 0
 
     def lose_group(self, user: UserId, session: SessionId) -> None:
         """A session's group vanishes, with its pending list, while the stream stays."""
@@ -161,6 +162,10 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
         if known := partition.first_entry(event.user, event.event, bucket):
             partition.remember(event.user, event.event, bucket, known)
             return Appended(entry=known, duplicate=True, primary=self._primary)
+        if event.step is not None and (refused := self._refused(event, event.step)) is not None:
+            if isinstance(refused, StoreError):
+                return refused
+            return Appended(entry=refused, duplicate=True, primary=self._primary)
         stream = user.opened_stream()
         stream.trim_below((now_ms - self.settings.retention_ms, 0))
         if full := self._make_room(event.user, user, stream, len(event.body)):
@@ -168,6 +173,7 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
         entry = entry_id(stream.add(event.body, now_ms))
         self._keep_stream(user, now_ms)
         partition.remember(event.user, event.event, bucket, entry)
+        self._noted(event, entry, now_ms)
         nodes = dict.fromkeys(live.node for live in user.live.values())
         for node in nodes:
             self._tell(node, lambda listener: listener.woken(event.user))

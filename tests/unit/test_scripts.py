@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,27 @@ import pytest
 import eventbus.store
 from eventbus.config import StoreSettings
 from eventbus.fields import Level
-from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
+from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, ThreadId, UserId
 from eventbus.store import (
     Append,
     Attach,
     AttachMode,
     ConfirmRequest,
     DeadLetter,
+    Demand,
     Fence,
     NodeRecord,
     ReadRequest,
     Redelivery,
     ReleaseReason,
+    RunStep,
     Start,
 )
+from eventbus.store import run_commands as runs
 from eventbus.store.batcher import Command
 from eventbus.store.commands import Commands
 from eventbus.store.keys import Keys, UserKeys
+from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
 
 LUA = Path(eventbus.store.__file__).parent / "lua"
@@ -48,9 +53,23 @@ SETTINGS = StoreSettings(
 KEYS = Keys("eb", 16)
 COMMANDS = Commands(KEYS, SETTINGS)
 
+RUN = RunId("run_1")
+LEASE = Lease(user=USER, run=RUN, owner="owner-1", lease_ms=30_008)
+APPEND = Append(
+    user=USER,
+    event=EVENT,
+    body=b"body",
+    type="note",
+    thread=ThreadId("trip"),
+    demand=Demand(level=Level.DISPLAYED, within_ms=5_009),
+)
+STEP = RunStep(run=RUN, seq=12, owner="owner-1", lease_ms=30_008, fields={"state": "running"}, watch={"agent": 30_000})
+
 CALLS: dict[str, Command[Any]] = {
     "ack": COMMANDS.ack(USER, SESSION, [ENTRY, ENTRY], record=True),
-    "append": COMMANDS.append(Append(user=USER, event=EVENT, body=b"body")),
+    "append": COMMANDS.append(APPEND),
+    "append_run": COMMANDS.append(replace(APPEND, step=STEP)),
+    "claim_run": runs.claim_run(KEYS, SETTINGS, LEASE, "owner-0"),
     "confirm": COMMANDS.confirm(
         ConfirmRequest(user=USER, session=SESSION, level=Level.DISPLAYED, entries=[ENTRY, ENTRY]), record=True
     ),
@@ -74,6 +93,7 @@ CALLS: dict[str, Command[Any]] = {
         FENCE, DeadLetter(id=ENTRY, event=EVENT, type="note", reason="no_ack", attempts=5, body=b"body")
     ),
     "detach": COMMANDS.detach(FENCE, ENTRY),
+    "due": runs.due(KEYS, KEYS.partition_of(USER), 10),
     "end_session": COMMANDS.end_session(USER, SESSION),
     "heartbeat": COMMANDS.heartbeat(USER, [FENCE, FENCE], NODE),
     "history": COMMANDS.history(USER, ENTRY, 10, "fresh"),
@@ -84,7 +104,21 @@ CALLS: dict[str, Command[Any]] = {
     ),
     "redeliver": COMMANDS.redeliver(FENCE, [Redelivery(id=ENTRY, attempts=2), Redelivery(id=ENTRY, attempts=3)]),
     "release": COMMANDS.release(FENCE, [ENTRY, ENTRY], ReleaseReason.FILTERED),
+    "renew_lease": runs.renew_lease(KEYS, SETTINGS, LEASE),
+    "request_run": runs.request_run(
+        KEYS, SETTINGS, RunRequest(user=USER, run=RUN, fields={"agent": "planner"}, watch={"started": 1_000})
+    ),
     "sessions": COMMANDS.sessions(USER),
+    "settle": runs.settle(
+        KEYS,
+        Settlement(
+            due=DueRecord(partition=KEYS.partition_of(USER), member="demand", due_ms=1_010, now_ms=1_011),
+            run=(USER, RUN),
+            fields={"state": "completed"},
+            announce={"kind": "missed"},
+            webhook=True,
+        ),
+    ),
     "waiting": COMMANDS.waiting(USER, SESSION, ENTRY, 10),
 }
 
@@ -115,6 +149,19 @@ EXPECTED: dict[str, Any] = {
     "reason": ("no_ack", "filtered"),
     "level": ("received", "displayed"),
     "type": "note",
+    "thread": "trip",
+    "within_ms": 5_009,
+    "run_id": RUN,
+    "seq": 12,
+    "owner": "owner-1",
+    "held_by": "owner-0",
+    "lease_ms": 30_008,
+    "order": "next",
+    "change": ("set", "watch", "announce"),
+    "member": "demand",
+    "due_ms": 1_010,
+    "announced_ms": 7 * 24 * 3_600_000,
+    "webhook": "webhook",
     "life_ms": (SETTINGS.dead_letter_ttl_ms, 15_000),
     "attempts": (5, 2, 3),
     "count": (9, 10),
@@ -125,6 +172,8 @@ EXPECTED: dict[str, Any] = {
 def key_called(name: str) -> str:
     """The key that a header calls `name`."""
     keys: UserKeys = KEYS.user(USER)
+    if name == "run":
+        return KEYS.run(USER, RUN)
     if name == "nodes":
         return KEYS.nodes
     found: str = getattr(keys, name) if hasattr(keys, name) else getattr(keys.partition, name)
@@ -166,7 +215,7 @@ def test_call_passes_the_arguments_that_the_header_names(each: Script) -> None:
 def test_script_uses_every_key_and_argument_and_no_other(each: Script) -> None:
     code = "\n".join(line for line in each.text.splitlines() if not line.lstrip().startswith("--"))
     used = {int(number) for number in re.findall(r"KEYS\[(\d+)", code)}
-    if each.name == "append":
+    if each.name in ("append", "append_run"):
         used |= {3, 4}  # the two buckets, whose number is computed
     assert used == set(range(1, len(each.keys) + 1))
     arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
@@ -181,10 +230,10 @@ def test_no_key_is_made_up_in_a_script(each: Script) -> None:
     assert not re.search(r"'eb:|\{[0-9]+\}:", each.text)
 
 
-def test_scripts_work_when_memory_is_full_but_append(each: Script) -> None:
+def test_scripts_work_when_memory_is_full_but_those_that_take_something_in(each: Script) -> None:
     """D14: a full Redis can be drained."""
     first = each.text.splitlines()[0]
-    assert ("allow-oom" in first) == (each.name != "append")
+    assert ("allow-oom" in first) == (each.name not in ("append", "append_run", "request_run"))
 
 
 def test_header_says_what_comes_back(each: Script) -> None:
