@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from eventbus.errors import StoreError
 from eventbus.fields import Level
@@ -49,6 +49,7 @@ __all__ = [
     "DeadOutcome",
     "Demand",
     "Durability",
+    "EntryFacts",
     "Fence",
     "GapReason",
     "HistoryPage",
@@ -254,12 +255,13 @@ class StoredEntry:
 @dataclass(frozen=True, slots=True)
 class PendingEntry:
     """A pending entry; `body` is None when the entry was trimmed; `attempts` is Redis's delivery count, untouched by
-    reading.
+    reading; `released`: another session of the user has acked this `deliver: any` event.
     """
 
     id: EntryId
     body: bytes | None
     attempts: int
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,13 +272,36 @@ class PendingPage:
     last: bool
 
 
+class EntryFacts(NamedTuple):
+    """What an ack needs to know of an entry. A named tuple, for acks are on the hot path.
+
+    Attributes:
+        type: of its event, for the counts.
+        shared: it is `deliver: any`: the first ack of any session releases it for all.
+        demanded: a confirmation of it is demanded.
+    """
+
+    type: str
+    shared: bool = False
+    demanded: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckRequest:
-    """What a client of one session acked."""
+    """What a client of one session acked.
+
+    Attributes:
+        facts: one for each entry, None where the caller does not hold it; empty when it holds none. The store looks at
+            the entry for those.
+        connection: whose client said it; None when it came through another door, of which the node that has the session
+            in flight is told (D11).
+    """
 
     user: UserId
     session: SessionId
     entries: Sequence[EntryId]
+    facts: Sequence[EntryFacts | None] = ()
+    connection: ConnectionId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +311,8 @@ class ConfirmRequest:
     Attributes:
         level: above `received`; it implies those before it.
         note: what the application says about it.
+        facts: as those of an `AckRequest`.
+        connection: as that of an `AckRequest`.
     """
 
     user: UserId
@@ -293,6 +320,8 @@ class ConfirmRequest:
     level: Level
     entries: Sequence[EntryId]
     note: str | None = None
+    facts: Sequence[EntryFacts | None] = ()
+    connection: ConnectionId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,11 +361,14 @@ class ReadState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRead:
-    """The answer to one `ReadRequest`, in id order. `gap` precedes the entries."""
+    """The answer to one `ReadRequest`, in id order. `gap` precedes the entries; `released` are those of them that
+    another session of the user has acked, of `deliver: any` events (D19).
+    """
 
     state: ReadState
     entries: Sequence[StoredEntry] = ()
     gap: StoreGap | None = None
+    released: Sequence[EntryId] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -576,8 +608,10 @@ class Store(RunStore, TextStore, InboundStore, FigureStore, Protocol):
         """
 
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
-        """Releases what a client acked, and records it by the setting. Returns how many were pending. Not fenced.
-        Redis: XACK.
+        """Releases what a client acked through another door than its connection, and counts and records it.
+
+        The first ack of a `deliver: any` event releases it for all sessions of the user, whose nodes are told. Returns
+        how many were pending. Not fenced. Redis: XACK.
         """
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
@@ -591,8 +625,17 @@ class Store(RunStore, TextStore, InboundStore, FigureStore, Protocol):
         Redis: XACK; 1,000 records of the user are looked at from each end, and an ack behind those is not found.
         """
 
-    async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
-        """A node's own ack: filtered, expired, trimmed or released entries; recorded, never a confirmation."""
+    async def release(
+        self,
+        fence: Fence,
+        entries: Sequence[EntryId],
+        reason: ReleaseReason,
+        facts: Sequence[EntryFacts | None] = (),
+    ) -> int | Lost:
+        """A node's own ack: filtered, expired, trimmed or released entries; recorded and counted, never a confirmation.
+
+        `facts` are as those of an `AckRequest`.
+        """
 
     async def redeliver(self, fence: Fence, entries: Sequence[Redelivery]) -> Sequence[RedeliveryOutcome] | Lost:
         """Counts an attempt for each entry before it is sent again (D11). Redis: XPENDING, XCLAIM JUSTID RETRYCOUNT."""

@@ -105,7 +105,7 @@ def pending_page(reply: Any, _primary: str) -> PendingPage | Lost:
     if state == b"lost":
         return LOST
     return PendingPage(
-        entries=tuple(PendingEntry(EntryId(raw[0].decode()), raw[2], raw[1]) for raw in entries),
+        entries=tuple(PendingEntry(EntryId(raw[0].decode()), raw[2], raw[1], len(raw) > 3) for raw in entries),
         last=state == b"last",
     )
 
@@ -124,7 +124,10 @@ def new_read(raw: Any) -> NewRead:
     state = raw[0]
     if state == b"ok":
         entries = tuple([StoredEntry(EntryId(entry[0].decode()), entry[1][1]) for entry in raw[1]])
-        return NewRead(state=ReadState.OK, entries=entries, gap=read_gap(*raw[2:6]) if len(raw) > 2 else None)
+        if len(raw) == 2:
+            return NewRead(state=ReadState.OK, entries=entries)
+        released = tuple(EntryId(entry.decode()) for entry in raw[6:])
+        return NewRead(state=ReadState.OK, entries=entries, gap=read_gap(*raw[2:6]), released=released)
     if state == b"lost":
         return _READ_LOST
     if state == b"no_group":

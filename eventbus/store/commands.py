@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, Final, TypeVar
 
-from eventbus.config import StoreSettings
+from eventbus.config import ConfirmationRecords, StoreSettings
 from eventbus.errors import StoreError, StreamFull
 from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId
 from eventbus.store import (
     LOST,
+    AckRequest,
     Append,
     Appended,
     Attach,
@@ -21,6 +23,7 @@ from eventbus.store import (
     ConfirmRequest,
     DeadLetter,
     DeadOutcome,
+    EntryFacts,
     Fence,
     HistoryPage,
     Lost,
@@ -54,7 +57,6 @@ __all__ = ["NODE_LIFE_MS", "Commands"]
 T = TypeVar("T")
 
 NODE_LIFE_MS: Final = 15_000
-LEVEL_RECEIVED: Final = "received"
 
 
 def _evalsha(
@@ -66,6 +68,21 @@ def _evalsha(
     pinned: bool = False,
 ) -> Command[T]:
     return Command(("EVALSHA", script(name).sha, len(keys), *keys, *arguments), parse, scripted=True, pinned=pinned)
+
+
+def _facts(entries: Sequence[EntryId], facts: Sequence[EntryFacts | None]) -> str:
+    """Facts as facts.lua reads them. Source: eventbus/store/lua/shared/facts.lua."""
+    if not facts:
+        return f":u:{len(entries)}"
+    if len(facts) != len(entries):
+        raise ValueError(f"{len(facts)} facts for {len(entries)} entries")
+    return " ".join(f"{_word(one)}:{sum(1 for _ in run)}" for one, run in groupby(facts))
+
+
+def _word(facts: EntryFacts | None) -> str:
+    if facts is None:
+        return ":u"
+    return f"{facts.type}:{'s' if facts.shared else ''}{'d' if facts.demanded else ''}"
 
 
 class Commands:
@@ -143,7 +160,7 @@ class Commands:
         keys = self.keys.user(fence.user)
         return _evalsha(
             "attach",
-            (keys.stream, keys.live, keys.known, keys.partition.epoch, keys.records),
+            (keys.stream, keys.live, keys.known, keys.partition.epoch, keys.records, keys.partition.counts),
             (
                 request.mode.value,
                 fence.user,
@@ -168,7 +185,7 @@ class Commands:
         """A page of pending entries."""
         keys = self.keys.user(fence.user)
         arguments = (self.settings.live_ttl_ms, fence.session, fence.connection, after, max(1, count))
-        return _evalsha("pending", (keys.stream, keys.live), arguments, pending_page)
+        return _evalsha("pending", (keys.stream, keys.live, keys.released), arguments, pending_page)
 
     def read_new(self, user: UserId, requests: Sequence[ReadRequest]) -> Command[list[NewRead]]:
         """What is new for sessions of one user."""
@@ -177,37 +194,58 @@ class Commands:
         for request in requests:
             fence = request.fence
             arguments += (fence.session, fence.connection, max(1, request.count), request.verify or "")
-        return _evalsha("read", (keys.stream, keys.live), arguments, new_reads)
+        return _evalsha("read", (keys.stream, keys.live, keys.released), arguments, new_reads)
 
-    def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId], *, record: bool) -> Command[int]:
-        """Release what a client acked; with a record, or a plain XACK."""
-        keys = self.keys.user(user)
-        if not record:
-            return Command(("XACK", keys.stream, session, *entries), whole)
-        arguments: list[Argument] = [session, LEVEL_RECEIVED, self.settings.retention_ms, *entries]
-        return _evalsha("ack", (keys.stream, keys.records), arguments, whole)
-
-    def confirm(self, request: ConfirmRequest, *, record: bool) -> Command[Confirmed]:
-        """Record what a client displayed or confirmed; without records, a plain XACK."""
+    def ack(self, request: AckRequest | ConfirmRequest) -> Command[int]:
+        """Release what a client acked."""
         keys = self.keys.user(request.user)
-        if not record:
-            plain = ("XACK", keys.stream, request.session, *request.entries)
-            return Command(plain, lambda reply, _primary: Confirmed(int(reply), 0))
-        arguments: list[Argument] = [request.session, request.level.value, self.settings.retention_ms]
+        used = (keys.stream, keys.records, keys.live, keys.released, keys.partition.counts)
+        return _evalsha("ack", used, [*self._acking(request), *request.entries], whole)
+
+    def confirm(self, request: ConfirmRequest) -> Command[Confirmed]:
+        """Record what a client displayed or confirmed; without records, an ack."""
+        if self.settings.confirmation_records is ConfirmationRecords.OFF:
+            plain = self.ack(request)
+            return Command(plain.arguments, lambda reply, _primary: Confirmed(int(reply), 0), scripted=True)
+        keys = self.keys.user(request.user)
         return _evalsha(
             "confirm",
-            (keys.stream, keys.records),
-            [*arguments, request.note or "", *request.entries],
+            (keys.stream, keys.records, keys.live, keys.released, keys.partition.counts),
+            [*self._acking(request), request.level.value, request.note or "", *request.entries],
             lambda reply, _primary: Confirmed(int(reply[0]), int(reply[1])),
         )
 
-    def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> Command[int | Lost]:
+    def _acking(self, request: AckRequest | ConfirmRequest) -> list[Argument]:
+        """What ack.lua and confirm.lua begin with."""
+        settings = self.settings
+        return [
+            request.session,
+            settings.retention_ms,
+            settings.confirmation_records.value,
+            "other" if request.connection is None else "own",
+            request.user,
+            self.keys.user(request.user).partition.channel,
+            settings.live_ttl_ms,
+            _facts(request.entries, request.facts),
+        ]
+
+    def release(
+        self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason, facts: Sequence[EntryFacts | None] = ()
+    ) -> Command[int | Lost]:
         """A node's own ack."""
         keys, settings = self.keys.user(fence.user), self.settings
         return _evalsha(
             "release",
-            (keys.stream, keys.live, keys.records),
-            [settings.live_ttl_ms, fence.session, fence.connection, reason.value, settings.retention_ms, *entries],
+            (keys.stream, keys.live, keys.records, keys.partition.counts),
+            [
+                settings.live_ttl_ms,
+                fence.session,
+                fence.connection,
+                reason.value,
+                settings.retention_ms,
+                _facts(entries, facts),
+                *entries,
+            ],
             lambda reply, _primary: LOST if reply[0] == b"lost" else int(reply[1]),
         )
 
@@ -224,7 +262,7 @@ class Commands:
         keys, settings = self.keys.user(fence.user), self.settings
         return _evalsha(
             "dead_letter",
-            (keys.stream, keys.live, keys.partition.dead),
+            (keys.stream, keys.live, keys.partition.dead, keys.partition.counts),
             (
                 settings.live_ttl_ms,
                 fence.session,
@@ -247,7 +285,8 @@ class Commands:
         arguments: list[Argument] = [node, settings.live_ttl_ms, settings.session_ttl_ms, settings.retention_ms]
         for fence in fences:
             arguments += (fence.session, fence.connection)
-        return _evalsha("heartbeat", (keys.stream, keys.live, keys.known, keys.records), arguments, beats)
+        used = (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts)
+        return _evalsha("heartbeat", used, arguments, beats)
 
     def detach(self, fence: Fence, cursor: EntryId) -> Command[bool | Lost]:
         """A session goes away and keeps its place."""
@@ -271,7 +310,7 @@ class Commands:
         keys = self.keys.user(user)
         return _evalsha(
             "end_session",
-            (keys.stream, keys.live, keys.known, keys.records),
+            (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts),
             (session, self.settings.retention_ms),
             whole,
         )

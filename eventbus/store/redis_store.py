@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
-from eventbus.config import ConfirmationRecords, StoreSettings
+from eventbus.config import StoreSettings
 from eventbus.errors import StoreError, StoreMisconfigured
 from eventbus.ids import EntryId, Epoch, NodeName, SessionId, UserId
 from eventbus.store import (
@@ -23,6 +23,7 @@ from eventbus.store import (
     DeadLetter,
     DeadOutcome,
     Durability,
+    EntryFacts,
     Fence,
     HistoryPage,
     Listener,
@@ -96,7 +97,6 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, Operating):
         )
         self._subscription_ms = (ping_ms, silence_ms)
         self._subscriptions: list[Subscription] = []
-        self._record_acks = self.settings.confirmation_records is ConfirmationRecords.ALL
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings | None = None, **options: Any) -> Self:
@@ -174,28 +174,26 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, Operating):
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
         if not entries:
             return 0
-        return await self._call(self._commands.ack(user, session, entries, record=self._record_acks))
+        return await self._call(self._commands.ack(AckRequest(user=user, session=session, entries=entries)))
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
-        futures = [
-            self.link.execute(
-                self._commands.ack(request.user, request.session, request.entries, record=self._record_acks)
-            )
-            if request.entries
-            else None
-            for request in requests
-        ]
+        futures = [self.link.execute(self._commands.ack(request)) if request.entries else None for request in requests]
         return [0 if future is None else await future for future in futures]
 
     async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
         futures = [
-            self.link.execute(self._commands.confirm(request, record=self._record_acks)) if request.entries else None
-            for request in requests
+            self.link.execute(self._commands.confirm(request)) if request.entries else None for request in requests
         ]
         return [Confirmed(0, 0) if future is None else await future for future in futures]
 
-    async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
-        return await self._call(self._commands.release(fence, entries, reason))
+    async def release(
+        self,
+        fence: Fence,
+        entries: Sequence[EntryId],
+        reason: ReleaseReason,
+        facts: Sequence[EntryFacts | None] = (),
+    ) -> int | Lost:
+        return await self._call(self._commands.release(fence, entries, reason, facts))
 
     async def redeliver(self, fence: Fence, entries: Sequence[Redelivery]) -> Sequence[RedeliveryOutcome] | Lost:
         return await self._call(self._commands.redeliver(fence, entries))

@@ -15,6 +15,7 @@ from eventbus.config import StoreSettings
 from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, ThreadId, UserId
 from eventbus.store import (
+    AckRequest,
     Append,
     Attach,
     AttachMode,
@@ -66,12 +67,12 @@ APPEND = Append(
 STEP = RunStep(run=RUN, seq=12, owner="owner-1", lease_ms=30_008, fields={"state": "running"}, watch={"agent": 30_000})
 
 CALLS: dict[str, Command[Any]] = {
-    "ack": COMMANDS.ack(USER, SESSION, [ENTRY, ENTRY], record=True),
+    "ack": COMMANDS.ack(AckRequest(user=USER, session=SESSION, entries=[ENTRY, ENTRY])),
     "append": COMMANDS.append(APPEND),
     "append_run": COMMANDS.append(replace(APPEND, step=STEP)),
     "claim_run": runs.claim_run(KEYS, SETTINGS, LEASE, "owner-0"),
     "confirm": COMMANDS.confirm(
-        ConfirmRequest(user=USER, session=SESSION, level=Level.DISPLAYED, entries=[ENTRY, ENTRY]), record=True
+        ConfirmRequest(user=USER, session=SESSION, level=Level.DISPLAYED, entries=[ENTRY, ENTRY])
     ),
     "attach": COMMANDS.attach(
         Attach(

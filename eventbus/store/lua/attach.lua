@@ -7,6 +7,7 @@
 --   known            the user's sessions
 --   epoch            the partition's epoch
 --   records          the user's confirmations
+--   counts           the partition's counts
 -- ARGV
 --   mode             open or reattach
 --   user             the user id
@@ -30,6 +31,7 @@
 --@include live
 --@include order
 --@include life
+--@include counts
 --@include records
 --@include known
 --@include told
@@ -83,7 +85,7 @@ local groups = groups_info(stream)
 local function forget(name)
   redis.call('HDEL', known, name)
   if groups[name] then
-    end_group(stream, KEYS[5], retention_ms, name)
+    end_group(stream, KEYS[5], KEYS[6], retention_ms, name)
     groups[name] = nil
   end
 end

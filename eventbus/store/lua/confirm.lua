@@ -7,33 +7,59 @@
 -- KEYS
 --   stream           the user's stream
 --   records          the user's confirmations
+--   live             the user's live sessions
+--   released         entry ids of `deliver: any` events that were acked
+--   counts           the partition's counts
 -- ARGV
 --   session          the session id
+--   retention_ms     life of the records and of the ids
+--   kept             which acks are recorded: all or required
+--   door             own: the session's connection acks; other: its node is told (D11)
+--   user             the user id
+--   channel          what the shard channels of the partition begin with
+--   live_ttl_ms      life of a live field
+--   facts            what is known of the entries, see facts.lua
 --   level            displayed or confirmed
---   retention_ms     life of the records
 --   note             kept with the record; empty for none
 --   id...            repeated: an entry id
 -- Returns
 --   {how many were pending, how many reached the level by this call}
 --@include life
 --@include order
+--@include counts
 --@include records
+--@include facts
+--@include tally
+--@include acking
 
+local LEVELS = { 'received', 'displayed', 'confirmed' }
 local RANKS = { received = 1, displayed = 2, confirmed = 3 }
 local BUDGET = 1000
-local session, level, retention_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local note = ARGV[4] ~= '' and ARGV[4] or nil
+local session, level, retention_ms = ARGV[1], ARGV[9], tonumber(ARGV[2])
+local note = ARGV[10] ~= '' and ARGV[10] or nil
 local ids = {}
-for i = 5, #ARGV do
+for i = 11, #ARGV do
   ids[#ids + 1] = ARGV[i]
 end
 
-local gone = released(KEYS[1], session, ids)
-record(KEYS[2], retention_ms, 'received', session, gone)
+local facts = parse_facts(ARGV[8])
+local gone, shared, known = take(ids, facts)
+local acked = recorded(gone, known)
+record(KEYS[2], retention_ms, 'received', session, acked)
+if #shared > 0 then
+--@include clock
+--@include live
+--@include others
+end
+if ARGV[4] == 'other' and #gone > 0 then
+--@include clock
+--@include live
+--@include door
+end
 
 -- What each entry has reached so far, by rank; what is not there was not delivered, as far as is known.
 local reached = {}
-for _, id in ipairs(gone) do
+for _, id in ipairs(acked) do
   reached[id] = 1
 end
 
@@ -42,7 +68,7 @@ if #gone < #ids then
   local group = groups_info(KEYS[1])[session]
   local position = group and group['last-delivered-id'] or '0-0'
   for _, id in ipairs(ids) do
-    if not reached[id] and not wanted[id] and not below(position, id) then
+    if not known[id] and not wanted[id] and not below(position, id) then
       wanted[id] = true
       missing = missing + 1
       if not lowest or below(id, lowest) then
@@ -95,11 +121,21 @@ if missing > 0 then
 end
 
 local new = {}
-for _, id in ipairs(ids) do
+local steps = {}
+for i, id in ipairs(ids) do
   if reached[id] and reached[id] < RANKS[level] then
+    for rank = reached[id] + 1, RANKS[level] do
+      steps[rank] = steps[rank] or {}
+      table.insert(steps[rank], id)
+    end
+    known[id] = known[id] or (facts[i].unknown and stored_facts(KEYS[1], id) or facts[i])
     reached[id] = RANKS[level]
     new[#new + 1] = id
   end
 end
 record(KEYS[2], retention_ms, level, session, new, note)
+-- A level that is reached at once counts as those before it too.
+for rank, some in pairs(steps) do
+  tally(KEYS[5], LEVELS[rank], some, known)
+end
 return { #gone, #new }

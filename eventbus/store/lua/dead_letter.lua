@@ -5,6 +5,7 @@
 --   stream           the user's stream
 --   live             the user's live sessions
 --   dead             the partition's dead letters
+--   counts           the partition's counts
 -- ARGV
 --   live_ttl_ms      life of a live field
 --   session          the session id
@@ -21,6 +22,8 @@
 --   'dead' | 'gone' | 'lost'
 --@include clock
 --@include live
+--@include life
+--@include counts
 
 local stream, session, life_ms, id, body = KEYS[1], ARGV[2], tonumber(ARGV[4]), ARGV[6], ARGV[11]
 local now = now_ms()
@@ -40,4 +43,5 @@ redis.call(
   'event', ARGV[7], 'type', ARGV[8], 'reason', ARGV[9], 'attempts', ARGV[10], 'node', node, 'body', body
 )
 redis.call('PEXPIRE', KEYS[3], life_ms)
+count(KEYS[4], 'dead_lettered', ARGV[8], 1)
 return 'dead'

@@ -6,14 +6,16 @@
 --   live             the user's live sessions
 --   known            the user's sessions
 --   records          the user's confirmations
+--   counts           the partition's counts
 -- ARGV
 --   session          the session id
 --   retention_ms     life of the records
 -- Returns
 --   how many entries were pending
 --@include life
+--@include counts
 --@include records
 
 redis.call('HDEL', KEYS[2], ARGV[1], '#' .. ARGV[1])
 redis.call('HDEL', KEYS[3], ARGV[1])
-return end_group(KEYS[1], KEYS[4], tonumber(ARGV[2]), ARGV[1])
+return end_group(KEYS[1], KEYS[4], KEYS[5], tonumber(ARGV[2]), ARGV[1])

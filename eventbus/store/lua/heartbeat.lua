@@ -6,6 +6,7 @@
 --   live             the user's live sessions
 --   known            the user's sessions
 --   records          the user's confirmations
+--   counts           the partition's counts
 -- ARGV
 --   node             the caller
 --   live_ttl_ms      life of a live field
@@ -19,6 +20,7 @@
 --@include live
 --@include order
 --@include life
+--@include counts
 --@include records
 --@include known
 
@@ -75,7 +77,7 @@ if written then
     local _, seen = known_parts(fields[i + 1])
     if not holders[fields[i]] and (not seen or now - seen >= session_ttl_ms) then
       redis.call('HDEL', known, fields[i])
-      end_group(stream, KEYS[4], retention_ms, fields[i])
+      end_group(stream, KEYS[4], KEYS[5], retention_ms, fields[i])
     end
   end
 end

@@ -4,6 +4,7 @@
 -- KEYS
 --   stream           the user's stream
 --   live             the user's live sessions
+--   released         entry ids of `deliver: any` events that were acked
 -- ARGV
 --   live_ttl_ms      life of a live field
 --   session          the session id
@@ -11,7 +12,7 @@
 --   after            the page begins after this id
 --   count            entries at most, at least 1
 -- Returns
---   {'last' or 'more', {id, delivery count, body or nil}...} | {'lost'}
+--   {'last' or 'more', {id, delivery count, body or nil, 'released' when another session did that}...} | {'lost'}
 --@include clock
 --@include live
 
@@ -27,10 +28,14 @@ if waiting.err then
   end
   return waiting
 end
+local some_released = redis.call('EXISTS', KEYS[3]) == 1
 local page = { #waiting > count and 'more' or 'last' }
 for i = 1, math.min(#waiting, count) do
   local id = waiting[i][1]
   local entry = redis.call('XRANGE', stream, id, id)[1]
   page[#page + 1] = { id, waiting[i][4], entry and entry[2][2] or false }
+  if some_released and redis.call('SISMEMBER', KEYS[3], id) == 1 then
+    page[#page][4] = 'released'
+  end
 end
 return page

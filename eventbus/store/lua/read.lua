@@ -4,6 +4,7 @@
 -- KEYS
 --   stream           the user's stream
 --   live             the user's live sessions
+--   released         entry ids of `deliver: any` events that were acked
 -- ARGV
 --   live_ttl_ms      life of a live field
 --   session...       repeated: the session id
@@ -11,8 +12,8 @@
 --   count...         repeated: the room in its window, at least 1
 --   verify...        repeated: the last id read when the last read was a full one, else empty (D7)
 -- Returns
---   for each session {'ok', entries} | {'ok', entries, reason, after, before, count or -1} | {'lost'} | {'no_group'}
---   with each entry as {id, {'d', body}}
+--   for each session {'ok', entries} | {'ok', entries, reason or '', after, before, count or -1, released id...} | {'lost'} |
+--   {'no_group'}, with each entry as {id, {'d', body}}
 --@include clock
 --@include live
 
@@ -63,6 +64,27 @@ local function look_for_gap(session, connection, verify)
   return nil -- read and trimmed since: nothing is lost (D15)
 end
 
+-- Which of the entries another session has released already (D19). Few users have any.
+local some_released = nil
+local function released_among(entries)
+  local found = {}
+  if some_released == nil then
+    some_released = redis.call('EXISTS', KEYS[3]) == 1
+  end
+  if some_released then
+    local ids = {}
+    for i, entry in ipairs(entries) do
+      ids[i] = entry[1]
+    end
+    for i, is_member in ipairs(redis.call('SMISMEMBER', KEYS[3], unpack(ids))) do
+      if is_member == 1 then
+        found[#found + 1] = ids[i]
+      end
+    end
+  end
+  return found
+end
+
 local answers = {}
 for i = 2, #ARGV, 4 do
   local session, connection, count, verify = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -84,9 +106,13 @@ for i = 2, #ARGV, 4 do
       answer = { 'no_group' }
     else
       answer = { 'ok', read and read[1][2] or {} }
-      if gap then
-        for _, part in ipairs(gap) do
+      local gone = read and released_among(read[1][2]) or {}
+      if gap or #gone > 0 then
+        for _, part in ipairs(gap or { '', '', '', -1 }) do
           answer[#answer + 1] = part
+        end
+        for _, id in ipairs(gone) do
+          answer[#answer + 1] = id
         end
       end
     end

@@ -23,10 +23,10 @@ local function released(stream_key, session, ids)
   return gone
 end
 
--- Ends a session: its group goes, and what was pending is recorded as expired. Returns how many entries that were.
+-- Ends a session: its group goes, and what was pending is recorded and counted as expired, whatever its type. Returns how many entries that were.
 -- Pages of 500 keep the tables small; a window bounds the pending list to about 1024 entries.
-local function end_group(stream_key, records_key, retention_ms, session)
-  local count = 0
+local function end_group(stream_key, records_key, counts_key, retention_ms, session)
+  local total = 0
   local from = '-'
   while true do
     local page = redis.pcall('XPENDING', stream_key, session, from, '+', 500)
@@ -37,10 +37,11 @@ local function end_group(stream_key, records_key, retention_ms, session)
     for i, item in ipairs(page) do
       ids[i] = item[1]
     end
-    count = count + #ids
+    total = total + #ids
     record(records_key, retention_ms, 'expired', session, ids)
     from = '(' .. ids[#ids]
   end
   redis.pcall('XGROUP', 'DESTROY', stream_key, session)
-  return count
+  count(counts_key, 'expired', '', total)
+  return total
 end
