@@ -87,7 +87,7 @@ class MemoryRuns(MemoryBase):
             if due.get(member + met, 0) >= now_ms:
                 del due[member + met]
         for watched, ms in step.by.items():
-            if now_ms > ms:
+            if now_ms > ms and f"breach:{watched}" not in fields:
                 due[member + watched] = ms
         if step.lease_ms:
             due[member + "lease"] = now_ms + step.lease_ms

@@ -114,7 +114,7 @@ for i = 21, #ARGV, 3 do
     if at and tonumber(at) >= now then
       redis.call('ZREM', due, member .. name)
     end
-  elseif now > tonumber(value) then
+  elseif now > tonumber(value) and redis.call('HEXISTS', run, 'breach:' .. name) == 0 then
     redis.call('ZADD', due, value, member .. name)
   end
 end
