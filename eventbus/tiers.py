@@ -18,6 +18,7 @@ import orjson
 from eventbus.errors import ConfigError
 from eventbus.kinds import Integer, Text
 from eventbus.settings import check, setting
+from eventbus.watch import RunLimits
 
 __all__ = [
     "AGENT_MARGIN_MS",
@@ -106,6 +107,17 @@ class Tier:
     def kept_sessions(self) -> int:
         """How many sessions of a user that are away are remembered; the longest unseen goes first."""
         return 4 * self.live_sessions
+
+    @property
+    def limits(self) -> RunLimits:
+        """The deadlines of a run."""
+        return RunLimits(
+            started_ms=self.started_within_ms,
+            thinking_ms=self.thinking_within_ms,
+            executing_ms=self.executing_within_ms,
+            completed_ms=self.completed_within_ms,
+            run_ms=self.agent_timeout_ms,
+        )
 
 
 _TIER_FIELDS: Final = {

@@ -34,3 +34,8 @@ class Counters:
     stalls: int = 0
     subscriptions: int = 0
     events_published: int = 0
+    run_breaches: Counter[str] = field(default_factory=Counter)
+    runs_abandoned: int = 0
+    runs_closed: int = 0
+    demands_missed: Counter[str] = field(default_factory=Counter)
+    webhooks: Counter[str] = field(default_factory=Counter)

@@ -1,0 +1,383 @@
+"""Watches deadlines: of runs, of demanded confirmations, and the turns of the webhook, in this node's share of the
+partitions.
+
+What is due waits in the store until somebody settles it, so nothing is lost with a node: another sees it, at the
+latest when the list of nodes has forgotten the dead one, and whoever was away catches up. A settlement is one script:
+two nodes that see one deadline tell of it once (D22).
+
+A partition in which something was due lately is looked at every `watch_ms`, the others four times as seldom. That is
+256 reads a second for 1,024 idle partitions, however many nodes there are, and as many again by those that stand by
+for a node that died; all of a look leave in one write.
+
+Source: docs/escalation.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from eventbus.breach import (
+    OperatorKind,
+    abandoned,
+    deadline_of,
+    is_closed,
+    missed_confirmation,
+    missed_deadline,
+    reached_by,
+)
+from eventbus.clock import Clock, seconds
+from eventbus.config import ConfirmationRecords, StoreSettings
+from eventbus.errors import EventBusError, StoreError
+from eventbus.event import Event, decode_envelope
+from eventbus.ids import EntryId, NodeName, UserId, entry_order
+from eventbus.store import ConfirmationRecord, Store
+from eventbus.store.running import DueRecord, RunRecord, Settlement
+from eventbus.watch import LEASE, DemandMember, RunMember, WebhookMember, parse_member
+from gateway.counters import Counters
+from gateway.shares import Shares
+
+__all__ = ["Posting", "Watcher"]
+
+logger = logging.getLogger(__name__)
+
+PAGE: Final = 100
+"""Most deadlines of a partition that are read at a time."""
+
+AT_ONCE: Final = 64
+"""So many are judged at a time: each may ask the store."""
+
+ROUNDS_MAX: Final = 50
+"""Pages of one look; what is left over has the next one."""
+
+IDLE_FACTOR: Final = 4
+"""A partition without anything due is looked at so much more seldom."""
+
+LATE_FACTOR: Final = 5
+"""Who stands by takes what is late by so many `watch_ms`: the partition's own node has looked by then."""
+
+UNKNOWN_MS: Final = 60_000
+"""What nobody here understands is looked at again after so long: a node of a later version may know it."""
+
+RECORDS: Final = 500
+"""Most records of confirmations that are read at a time."""
+
+CLOCK_STEP_MS: Final = 60_000
+"""How far the id of a record may be behind that of its entry: after a failover the store's clock may have gone back."""
+
+LATE_MS: Final = 10_000
+"""From here on the log says how late a look was."""
+
+
+class Posting(Protocol):
+    """Where the turns of the webhook go."""
+
+    def posts(self, kind: OperatorKind) -> bool:
+        """Whether operator events of a kind are posted."""
+
+    def take(self, due: DueRecord, event: EntryId, attempt: int) -> None:
+        """Takes a post whose turn has come; returns at once."""
+
+
+Close = Callable[[RunRecord], Awaitable[object]]
+"""Publishes what a run owes and closes it as failed; safe to repeat, and at two nodes at once."""
+
+
+@dataclass(slots=True)
+class _Look:
+    """When a partition is looked at again, in monotonic milliseconds, and the wait that comes after that."""
+
+    at_ms: int
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What is to be done about a deadline, and what follows when this node is the one that did it."""
+
+    settlement: Settlement
+    count: Callable[[], None] | None = None
+    close: RunRecord | None = None
+
+
+class Watcher:
+    """The watch of one node. `run` it until the node drains.
+
+    Args:
+        store: where deadlines are.
+        node: the node's name.
+        settings: partitions, and whether confirmations are recorded.
+        clock: monotonic, for the times of looks; what is due is judged by the store's clock.
+        counters: what is counted.
+        close: closes a run that was abandoned.
+        posting: the webhook.
+        watch_ms: between two looks.
+        nodes_ms: between two looks at the list of nodes.
+
+    Attributes:
+        late_ms: how late the latest of the deadlines of the last look was found.
+        calls: how many reads of a partition were made.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        node: NodeName,
+        *,
+        settings: StoreSettings,
+        clock: Clock,
+        counters: Counters,
+        close: Close,
+        posting: Posting,
+        watch_ms: int,
+        nodes_ms: int,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._counters = counters
+        self._close = close
+        self._posting = posting
+        self._watch_ms = watch_ms
+        self._nodes_ms = nodes_ms
+        self._judges_demands = settings.confirmation_records is not ConfirmationRecords.OFF
+        self._shares = Shares(node, settings.partitions)
+        self._node = node
+        self._living: Sequence[NodeName] = (node,)
+        self._nodes_at_ms: int | None = None
+        self._looks: dict[int, _Look] = {}
+        self.late_ms = 0
+        self.calls = 0
+
+    def __repr__(self) -> str:
+        return f"<Watcher {self._shares!r} late_ms={self.late_ms}>"
+
+    async def run(self) -> None:
+        """Watches until it is cancelled, which leaves everything for the next look, here or elsewhere."""
+        while True:
+            await self.look()
+            await asyncio.sleep(seconds(self._watch_ms))
+
+    async def look(self) -> None:
+        """One look at the partitions whose time has come; a store that is away is asked again the next time."""
+        now_ms = self._clock.monotonic_ms()
+        await self._look_at_nodes(now_ms)
+        share = self._shares.of(self._living)
+        mine = [number for number in share.first if self._is_time(number, now_ms)]
+        others = [number for number in share.second if self._is_time(number, now_ms)]
+        self.late_ms = 0
+        for numbers, least_late_ms in ((mine, 0), (others, LATE_FACTOR * self._watch_ms)):
+            busy = await self._work_off(numbers, least_late_ms)
+            for number in numbers:
+                self._plan(number, now_ms, busy=number in busy and least_late_ms == 0)
+        if self.late_ms >= LATE_MS:
+            logger.warning("deadlines were found late", extra={"late_ms": self.late_ms})
+
+    async def _look_at_nodes(self, now_ms: int) -> None:
+        if self._nodes_at_ms is not None and now_ms < self._nodes_at_ms:
+            return
+        try:
+            records = await self._store.nodes()
+        except StoreError as error:
+            self._counters.store_errors[error.code] += 1
+            return
+        # A node that drains has stopped watching.
+        self._living = [record.node for record in records if record.state != "draining"]
+        self._nodes_at_ms = now_ms + self._nodes_ms
+
+    # --- when -------------------------------------------------------------------------------------------------------
+
+    def _is_time(self, number: int, now_ms: int) -> bool:
+        look = self._looks.get(number)
+        return look is None or look.at_ms <= now_ms
+
+    def _plan(self, number: int, now_ms: int, *, busy: bool) -> None:
+        look = self._looks.get(number)
+        longest_ms = IDLE_FACTOR * self._watch_ms
+        if look is None:
+            # Spread out: the first waits differ, so that each look has its part of the partitions.
+            look = self._looks[number] = _Look(0, longest_ms)
+            look.at_ms = now_ms + self._watch_ms * (1 + number % IDLE_FACTOR)
+        else:
+            look.wait_ms = self._watch_ms if busy else min(2 * look.wait_ms, longest_ms)
+            look.at_ms = now_ms + look.wait_ms
+        # A look comes a little after the time for which it was planned; without this every second one would be missed.
+        look.at_ms -= self._watch_ms // 2
+
+    # --- what -------------------------------------------------------------------------------------------------------
+
+    async def _work_off(self, numbers: Sequence[int], least_late_ms: int) -> set[int]:
+        """Settles what is due in these partitions, in pages. Returns those that had something."""
+        busy: set[int] = set()
+        left = list(numbers)
+        for _ in range(ROUNDS_MAX):
+            if not left:
+                break
+            pages = await self._read(left)
+            found = [due for page in pages.values() for due in page if due.now_ms - due.due_ms >= least_late_ms]
+            busy.update(due.partition for due in found)
+            self.late_ms = max([self.late_ms, *(due.now_ms - due.due_ms for due in found)])
+            done = 0
+            for at in range(0, len(found), AT_ONCE):
+                done += await self._settle(found[at : at + AT_ONCE])
+            # A page that is not full was the last one; where nothing moved, nothing will.
+            left = [number for number, page in pages.items() if len(page) == PAGE] if done else []
+        return busy
+
+    async def _read(self, numbers: Sequence[int]) -> Mapping[int, Sequence[DueRecord]]:
+        self.calls += len(numbers)
+        try:
+            answers = await self._store.due(numbers, PAGE)
+        except StoreError as error:
+            answers = [error]
+        pages: dict[int, Sequence[DueRecord]] = {}
+        for number, answer in zip(numbers, answers, strict=False):
+            if isinstance(answer, StoreError):
+                self._counters.store_errors[answer.code] += 1
+            else:
+                pages[number] = answer
+        return pages
+
+    async def _settle(self, found: Sequence[DueRecord]) -> int:
+        """Judges deadlines and settles them. Returns how many this node settled."""
+        runs: list[tuple[DueRecord, RunMember]] = []
+        demands: dict[UserId, list[tuple[DueRecord, DemandMember]]] = {}
+        judged: list[_Judged] = []
+        for due in found:
+            match parse_member(due.member):
+                case RunMember() as run:
+                    runs.append((due, run))
+                case DemandMember() as demand:
+                    demands.setdefault(demand.user, []).append((due, demand))
+                case WebhookMember(event, attempt):
+                    self._posting.take(due, event, attempt)
+                case None:
+                    logger.warning("%r is due, and is no deadline that this version knows", due.member)
+                    judged.append(_Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})))
+        answers = await asyncio.gather(
+            *(self._guarded(self._judge_run(due, run), [due]) for due, run in runs),
+            *(
+                self._guarded(self._judge_demands(user, some), [due for due, _ in some])
+                for user, some in demands.items()
+            ),
+        )
+        for answer in answers:
+            judged += answer
+        return await self._carry_out(judged)
+
+    async def _guarded(self, judging: Awaitable[Sequence[_Judged]], about: Iterable[DueRecord]) -> Sequence[_Judged]:
+        """Judges, whatever happens: one deadline that can not be judged must not end the watch of the others."""
+        try:
+            return await judging
+        except StoreError as error:
+            self._counters.store_errors[error.code] += 1
+            return ()
+        except Exception:
+            logger.exception("a deadline could not be judged")
+            return [_Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})) for due in about]
+
+    async def _carry_out(self, judged: Sequence[_Judged]) -> int:
+        if not judged:
+            return 0
+        try:
+            answers = await self._store.settle([one.settlement for one in judged])
+        except StoreError as error:
+            answers = [error] * len(judged)
+        closing = []
+        done = 0
+        for one, answer in zip(judged, answers, strict=True):
+            if isinstance(answer, StoreError):
+                self._counters.store_errors[answer.code] += 1
+            elif answer:
+                done += 1
+                if one.count is not None:
+                    one.count()
+                if one.close is not None:
+                    closing.append(one.close)
+        await asyncio.gather(*(self._close_run(record) for record in closing))
+        return done
+
+    # --- runs -------------------------------------------------------------------------------------------------------
+
+    async def _judge_run(self, due: DueRecord, run: RunMember) -> Sequence[_Judged]:
+        record = await self._store.run(run.user, run.run)
+        if run.name == LEASE:
+            settlement = abandoned(due, record, posted=self._posting.posts(OperatorKind.RUN_ABANDONED))
+            again = record if record is not None and not is_closed(record) else None
+            return [_Judged(settlement=settlement, count=self._counts_abandoned(settlement), close=again)]
+        settlement = missed_deadline(due, run.name, record, posted=self._posting.posts(OperatorKind.MISSED_DEADLINE))
+        which = deadline_of(run.name)
+
+        def count() -> None:
+            if which is not None and settlement.announce is not None:
+                self._counters.run_breaches[which[0].value] += 1
+
+        return [_Judged(settlement=settlement, count=count)]
+
+    def _counts_abandoned(self, settlement: Settlement) -> Callable[[], None]:
+        def count() -> None:
+            self._counters.runs_abandoned += settlement.announce is not None
+
+        return count
+
+    async def _close_run(self, record: RunRecord) -> None:
+        try:
+            await self._close(record)
+        except EventBusError as error:
+            # Its lease comes due again.
+            logger.info("run %s could not be closed yet: %s", record.run, error)
+        except Exception:
+            logger.exception("run %s could not be closed", record.run)
+        else:
+            self._counters.runs_closed += 1
+
+    # --- demands ----------------------------------------------------------------------------------------------------
+
+    async def _judge_demands(self, user: UserId, some: Sequence[tuple[DueRecord, DemandMember]]) -> Sequence[_Judged]:
+        """Judges the demands of one user: its records are read once for all."""
+        if not self._judges_demands:
+            return [_Judged(settlement=Settlement(due=due)) for due, _ in some]
+        records = await self._records(user, min(entry_order(demand.entry)[0] for _, demand in some))
+        return [await self._judge_demand(due, demand, records) for due, demand in some]
+
+    async def _judge_demand(
+        self, due: DueRecord, demand: DemandMember, records: Sequence[ConfirmationRecord]
+    ) -> _Judged:
+        reached = reached_by(records, demand.entry, due.due_ms)
+        event = await self._event(demand) if reached is None or reached < demand.level else None
+        settlement = missed_confirmation(
+            due,
+            demand.user,
+            demand.entry,
+            demand.level,
+            reached=reached,
+            event=event,
+            posted=self._posting.posts(OperatorKind.MISSED_CONFIRMATION),
+        )
+
+        def count() -> None:
+            if settlement.announce is not None:
+                self._counters.demands_missed[demand.level.value] += 1
+
+        return _Judged(settlement=settlement, count=count)
+
+    async def _records(self, user: UserId, since_ms: int) -> Sequence[ConfirmationRecord]:
+        after = EntryId(f"{max(0, since_ms - CLOCK_STEP_MS)}-0")
+        records: list[ConfirmationRecord] = []
+        while True:
+            page = await self._store.confirmations(user, after, RECORDS)
+            records += (record for _, record in page)
+            if len(page) < RECORDS:
+                return records
+            after = page[-1][0]
+
+    async def _event(self, demand: DemandMember) -> Event | None:
+        stored = await self._store.entry(demand.user, demand.entry)
+        if stored is None:
+            return None
+        try:
+            return decode_envelope(stored.body)
+        except EventBusError:
+            return None
