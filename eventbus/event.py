@@ -123,6 +123,8 @@ class EventHead(NamedTuple):
     expires_ms: int | None
     json: bytes
     """The whole event as JSON, without blanks, the keys in the envelope's order."""
+    demanded: bool = False
+    """Whether a confirmation is demanded."""
 
 
 # --- where an event is made -----------------------------------------------------------------------------------------
@@ -326,6 +328,7 @@ def peek(body: bytes) -> EventHead:
             _DELIVER[get("deliver", "each")],
             get("expires_ms"),
             json,
+            "require" in fields,
         )
         data = fields["data"]
     except (AttributeError, KeyError, TypeError):

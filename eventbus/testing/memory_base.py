@@ -11,6 +11,7 @@ from eventbus.clock import Clock, SystemClock
 from eventbus.config import StoreSettings
 from eventbus.ids import NodeName, UserId
 from eventbus.store import DeadLetterRecord, Fence, Listener
+from eventbus.store.inbound import Follower, Told
 from eventbus.testing.memory_faults import FaultSwitches
 from eventbus.testing.memory_state import Log, PartitionState, Seen, UserState
 
@@ -34,6 +35,7 @@ class MemoryBase(FaultSwitches):
         self._tickets: dict[str, tuple[str, int]] = {}
         self._nodes: dict[NodeName, Seen] = {}
         self._listeners: dict[NodeName, list[Listener]] = {}
+        self._followers: dict[UserId, list[Follower]] = {}
         self._primary = secrets.token_hex(20)
 
     def flush(self) -> None:
@@ -59,7 +61,7 @@ class MemoryBase(FaultSwitches):
     def _user(self, name: UserId) -> UserState:
         """A user's state with what is over taken away."""
         now_ms = self.clock.now_ms()
-        user = self._users.setdefault(name, UserState())
+        user = self._users.setdefault(name, UserState(partition=self._partition(name)))
         user.expire(now_ms, self.settings.live_ttl_ms)
         user.confirmations.forget_before(now_ms - self.settings.retention_ms)
         return user
@@ -78,3 +80,9 @@ class MemoryBase(FaultSwitches):
         loop = asyncio.get_running_loop()
         for listener in self._listeners.get(node, ()):
             loop.call_soon(call, listener)
+
+    def _tell_followers(self, user: UserId, what: Told) -> None:
+        """Tells who follows a user in the next turn, as a message from a channel would come."""
+        loop = asyncio.get_running_loop()
+        for follower in self._followers.get(user, ()):
+            loop.call_soon(follower.told, user, what)

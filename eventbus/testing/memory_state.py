@@ -36,10 +36,13 @@ from eventbus.store import (
     Start,
     StoreGap,
 )
-from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
+from eventbus.store.inbound import CommandRecord, QuestionRecord
+from eventbus.testing.memory_stream import Group, MemoryStream, Order, Pending, entry_id
 
 __all__ = [
     "ZERO",
+    "CommandGroup",
+    "Inbound",
     "Known",
     "Live",
     "Log",
@@ -165,12 +168,57 @@ class PartitionState:
 
 
 @dataclass(slots=True)
+class CommandGroup:
+    """A consumer group of a user's commands."""
+
+    position: Order = ZERO
+    pending: dict[Order, Pending] = field(default_factory=dict)
+
+    def has_acked(self, order: Order) -> bool:
+        """Whether a command was read and is not pending."""
+        return order <= self.position and order not in self.pending
+
+
+@dataclass(slots=True)
+class Inbound:
+    """What a user sent to agents, and what agents asked, with the options."""
+
+    commands: Log[CommandRecord] = field(default_factory=Log)
+    last: Order = ZERO
+    groups: dict[str, CommandGroup] = field(default_factory=dict)
+    questions: dict[tuple[RunId, str], tuple[QuestionRecord, tuple[str, ...]]] = field(default_factory=dict)
+
+    def record(self, command: CommandRecord, now_ms: int) -> EntryId:
+        """Append a command, above all ids that there ever were. Returns its id."""
+        self.last = (now_ms, 0) if now_ms > self.last[0] else (self.last[0], self.last[1] + 1)
+        self.commands.append((self.last, command))
+        return entry_id(self.last)
+
+    def at(self, order: Order) -> CommandRecord | None:
+        """A command by its id."""
+        return next((command for known, command in self.commands if known == order), None)
+
+    def forget_handled(self) -> None:
+        """Let go of what everybody whom it is for has acked."""
+        inboxes = [group for name, group in self.groups.items() if name.startswith("inbox:")]
+
+        def is_handled(order: Order, command: CommandRecord) -> bool:
+            if command.run is None:
+                return bool(inboxes) and all(group.has_acked(order) for group in inboxes)
+            group = self.groups.get(f"run:{command.run}")
+            return group is not None and group.has_acked(order)
+
+        self.commands[:] = [(order, command) for order, command in self.commands if not is_handled(order, command)]
+
+
+@dataclass(slots=True)
 class UserState:
     """The keys of one user.
 
     Attributes:
         hole: the id up to which entries are gone that a session had not read; None once all are past it.
         told: of how many trimmed entries which connection was told by its attach.
+        released: `deliver: any` events that a session has acked.
     """
 
     stream: MemoryStream | None = None
@@ -180,13 +228,19 @@ class UserState:
     live: dict[SessionId, Live] = field(default_factory=dict)
     known: dict[SessionId, Known] = field(default_factory=dict)
     confirmations: Log[ConfirmationRecord] = field(default_factory=Log)
+    released: set[EntryId] = field(default_factory=set)
+    released_until_ms: int = 0
+    partition: PartitionState = field(default_factory=PartitionState)
     threads: dict[ThreadId, int] = field(default_factory=dict)
     runs: dict[RunId, MemoryRun] = field(default_factory=dict)
+    inbound: Inbound = field(default_factory=Inbound)
 
     def expire(self, now_ms: int, live_ttl_ms: int) -> None:
         """Let go of what is too old: the stream and live fields."""
         if self.stream is not None and now_ms >= self.stream_until_ms:
             self.stream = None
+        if now_ms >= self.released_until_ms:
+            self.released.clear()
         for session, live in list(self.live.items()):
             if now_ms - live.seen_ms >= live_ttl_ms:
                 del self.live[session]
@@ -254,6 +308,7 @@ class UserState:
         group = self.stream.groups.pop(session, None) if self.stream is not None else None
         waiting = [entry_id(order) for order in group.pending_after()] if group is not None else []
         self.record(session, "expired", waiting, now_ms)
+        self.partition.count("expired", "", len(waiting))
         return len(waiting)
 
     def make_room(self, known_limit: int, now_ms: int) -> None:

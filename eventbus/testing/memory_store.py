@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from eventbus.config import ConfirmationRecords, StreamFullPolicy
+from eventbus.config import StreamFullPolicy
 from eventbus.errors import NotReplicated, StoreError, StreamFull
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import ENTRY_ZERO, EntryId, Epoch, NodeName, SessionId, UserId, entry_order
 from eventbus.store import (
     LOST,
-    AckRequest,
     Append,
     Appended,
     Attach,
@@ -28,11 +27,7 @@ from eventbus.store import (
     Beat,
     BeatState,
     ConfirmationRecord,
-    Confirmed,
-    ConfirmRequest,
-    DeadLetter,
     DeadLetterRecord,
-    DeadOutcome,
     Durability,
     Fence,
     HistoryPage,
@@ -49,12 +44,12 @@ from eventbus.store import (
     ReadState,
     Redelivery,
     RedeliveryOutcome,
-    ReleaseReason,
     SessionRecord,
     StoredEntry,
     StoreInfo,
     Ticket,
 )
+from eventbus.testing.memory_acking import MemoryAcks
 from eventbus.testing.memory_base import MemoryBase
 from eventbus.testing.memory_figures import MemoryFigures
 from eventbus.testing.memory_inbound import MemoryInbound
@@ -80,7 +75,7 @@ class _Listening:
         self._forget()
 
 
-class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryBase):
+class MemoryStore(MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryBase):
     """An `eventbus.store.Store` in one process, with switches for the faults of a server.
 
     Args:
@@ -120,6 +115,7 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
         self.restart()
         self._partition(user).forget_entries(user, entry_order(to))
         state = self._user(user)
+        state.released = {entry for entry in state.released if entry_order(entry) <= entry_order(to)}
         state.runs = {name: run for name, run in state.runs.items() if run.roll_back(entry_order(to))}
         return state.stream.drop_after(entry_order(to)) if state.stream is not None else 0
 
@@ -284,7 +280,9 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
                 return PendingPage(entries=(), last=True)
             waiting = group.pending_after(after)
             page = [
-                PendingEntry(entry_id(order), stream.body(order), group.pending[order].attempts)
+                PendingEntry(
+                    entry_id(order), stream.body(order), group.pending[order].attempts, entry_id(order) in user.released
+                )
                 for order in waiting[:count]
             ]
             return PendingPage(entries=tuple(page), last=len(waiting) <= count)
@@ -307,59 +305,8 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
         orders = stream.read_group(group, request.count, self.clock.now_ms())
         if user.is_past_hole():
             user.hole = None
-        return NewRead(state=ReadState.OK, entries=tuple(_stored(stream, orders)), gap=gap)
-
-    async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
-        async with self._call():
-            return self._ack(AckRequest(user=user, session=session, entries=entries))
-
-    async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
-        try:
-            async with self._call():
-                return [self._ack(request) for request in requests]
-        except StoreError as error:
-            return [error] * len(requests)
-
-    def _ack(self, request: AckRequest) -> int:
-        user = self._user(request.user)
-        group = user.group(request.session)
-        released = group.drop(request.entries) if group is not None else []
-        if self.settings.confirmation_records is ConfirmationRecords.ALL:
-            user.record(request.session, "received", released, self.clock.now_ms())
-        return len(released)
-
-    async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
-        try:
-            async with self._call():
-                return [self._confirm(request) for request in requests]
-        except StoreError as error:
-            return [error] * len(requests)
-
-    def _confirm(self, request: ConfirmRequest) -> Confirmed:
-        released = self._ack(AckRequest(user=request.user, session=request.session, entries=request.entries))
-        if self.settings.confirmation_records is not ConfirmationRecords.ALL:
-            return Confirmed(released, 0)
-        user = self._user(request.user)
-        if user.group(request.session) is None:
-            return Confirmed(released, 0)
-        reached = user.reached(request.session)
-        new = [
-            entry
-            for entry in dict.fromkeys(request.entries)
-            if entry in reached and reached[entry].rank < request.level.rank
-        ]
-        user.record(request.session, request.level.value, new, self.clock.now_ms(), request.note or None)
-        return Confirmed(released, len(new))
-
-    async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
-        async with self._call():
-            user = self._held(fence)
-            if user is None:
-                return LOST
-            group = user.group(fence.session)
-            released = group.drop(entries) if group is not None else []
-            user.record(fence.session, reason.value, released, self.clock.now_ms())
-            return len(released)
+        released = tuple(entry for entry in map(entry_id, orders) if entry in user.released)
+        return NewRead(state=ReadState.OK, entries=tuple(_stored(stream, orders)), gap=gap, released=released)
 
     async def redeliver(self, fence: Fence, entries: Sequence[Redelivery]) -> Sequence[RedeliveryOutcome] | Lost:
         async with self._call():
@@ -381,33 +328,6 @@ class MemoryStore(MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryB
             return RedeliveryOutcome.TRIMMED
         pending.attempts, pending.sent_ms = entry.attempts, self.clock.now_ms()
         return RedeliveryOutcome.READY
-
-    async def dead_letter(self, fence: Fence, letter: DeadLetter) -> DeadOutcome | Lost:
-        async with self._call():
-            user = self._held(fence)
-            if user is None:
-                return LOST
-            group = user.group(fence.session)
-            if group is None or not group.drop([letter.id]):
-                return DeadOutcome.GONE
-            now_ms, partition = self.clock.now_ms(), self._partition(fence.user)
-            stored = user.stream.body(entry_order(letter.id)) if user.stream is not None else None
-            record = DeadLetterRecord(
-                id=ENTRY_ZERO,  # given by the log
-                partition=self._number(fence.user),
-                user=fence.user,
-                session=fence.session,
-                entry=letter.id,
-                event=letter.event,
-                type=letter.type,
-                reason=letter.reason,
-                attempts=letter.attempts,
-                node=user.live[fence.session].node,
-                time_ms=now_ms,
-                body=letter.body or stored or b"",
-            )
-            partition.dead.record(record, now_ms)
-            return DeadOutcome.DEAD
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
