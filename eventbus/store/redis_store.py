@@ -42,6 +42,8 @@ from eventbus.store.answers import nothing, read_entries, text_or_none
 from eventbus.store.batcher import Batcher, Command
 from eventbus.store.commands import Commands
 from eventbus.store.durability import Durable
+from eventbus.store.following import Followers
+from eventbus.store.inbound import POLL_MS
 from eventbus.store.keys import Keys
 from eventbus.store.listening import Subscription
 from eventbus.store.operating import Operating
@@ -97,6 +99,7 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, Operating):
         )
         self._subscription_ms = (ping_ms, silence_ms)
         self._subscriptions: list[Subscription] = []
+        self.followers = Followers(url, timeout_ms=timeout_ms, ping_ms=ping_ms, silence_ms=silence_ms, poll_ms=POLL_MS)
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings | None = None, **options: Any) -> Self:
@@ -129,6 +132,7 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, Operating):
     async def aclose(self) -> None:
         await asyncio.gather(*(subscription.aclose() for subscription in self._subscriptions))
         self._subscriptions.clear()
+        await self.followers.aclose()
         await self._durable.aclose()
         await self.link.aclose()
 

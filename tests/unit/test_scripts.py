@@ -30,11 +30,15 @@ from eventbus.store import (
     RunStep,
     Start,
 )
+from eventbus.store import inbound_commands as inbound
 from eventbus.store import run_commands as runs
 from eventbus.store.batcher import Command
 from eventbus.store.commands import Commands
+from eventbus.store.figures import ThreadRecord
+from eventbus.store.inbound import Answer, AnsweredBy, Ask, NewCommand, TakeCommands
 from eventbus.store.keys import Keys, UserKeys
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
+from eventbus.store.redis_figures import online_call, threads_call
 from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
 
 LUA = Path(eventbus.store.__file__).parent / "lua"
@@ -53,6 +57,7 @@ SETTINGS = StoreSettings(
 )
 KEYS = Keys("eb", 16)
 COMMANDS = Commands(KEYS, SETTINGS)
+ALICE_KEYS = KEYS.user(USER)
 
 RUN = RunId("run_1")
 LEASE = Lease(user=USER, run=RUN, owner="owner-1", lease_ms=30_008)
@@ -67,6 +72,29 @@ APPEND = Append(
 STEP = RunStep(run=RUN, seq=12, owner="owner-1", lease_ms=30_008, fields={"state": "running"}, watch={"agent": 30_000})
 
 CALLS: dict[str, Command[Any]] = {
+    "answer": inbound.answer(
+        KEYS,
+        COMMANDS,
+        Answer(event=APPEND, run=RUN, question="q1", by=AnsweredBy.USER, choice="tea", settled=b"settled"),
+    ),
+    "ask": inbound.ask(
+        KEYS,
+        SETTINGS,
+        Ask(user=USER, run=RUN, question="q1", body=b"asked", timeout_ms=60_001, options=("tea", "soup")),
+    ),
+    "asked": inbound.asked(KEYS, USER, RUN, "q1", ENTRY),
+    "close_inbound": inbound.close_inbound(KEYS, USER, RUN),
+    "command": inbound.send_command(
+        KEYS,
+        SETTINGS,
+        NewCommand(user=USER, session=SESSION, type="note", data=b"data", ref="s1", run=RUN, thread=ThreadId("trip")),
+    ),
+    "questions": inbound.questions(KEYS, USER),
+    "take_commands": inbound.take_commands(
+        KEYS,
+        SETTINGS,
+        TakeCommands(user=USER, group="run:run_1", run=RUN, count=10, idle_ms=30_002, max_deliveries=6),
+    ),
     "ack": COMMANDS.ack(AckRequest(user=USER, session=SESSION, entries=[ENTRY, ENTRY])),
     "append": COMMANDS.append(APPEND),
     "append_run": COMMANDS.append(replace(APPEND, step=STEP)),
@@ -99,6 +127,8 @@ CALLS: dict[str, Command[Any]] = {
     "heartbeat": COMMANDS.heartbeat(USER, [FENCE, FENCE], NODE),
     "history": COMMANDS.history(USER, ENTRY, 10, "fresh"),
     "nodes": COMMANDS.nodes(),
+    "online": online_call(ALICE_KEYS.live, SETTINGS.live_ttl_ms),
+    "threads": threads_call(ALICE_KEYS.stream, ALICE_KEYS.threads, ThreadRecord(thread=ThreadId("th"), last_ms=17), 10),
     "pending": COMMANDS.read_pending(FENCE, ENTRY, 10),
     "read": COMMANDS.read_new(
         USER, [ReadRequest(fence=FENCE, count=9), ReadRequest(fence=FENCE, count=9, verify=ENTRY)]
@@ -145,6 +175,9 @@ EXPECTED: dict[str, Any] = {
     "known_limit": 44,
     "fresh_epoch": "fresh",
     "channel": KEYS.user(USER).partition.channel,
+    "followed": KEYS.user(USER).channel,
+    "before_ms": 17,
+    "before": "th",
     "mode": "open",
     "start": "new",
     "reason": ("no_ack", "filtered"),
@@ -167,6 +200,21 @@ EXPECTED: dict[str, Any] = {
     "attempts": (5, 2, 3),
     "count": (9, 10),
     "verify": ("", ENTRY),
+    "question": "q1",
+    "asked": b"asked",
+    "timeout_ms": 60_001,
+    "option": ("tea", "soup"),
+    "by": "user",
+    "form": "text",
+    "choice": "tea",
+    "settled": b"settled",
+    "followed": KEYS.user(USER).channel,
+    "data": b"data",
+    "group": "run:run_1",
+    "idle_ms": 30_002,
+    "max_deliveries": 6,
+    "max_commands": 1_000,
+    "max_questions": 256,
 }
 
 
@@ -216,7 +264,7 @@ def test_call_passes_the_arguments_that_the_header_names(each: Script) -> None:
 def test_script_uses_every_key_and_argument_and_no_other(each: Script) -> None:
     code = "\n".join(line for line in each.text.splitlines() if not line.lstrip().startswith("--"))
     used = {int(number) for number in re.findall(r"KEYS\[(\d+)", code)}
-    if each.name in ("append", "append_run"):
+    if each.name in ("append", "append_run", "answer"):
         used |= {3, 4}  # the two buckets, whose number is computed
     assert used == set(range(1, len(each.keys) + 1))
     arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
@@ -234,7 +282,9 @@ def test_no_key_is_made_up_in_a_script(each: Script) -> None:
 def test_scripts_work_when_memory_is_full_but_those_that_take_something_in(each: Script) -> None:
     """D14: a full Redis can be drained."""
     first = each.text.splitlines()[0]
-    assert ("allow-oom" in first) == (each.name not in ("append", "append_run", "request_run"))
+    assert ("allow-oom" in first) == (
+        each.name not in ("append", "append_run", "request_run", "command", "ask", "answer")
+    )
 
 
 def test_header_says_what_comes_back(each: Script) -> None:
