@@ -177,6 +177,7 @@ class Commands:
                 settings.session_ttl_ms,
                 settings.retention_ms,
                 keys.partition.channel,
+                keys.channel,
             ),
             attach_answer,
         )
@@ -301,6 +302,7 @@ class Commands:
                 cursor,
                 settings.session_ttl_ms,
                 settings.retention_ms,
+                keys.channel,
             ),
             lambda reply, _primary: LOST if reply == b"lost" else True,
         )
@@ -311,7 +313,7 @@ class Commands:
         return _evalsha(
             "end_session",
             (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts),
-            (session, self.settings.retention_ms),
+            (session, self.settings.retention_ms, keys.channel),
             whole,
         )
 

@@ -2,10 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["FigureStore"]
+from eventbus.errors import StoreError
+from eventbus.ids import NodeName, SessionId, ThreadId, UserId
+
+__all__ = ["Counts", "FigureStore", "OnlinePage", "OnlineRecord", "ThreadPage", "ThreadRecord"]
+
+Counts = Mapping[tuple[str, str], int]
+"""How many entries reached a state, by state and event type; types that are not known, or too many, are `other`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadRecord:
+    """A thread and when its last event was stored, Unix milliseconds of the store's clock."""
+
+    thread: ThreadId
+    last_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadPage:
+    """Threads of a user, the newest first; `more` when others follow."""
+
+    threads: Sequence[ThreadRecord]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineRecord:
+    """A session that is live.
+
+    Attributes:
+        session: which.
+        node: where.
+        last_seen_ms: when its node last said so, Unix milliseconds of the store's clock.
+    """
+
+    session: SessionId
+    node: NodeName
+    last_seen_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlinePage:
+    """The live sessions of a user at `time_ms`, in the order of their names."""
+
+    sessions: Sequence[OnlineRecord]
+    time_ms: int
 
 
 class FigureStore(Protocol):
     """Counts by type, threads, presence."""
+
+    async def threads(self, user: UserId, before: ThreadRecord | None, count: int) -> ThreadPage:
+        """The threads of which events are retained, the one with the newest event first, those of one millisecond by
+        name, backwards.
+
+        Args:
+            user: whose.
+            before: only what follows it in that order; None for the first page.
+            count: how many at most.
+        """
+
+    async def counts(self, partitions: Sequence[int]) -> Sequence[Counts | StoreError]:
+        """What was counted in each partition in the last 30 days and more; one result for each, in order."""
+
+    async def online(self, user: UserId) -> OnlinePage:
+        """Which sessions of a user are live now. Whoever wants to know when that changes follows the user."""

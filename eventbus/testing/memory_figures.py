@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from eventbus.errors import StoreError
+from eventbus.ids import UserId
+from eventbus.store.figures import Counts, OnlinePage, OnlineRecord, ThreadPage, ThreadRecord
 from eventbus.testing.memory_base import MemoryBase
 
 __all__ = ["MemoryFigures"]
@@ -9,3 +14,39 @@ __all__ = ["MemoryFigures"]
 
 class MemoryFigures(MemoryBase):
     """The part of a `MemoryStore` for `eventbus.store.figures`."""
+
+    async def threads(self, user: UserId, before: ThreadRecord | None, count: int) -> ThreadPage:
+        async with self._call():
+            state = self._user(user)
+            if state.stream is None or state.stream.first is None:
+                return ThreadPage(threads=(), more=False)
+            least_ms = state.stream.first[0]
+            found = sorted(
+                ((last_ms, thread) for thread, last_ms in state.threads.items() if last_ms >= least_ms), reverse=True
+            )
+            if before is not None:
+                found = [one for one in found if one < (before.last_ms, before.thread)]
+            threads = [ThreadRecord(thread=thread, last_ms=last_ms) for last_ms, thread in found[:count]]
+            return ThreadPage(threads=threads, more=len(found) > count)
+
+    async def counts(self, partitions: Sequence[int]) -> Sequence[Counts | StoreError]:
+        try:
+            async with self._call():
+                return [self._counted(number) for number in partitions]
+        except StoreError as error:
+            return [error] * len(partitions)
+
+    def _counted(self, partition: int) -> Counts:
+        found = self._partitions.get(partition)
+        names = {} if found is None else found.counts
+        return {(state, kind): count for name, count in names.items() for state, _, kind in [name.partition(":")]}
+
+    async def online(self, user: UserId) -> OnlinePage:
+        async with self._call():
+            live = sorted(self._user(user).live.items())
+            return OnlinePage(
+                sessions=[
+                    OnlineRecord(session=session, node=held.node, last_seen_ms=held.seen_ms) for session, held in live
+                ],
+                time_ms=self.clock.now_ms(),
+            )

@@ -63,7 +63,7 @@ class MemoryRuns(MemoryBase):
         user, due = self._user(event.user), self._partition(event.user).due
         self._partition(event.user).count("stored", event.type)
         if event.thread is not None:
-            user.threads[event.thread] = now_ms
+            user.threads[event.thread] = entry_order(entry)[0]
         if event.demand is not None:
             member = f"demand {event.user} {entry} {event.demand.level.value}"
             due[member] = now_ms + event.demand.within_ms

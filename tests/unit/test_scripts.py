@@ -37,8 +37,8 @@ from eventbus.store.commands import Commands
 from eventbus.store.figures import ThreadRecord
 from eventbus.store.inbound import Answer, AnsweredBy, Ask, NewCommand, TakeCommands
 from eventbus.store.keys import Keys, UserKeys
-from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.redis_figures import online_call, threads_call
+from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
 
 LUA = Path(eventbus.store.__file__).parent / "lua"
@@ -175,7 +175,6 @@ EXPECTED: dict[str, Any] = {
     "known_limit": 44,
     "fresh_epoch": "fresh",
     "channel": KEYS.user(USER).partition.channel,
-    "followed": KEYS.user(USER).channel,
     "before_ms": 17,
     "before": "th",
     "mode": "open",

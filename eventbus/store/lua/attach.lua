@@ -24,6 +24,7 @@
 --   session_ttl_ms   life of a session that is away
 --   retention_ms     life of the stream
 --   channel          what the shard channels of the partition begin with
+--   followed         the channel of those who follow the user
 -- Returns
 --   {'attached', 'new' or 'resumed', epoch, position, tail, pending, first pending or '', displaced or '',
 --    reason or '', after, before, count or -1} | {'lost'} | {'too_many_sessions'}
@@ -224,6 +225,9 @@ end
 
 -- The session is the caller's from here on.
 redis.call('HSET', live, session, string.format('%s %s %d', node, connection, now))
+if not holder then
+  redis.call('SPUBLISH', ARGV[16], 'p')
+end
 redis.call('PEXPIRE', live, live_ttl_ms)
 local mine = kept[session] or { created = now, cursor = '0-0' }
 redis.call('HSET', known, session, known_value(mine.created, now, mine.cursor))

@@ -12,6 +12,7 @@
 --   cursor           up to where the client has handled everything
 --   session_ttl_ms   life of a session that is away
 --   retention_ms     life of the stream
+--   followed         the channel of those who follow the user
 -- Returns
 --   'detached' | 'lost'
 --@include clock
@@ -23,6 +24,7 @@ if not held_by(KEYS[2], session, ARGV[3], now, tonumber(ARGV[1])) then
   return 'lost'
 end
 redis.call('HDEL', KEYS[2], session, '#' .. session)
+redis.call('SPUBLISH', ARGV[7], 'p')
 local created = known_parts(redis.call('HGET', KEYS[3], session))
 redis.call('HSET', KEYS[3], session, known_value(created or now, now, ARGV[4]))
 redis.call('PEXPIRE', KEYS[3], tonumber(ARGV[5]))

@@ -107,10 +107,12 @@ local function store_event()
   remember(entry)
   count(KEYS[7], 'stored', ARGV[11], 1)
   if ARGV[12] ~= '' then
-    redis.call('ZADD', KEYS[5], now, ARGV[12])
+    redis.call('ZADD', KEYS[5], string.match(entry, '^%d+'), ARGV[12])
     prolong(KEYS[5], retention_ms)
     if length % 16 == 0 then
-      redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - retention_ms)
+      -- What is older than the oldest entry has no entry left.
+      local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]
+      redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. string.match(oldest, '^%d+'))
     end
   end
   if ARGV[13] ~= '' then
