@@ -252,7 +252,9 @@ class RedisPower:
     def _rolled_back(self, user: UserId) -> list[str]:
         partition = crc32(user.encode()) % self._settings.partitions
         buckets = [f"{self._settings.namespace}:{{{partition}}}:i:{bucket}" for bucket in (0, 1)]
-        return [self._key("s", user), *buckets]
+        with self._client() as client:
+            runs = [key.decode() for key in client.scan_iter(match=self._key("r", user) + "/*")]
+        return [self._key("s", user), *buckets, *runs]
 
     async def snapshot(self, user: UserId) -> dict[str, tuple[bytes, int]]:
         with self._client() as client:
