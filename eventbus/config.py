@@ -67,6 +67,7 @@ NODE_VARIABLES: Final = (
     "EVENTBUS_MAX_CONNECTIONS",
     "EVENTBUS_SLOW_CONSUMER_MS",
     "EVENTBUS_SLOW_CONSUMER_BYTES",
+    "EVENTBUS_TEXT_HELD_BYTES",
     "EVENTBUS_ALLOWED_ORIGINS",
     "EVENTBUS_TRUSTED_PROXIES",
     "EVENTBUS_HANDSHAKES_PER_ADDRESS",
@@ -371,6 +372,20 @@ class PublishSettings:
         "How long a run is its agent's without a sign of life; after that a node closes it as failed.",
         Integer(100, HOUR_MS),
         unit="ms",
+    )
+    text_flush_ms: int = setting(
+        20,
+        "TEXT_FLUSH_MS",
+        "How long the first character of a token stream's next piece waits for more.",
+        Integer(0, MINUTE_MS),
+        unit="ms",
+    )
+    text_flush_bytes: int = setting(
+        4 * KIB,
+        "TEXT_FLUSH_BYTES",
+        "A piece of a token stream of this size waits no longer.",
+        Integer(1, MIB),
+        unit="bytes",
     )
     queue_events: int = setting(
         10_000,

@@ -196,6 +196,13 @@ class LimitSettings:
     slow_consumer_bytes: int = setting(
         1 * MIB, "SLOW_CONSUMER_BYTES", "How much is too much waiting.", Integer(16 * KIB, 256 * MIB), unit="bytes"
     )
+    text_held_bytes: int = setting(
+        64 * MIB,
+        "TEXT_HELD_BYTES",
+        "Text of open token streams that a node holds, about; beyond it what somebody lacks is read again.",
+        Integer(16 * KIB, 64 * KIB * MIB),
+        unit="bytes",
+    )
     handshakes_per_address: int = setting(
         200, "HANDSHAKES_PER_ADDRESS", "New connections of one address a second; 0 is no limit.", Integer(0, 1_000_000)
     )

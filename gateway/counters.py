@@ -34,6 +34,8 @@ class Counters:
     stalls: int = 0
     subscriptions: int = 0
     events_published: int = 0
+    text_reads: int = 0
+    text_frames: int = 0
     run_breaches: Counter[str] = field(default_factory=Counter)
     runs_abandoned: int = 0
     runs_closed: int = 0

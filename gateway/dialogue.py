@@ -133,6 +133,7 @@ class Dialogue:
             case wire.SetFilter():
                 session.filter = frame.filter
                 session.send(wire.Filtered(ref=frame.ref))
+                self._host.filtered(session)
             case wire.Refresh():
                 session.refresh(frame)
             case wire.Hello():

@@ -79,5 +79,11 @@ class Host(Protocol):
     def leave_session(self, session: Session) -> None:
         """The session's connection is gone: what it acked is stored, then its hold is given up. May be called twice."""
 
+    def writable(self, session: Session) -> None:
+        """The client reads again after it was behind."""
+
+    def filtered(self, session: Session) -> None:
+        """The session's filter is another."""
+
     def place(self, session: Session) -> None:
         """The session's due time changed."""

@@ -149,6 +149,8 @@ class Session:
 
     def on_writable(self) -> None:
         """The peer reads again; what waited goes out by itself."""
+        if self.state is State.OPEN:
+            self._host.writable(self)
 
     def on_close(self, code: int, reason: str) -> None:
         """The socket is gone, whoever closed it."""
