@@ -19,7 +19,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from eventbus.breach import Deadline
 from eventbus.breaker import BreakerState
+from eventbus.fields import Level
 from eventbus.ids import NodeName
 from eventbus.receipt import PublishStatistics
 from eventbus.store import GapReason, ReleaseReason
@@ -44,6 +46,8 @@ __all__ = [
 ]
 
 PREFIX: Final = "eventbus_"
+
+WEBHOOK_OUTCOMES: Final = ("delivered", "failed", "given_up")
 
 Labels = tuple[str, ...]
 """The values of a metric's labels, in their order."""
@@ -89,6 +93,14 @@ class Measured(Protocol):
     @property
     def publishing(self) -> PublishStatistics:
         """How the node's publisher stands."""
+
+    @property
+    def watch_late_ms(self) -> int:
+        """How late the watch found the latest of what was due."""
+
+    @property
+    def webhook_breaker(self) -> BreakerState:
+        """Where the webhook's circuit breaker stands."""
 
     @property
     def lag(self) -> LoopLag: ...
@@ -174,6 +186,10 @@ def _breaker(node: Measured) -> Figures:
     return [((node.name, one), float(one == state)) for one in BreakerState]
 
 
+def _webhook_breaker(node: Measured) -> Figures:
+    return [((node.name, one), float(one == node.webhook_breaker)) for one in BreakerState]
+
+
 def _resident_bytes(node: Measured) -> float:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -249,6 +265,27 @@ METRICS: Final[Sequence[Metric]] = (
     _counted("events_released", "Events that the node took off a session itself.", "reason", ReleaseReason),
     _counted("events_dead_lettered", "Events given up after the last attempt.", "reason"),
     _counted("gaps", "Gaps announced to sessions.", "reason", GapReason),
+    # Runs, demands, and what operators are told.
+    _counted("run_breaches", "Missed deadlines of runs.", "deadline", Deadline),
+    _counted("runs_abandoned", "Runs whose lease was over."),
+    _counted("runs_closed", "Of these, runs that this node closed as failed."),
+    _counted("demands_missed", "Demanded confirmations that did not come in time.", "level", Level),
+    _of_node(
+        "watch_late_seconds",
+        "How late the latest deadline of the last look was found.",
+        lambda node: node.watch_late_ms / 1000,
+    ),
+    _counted("webhooks", "Posts to the webhook, by what became of them.", "outcome", WEBHOOK_OUTCOMES),
+    Metric(
+        name="webhook_breaker",
+        type=_G,
+        help="1 for the state of the webhook's circuit breaker: closed, open or half_open.",
+        labels=("node", "state"),
+        read=_webhook_breaker,
+    ),
+    # Token streams.
+    _counted("text_reads", "Reads of a run's token streams."),
+    _counted("text_frames", "Parts of token streams sent to sessions."),
     # Frames.
     _counted("frames_received", "Frames of clients."),
     _counted("frames_refused", "Frames of clients that were answered by an error.", "code"),

@@ -11,6 +11,7 @@ from socket import socket
 
 from starlette.routing import Route
 
+from eventbus.breaker import BreakerState
 from eventbus.errors import ConfigError
 from eventbus.ids import NodeName
 from eventbus.receipt import PublishStatistics
@@ -84,6 +85,14 @@ class NodeFigures:
     @property
     def publishing(self) -> PublishStatistics:
         return self._node.bus.statistics()
+
+    @property
+    def watch_late_ms(self) -> int:
+        return self._node.watcher.late_ms
+
+    @property
+    def webhook_breaker(self) -> BreakerState:
+        return self._node.webhook.breaker.state
 
     def not_ready(self) -> str | None:
         return self._node.not_ready()

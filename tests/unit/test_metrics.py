@@ -59,6 +59,8 @@ class FakeNode:
     draining: bool = False
     store_failed_ms: int = 0
     problem: str | None = None
+    watch_late_ms: int = 1_500
+    webhook_breaker: BreakerState = BreakerState.CLOSED
     publishing: PublishStatistics = field(default_factory=statistics)
     lag: LoopLag = field(default_factory=LoopLag)
     waiting: Mapping[str, int] = field(default_factory=lambda: {"reads": 4, "attaches": 5})
@@ -101,10 +103,15 @@ def test_figures_of_a_node_are_scraped() -> None:
     node.counters.events_delivered = 12
     node.counters.gaps["trimmed"] += 2
     node.counters.connections_closed[4001] += 6
+    node.counters.run_breaches["thinking"] += 3
     found = scraped(snapshot(node))
     assert found["eventbus_events_delivered_total", ()] == 12
     assert found["eventbus_gaps_total", (("reason", "trimmed"),)] == 2
     assert found["eventbus_connections_closed_total", (("code", "4001"),)] == 6
+    assert found["eventbus_run_breaches_total", (("deadline", "thinking"),)] == 3
+    assert found["eventbus_run_breaches_total", (("deadline", "agent"),)] == 0
+    assert found["eventbus_watch_late_seconds", (("node", "n1"),)] == 1.5
+    assert found["eventbus_webhook_breaker", (("node", "n1"), ("state", "closed"))] == 1
     assert found["eventbus_connections", ()] == 3
     assert found["eventbus_backlog", (("kind", "attaches"),)] == 5
     assert found["eventbus_ready", (("node", "n1"),)] == 0
