@@ -140,15 +140,18 @@ class Followers:
             while True:
                 self._take(await connection.read_response(disconnect_on_error=False, timeout=math.inf))
         except (RedisError, OSError) as error:
-            raise self._silence or translate(error) from error
+            raise self._why(error) from error
         finally:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
             await drop(connection)
 
+    def _why(self, error: Exception) -> StoreError:
+        return self._silence or translate(error)
+
     def _take(self, message: Any) -> None:
         self._heard = asyncio.get_running_loop().time()
-        if not isinstance(message, list) or len(message) != 3:
+        if len(message) != 3:
             return  # the answer to a ping
         kind, channel = message[0], message[1].decode()
         if kind == b"smessage":

@@ -125,7 +125,9 @@ def ack_commands(keys: Keys, user: UserId, group: str, commands: list[EntryId]) 
 
 def hold_commands(keys: Keys, user: UserId, group: str, commands: list[EntryId], idle_ms: int) -> Command[None]:
     """Commands count as read so long ago; what is acked stays acked."""
-    words = ("XCLAIM", keys.user(user).commands, group, "c", 0, *commands, "IDLE", idle_ms, "JUSTID")
+    words: tuple[Argument, ...] = (
+        "XCLAIM", keys.user(user).commands, group, "c", 0, *commands, "IDLE", idle_ms, "JUSTID",
+    )  # fmt: skip
     return Command(words, nothing)
 
 
