@@ -41,7 +41,7 @@ class Wanted:
     @property
     def is_filtered(self) -> bool:
         """Whether anything is left out."""
-        return not self.type is self.thread is self.run is None
+        return (self.type, self.thread, self.run) != (None, None, None)
 
     def matches(self, entry: StoredEntry) -> bool:
         """Whether the entry is wanted; one that can not be read, or names another user, is not."""
