@@ -88,7 +88,7 @@ class MemoryInbound(MemoryBase):
             if known := partition.first_entry(command.user, request, bucket):
                 partition.remember(command.user, request, bucket, known)
                 return CommandStored(known, duplicate=True)
-            if command.run is not None and self._is_completed(command.user, command.run):
+            if command.run is not None and self._is_over(command.user, command.run):
                 return CommandRefusal.RUN_CLOSED
             if len(inbound.commands) >= COMMANDS_MAX:
                 inbound.forget_handled()
@@ -108,7 +108,7 @@ class MemoryInbound(MemoryBase):
             self._tell_followers(command.user, Told.COMMAND)
             return CommandStored(entry, duplicate=False)
 
-    def _is_completed(self, user: UserId, run: RunId) -> bool:
+    def _is_over(self, user: UserId, run: RunId) -> bool:
         known = self._user(user).runs.get(run)
         return known is not None and known.fields.get("state") == "completed"
 
@@ -246,7 +246,7 @@ class MemoryInbound(MemoryBase):
             return AnswerOutcome(
                 Answered.ACCEPTED, entry=self._partition(user).first_entry(user, answer.event.event, bucket)
             )
-        if record.state is not QuestionState.OPEN or self._is_completed(user, answer.run):
+        if record.state is not QuestionState.OPEN or self._is_over(user, answer.run):
             return AnswerOutcome(Answered.QUESTION_CLOSED)
         is_late = record.deadline_ms is not None and record.deadline_ms <= now_ms
         if answer.by is AnsweredBy.DEADLINE and not is_late:
