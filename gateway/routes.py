@@ -32,6 +32,7 @@ from eventbus.errors import (
     StreamFull,
 )
 from eventbus.event import Event, envelope_json, event_from_object, parse_event_type
+from eventbus.history import Wanted, read_history
 from eventbus.ids import (
     ENTRY_ZERO,
     parse_entry_id,
@@ -46,7 +47,6 @@ from eventbus.store import Store, Ticket
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
-from gateway.history import Wanted, read_history
 from gateway.identities import claims_of, identity_from_claims
 
 __all__ = ["EXCEPTION_HANDLERS", "Services", "answer", "client_file", "make_app"]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventbus.history import PAGE_MIN, PAGES_MAX, HistoryAnswer, Wanted, read_history
 from eventbus.ids import ENTRY_ZERO, EntryId, EventId, UserId
 from eventbus.store import Append, Appended, HistoryPage
 from eventbus.testing import MemoryStore
-from gateway.history import PAGES_MAX, HistoryAnswer, Wanted, read_history
 
 ALICE = UserId("alice")
 
@@ -57,12 +57,13 @@ async def test_the_pages_together_are_what_is_wanted_in_order(types: str, limit:
 
 
 @pytest.mark.requirement("R25")
+@pytest.mark.requirement("R26")
 async def test_one_read_walks_a_bounded_number_of_pages_and_the_next_goes_on_there() -> None:
     store = CountingStore()
-    entries = await filled("b" * 2 * PAGES_MAX + "a", store)
+    entries = await filled("b" * 2 * PAGES_MAX * PAGE_MIN + "a", store)
     first = await read_history(store, Wanted(user=ALICE, type="a"), after=ENTRY_ZERO, limit=1)
     assert store.pages == PAGES_MAX
-    assert (list(first.entries), first.more, first.cursor) == ([], True, entries[PAGES_MAX - 1])
+    assert (list(first.entries), first.more, first.cursor) == ([], True, entries[PAGES_MAX * PAGE_MIN - 1])
     answers = await all_pages(store, Wanted(user=ALICE, type="a"), limit=1)
     assert [entry.id for answer in answers for entry in answer.entries] == entries[-1:]
 
