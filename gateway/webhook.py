@@ -177,6 +177,11 @@ class Webhook:
         where = "an address" if self._settings.webhook_url else "no address"
         return f"<Webhook with {where}, {len(self._turns)} under way, {self.breaker!r}>"
 
+    @property
+    def under_way(self) -> int:
+        """How many turns are being taken."""
+        return len(self._turns)
+
     def posts(self, kind: OperatorKind) -> bool:
         """Whether operator events of a kind are posted."""
         return kind in self._kinds
