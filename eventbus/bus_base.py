@@ -17,8 +17,10 @@ from eventbus.errors import EventBusError
 from eventbus.publisher import Publisher
 from eventbus.publishing import EventMaker
 from eventbus.receipt import PublishStatistics
+from eventbus.retries import RetryPolicy
 from eventbus.schemas import Schemas
 from eventbus.store import Store
+from eventbus.streaming import TextWay
 from eventbus.timers import LoopTimers, Timers
 
 __all__ = ["BusBase", "Part"]
@@ -132,6 +134,20 @@ class BusBase:
         if self._publisher is None:
             raise EventBusError(NOT_OPEN)
         return self._publisher.statistics()
+
+    def _text_way(self) -> TextWay:
+        if self._store is None or self._timers is None:
+            raise EventBusError(NOT_OPEN)
+        publish = self.settings.publish
+        return TextWay(
+            store=self._store,
+            clock=self._clock,
+            timers=self._timers,
+            policy=RetryPolicy(base_ms=publish.retry_base_ms, max_ms=publish.retry_max_ms),
+            flush_ms=publish.text_flush_ms,
+            flush_bytes=publish.text_flush_bytes,
+            deadline_ms=publish.publish_deadline_ms,
+        )
 
     def _opened(self) -> Publisher:
         if self._publisher is None:

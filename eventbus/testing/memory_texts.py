@@ -155,12 +155,13 @@ class MemoryTexts(MemoryBase):
         return self._streaming.get(user, {})
 
     def _tell_of_text(self, user: UserId, run: RunId) -> None:
-        def tell(listener: Listener) -> object:
-            return listener.text_came(user, run)
+        def tell(listener: Listener) -> None:
+            listener.text_came(user, run)
 
         for node in dict.fromkeys(live.node for live in self._user(user).live.values()):
             self._tell(node, tell)
 
     def _is_completed(self, user: UserId, run: RunId) -> bool:
         """Whether the run's state says that it is over."""
-        return False
+        known = self._user(user).runs.get(run)
+        return known is not None and known.fields.get("state") == "completed"
