@@ -145,6 +145,8 @@ class Delivery(Window):
         if not self.wants_read:
             return None
         self._stuck = False
+        # What ended before the read is carried out the read knows of.
+        self._ended.clear()
         if self.phase is Phase.PENDING:
             # While merging, held entries fill the page too; what exceeds the room then is read again later.
             self._asked = self._affordable + self._unseen
@@ -208,15 +210,13 @@ class Delivery(Window):
             # Asked before the re-attach: its pages begin again.
             self._stale = False
             return []
-        if self._merging:
-            self._settle(event)
-        effects: list[Effect] = []
+        effects = self._settle(event) if self._merging else []
         sending: list[Sending] = []
-        skipped: dict[ReleaseReason, list[EntryId]] = {}
-        hole: list[EntryId] = []
+        skipped: dict[ReleaseReason, list[Item]] = {}
+        hole: list[Item] = []
         for item in event.items:
             if item.payload is None and not item.poison and not self._knows(item.id):
-                hole.append(item.id)
+                hole.append(item)
                 continue
             self._announce(hole, item.id, sending, effects)
             if not self._merge(item, now_ms, sending, skipped, effects):
@@ -233,23 +233,28 @@ class Delivery(Window):
             effects += self._check_caught_up(exhausted=not self._dirty)
         return effects
 
-    def _settle(self, page: moves.PendingItems) -> None:
+    def _settle(self, page: moves.PendingItems) -> list[Effect]:
         """Forgets what is held within the page's range and not on it: acked elsewhere, or gone with the data."""
         pending = {item.id for item in page.items}
         if page.items and entry_order(page.items[-1].id) > entry_order(self._last_read):
             self._last_read = self._verify = page.items[-1].id
         low = entry_order(self._after)
         high = entry_order(page.items[-1].id if page.items and not page.last else self._last_read)
-        for entry in list(self._held.values()):
-            if entry.item.id not in pending and low < entry_order(entry.item.id) <= high:
-                self._forget(entry)
+        gone = [
+            entry
+            for entry_id, entry in self._held.items()
+            if entry_id not in pending and low < entry_order(entry_id) <= high
+        ]
+        for entry in gone:
+            self._forget(entry)
+        return self._withdraw(gone)
 
     def _merge(
         self,
         item: Item,
         now_ms: int,
         sending: list[Sending],
-        skipped: dict[ReleaseReason, list[EntryId]],
+        skipped: dict[ReleaseReason, list[Item]],
         effects: list[Effect],
     ) -> bool:
         """Takes one pending entry up; False when there is no room for it."""
@@ -257,9 +262,11 @@ class Delivery(Window):
         if entry is not None:
             entry.previous = self._previous
         elif item.id in self._unstored:
-            effects.append(self._repeat(item.id))
+            effects.append(self._repeat(item))
         elif item.skip is not None:
-            skipped.setdefault(item.skip, []).append(item.id)
+            skipped.setdefault(item.skip, []).append(item)
+        elif item.id in self._ended:
+            pass
         elif self.room:
             wait_ms = ack_wait_ms(self._policy, item.attempts, item.id)
             self._hold(item, self._delivery_of(item), now_ms + wait_ms, sending, effects)
@@ -269,7 +276,7 @@ class Delivery(Window):
         return True
 
     def _announce(
-        self, hole: list[EntryId], before: EntryId | None, sending: list[Sending], effects: list[Effect]
+        self, hole: list[Item], before: EntryId | None, sending: list[Sending], effects: list[Effect]
     ) -> None:
         """Pending entries that were trimmed: a gap, after what was to be sent before it."""
         if not hole:
@@ -277,18 +284,16 @@ class Delivery(Window):
         self._finish(sending, {}, effects)
         after = self._after if self._after != ENTRY_ZERO else None
         gap = StoreGap(reason=GapReason.TRIMMED, after=after, before=before, count=len(hole))
-        effects += [moves.AnnounceGap(gap), self._release(tuple(hole), ReleaseReason.TRIMMED)]
-        self._after = self._previous = hole[-1]
+        effects += [moves.AnnounceGap(gap), self._release(hole, ReleaseReason.TRIMMED)]
+        self._after = self._previous = hole[-1].id
         hole.clear()
 
-    def _finish(
-        self, sending: list[Sending], skipped: dict[ReleaseReason, list[EntryId]], effects: list[Effect]
-    ) -> None:
+    def _finish(self, sending: list[Sending], skipped: dict[ReleaseReason, list[Item]], effects: list[Effect]) -> None:
         if sending:
             effects.append(moves.Send(tuple(sending)))
             sending.clear()
-        for reason, ids in skipped.items():
-            effects.append(self._release(tuple(ids), reason))
+        for reason, items in skipped.items():
+            effects.append(self._release(items, reason))
 
     def _new_items(self, event: moves.NewItems, now_ms: int) -> list[Effect]:
         asked, self._asked, self._reserved = self._asked, 0, 0
@@ -313,13 +318,13 @@ class Delivery(Window):
         deadline_ms = now_ms + ack_wait_ms(self._policy, 1, items[0].id)
         first = entry_order(items[0].id) > self._sent_to
         sending: list[Sending] = []
-        skipped: dict[ReleaseReason, list[EntryId]] = {}
+        skipped: dict[ReleaseReason, list[Item]] = {}
         for item in items:
             if item.skip is not None:
-                skipped.setdefault(item.skip, []).append(item.id)
+                skipped.setdefault(item.skip, []).append(item)
             elif item.id in self._unstored:
-                effects.append(self._repeat(item.id))
-            elif item.id not in self._held:
+                effects.append(self._repeat(item))
+            elif item.id not in self._held and item.id not in self._ended:
                 self._hold(item, 1 if first else self._delivery_of(item), deadline_ms, sending, effects)
             self._previous = item.id
         if first:
@@ -398,6 +403,7 @@ TABLE: Final[dict[tuple[Phase, type[Any]], Cell]] = {
     **_in(_OPEN, moves.Acked, Delivery._acked),
     **_in(_OPEN, moves.AckedUpTo, Delivery._acked_up_to),
     **_in(_OPEN, moves.AckedElsewhere, Delivery._acked_elsewhere),
+    **_in(_OPEN, moves.ReleasedElsewhere, Delivery._released_elsewhere),
     **_in(_OPEN, moves.Nacked, Delivery._nacked),
     **_in(_OPEN, moves.Working, Delivery._working),
     **_in(_OPEN, moves.Redelivered, Delivery._redelivered),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -37,12 +37,14 @@ __all__ = [
     "Redeliver",
     "Redelivered",
     "Release",
+    "ReleasedElsewhere",
     "Send",
     "Sending",
     "Stalled",
     "StepFailed",
     "Stored",
     "WindowChanged",
+    "Withdrawn",
     "Woken",
     "Working",
 ]
@@ -64,9 +66,10 @@ class Item:
         payload: whatever the shell sends; None when the entry was trimmed while it was pending.
         size_bytes: what holding it costs.
         expires_ms: when it is not delivered any more, on the clock of `now_ms`; None for never.
-        skip: why it is released unsent (filtered, expired); None when it is to be sent.
+        skip: why it is released unsent (filtered, expired, released); None when it is to be sent.
         attempts: Redis's delivery count of a pending entry; 1 for a new one.
         poison: why it can not be sent at all and becomes a dead letter at once; empty when it can.
+        shared: it is `deliver: any`: another session's ack may release it.
     """
 
     id: EntryId
@@ -76,6 +79,7 @@ class Item:
     skip: ReleaseReason | None = None
     attempts: int = 1
     poison: str = ""
+    shared: bool = False
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------
@@ -148,6 +152,13 @@ class AckedUpTo:
 @dataclass(frozen=True, slots=True)
 class AckedElsewhere:
     """Entries were acked through another door and are pending no more."""
+
+    ids: Sequence[EntryId]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedElsewhere:
+    """Another session acked these `deliver: any` entries, and they are pending no more (D19)."""
 
     ids: Sequence[EntryId]
 
@@ -230,6 +241,7 @@ Input = (
     | Acked
     | AckedUpTo
     | AckedElsewhere
+    | ReleasedElsewhere
     | Nacked
     | Working
     | Stored
@@ -262,17 +274,23 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """Tell the store that the client acked these; answered by `Stored`."""
+    """Tell the store that the client acked these; answered by `Stored`. `payloads` are theirs, None where it is not
+    held.
+    """
 
     ids: Sequence[EntryId]
+    payloads: Sequence[Any] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Take these off the pending entries in the node's own name; answered by `Stored`."""
+    """Take these off the pending entries in the node's own name; answered by `Stored`. `payloads` are as those of
+    `Acknowledge`.
+    """
 
     ids: Sequence[EntryId]
     reason: ReleaseReason
+    payloads: Sequence[Any] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,13 +326,20 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Tell the client that another session acked these `deliver: any` entries, which it was sent."""
+
+    ids: Sequence[EntryId]
+
+
+@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """Tell the client that all that was stored when the session opened has been sent."""
 
     cursor: EntryId
 
 
-Effect = Send | Acknowledge | Release | Redeliver | GiveUp | AnnounceGap | Dropped | CaughtUp
+Effect = Send | Acknowledge | Release | Redeliver | GiveUp | AnnounceGap | Dropped | Withdrawn | CaughtUp
 
 
 @dataclass(frozen=True, slots=True)

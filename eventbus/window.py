@@ -79,6 +79,7 @@ class Window:
 
     __slots__ = (
         "_due_ms",
+        "_ended",
         "_entry_bytes",
         "_held",
         "_held_bytes",
@@ -105,6 +106,8 @@ class Window:
         self._held_bytes = 0
         self._entry_bytes = ENTRY_GUESS_BYTES
         self._unstored: dict[EntryId, ReleaseReason | None] = {}
+        # What ended elsewhere and is not held: the read that brings it may have been carried out before that.
+        self._ended: set[EntryId] = set()
         self._waiting = 0
         self._owed = 0
         self._reserved = 0
@@ -171,6 +174,7 @@ class Window:
 
     def _acked(self, event: moves.Acked, now_ms: int) -> list[Effect]:
         ids: list[EntryId] = []
+        payloads: list[object] = []
         for entry_id in event.ids:
             entry = self._held.get(entry_id)
             if entry is not None:
@@ -182,7 +186,8 @@ class Window:
             # An id that is not held may have been delivered to an earlier connection; XACK decides.
             self._unstored[entry_id] = None
             ids.append(entry_id)
-        return [moves.Acknowledge(tuple(ids))] if ids else []
+            payloads.append(None if entry is None else entry.item.payload)
+        return [moves.Acknowledge(tuple(ids), payloads)] if ids else []
 
     def _acked_up_to(self, event: moves.AckedUpTo, now_ms: int) -> list[Effect]:
         top = entry_order(event.id)
@@ -190,10 +195,25 @@ class Window:
 
     def _acked_elsewhere(self, event: moves.AckedElsewhere, now_ms: int) -> list[Effect]:
         for entry_id in event.ids:
-            entry = self._held.get(entry_id)
-            if entry is not None:
-                self._forget(entry)
+            self._end(entry_id)
         return []
+
+    def _released_elsewhere(self, event: moves.ReleasedElsewhere, now_ms: int) -> list[Effect]:
+        return self._withdraw([entry for entry_id in event.ids if (entry := self._end(entry_id)) is not None])
+
+    def _end(self, entry_id: EntryId) -> _Entry | None:
+        """Forgets what is pending no more; what is not held may be on its way."""
+        entry = self._held.get(entry_id)
+        if entry is not None:
+            self._forget(entry)
+        elif len(self._ended) < 4 * self._window:
+            self._ended.add(entry_id)
+        return entry
+
+    def _withdraw(self, entries: Sequence[_Entry]) -> list[Effect]:
+        """Tells the client what it was sent and need not handle any more; only of shared entries it has to know."""
+        ids = tuple(entry.item.id for entry in entries if entry.item.shared and entry.delivery)
+        return [moves.Withdrawn(ids)] if ids else []
 
     def _nacked(self, event: moves.Nacked, now_ms: int) -> list[Effect]:
         entry = self._held.get(event.id)
@@ -221,7 +241,7 @@ class Window:
             return []
         effects: list[Effect] = []
         again: list[Redelivery] = []
-        expired: list[EntryId] = []
+        expired: list[Item] = []
         self._due_ms = _NEVER
         self._owed = 0
         for entry in list(self._held.values()):
@@ -232,7 +252,7 @@ class Window:
                 effects.append(self._give_up(entry, entry.reason))
             elif item.expires_ms is not None and item.expires_ms <= now_ms:
                 self._forget(entry)
-                expired.append(item.id)
+                expired.append(item)
             elif entry.state is _WAITING and self._spare <= 0:
                 self._owed += 1
             elif entry.state is _FLIGHT and entry.attempts >= self._policy.max_deliveries:
@@ -243,20 +263,22 @@ class Window:
                 entry.deadline_ms = _NEVER
                 again.append(Redelivery(id=item.id, attempts=entry.attempts + 1))
         if expired:
-            effects.append(self._release(tuple(expired), ReleaseReason.EXPIRED))
-            effects.append(moves.Dropped(tuple(expired), moves.DropReason.EXPIRED))
+            released = self._release(expired, ReleaseReason.EXPIRED)
+            effects += [released, moves.Dropped(released.ids, moves.DropReason.EXPIRED)]
         if again:
             effects.append(moves.Redeliver(tuple(again)))
         return effects
 
     def _redelivered(self, event: moves.Redelivered, now_ms: int) -> list[Effect]:
         sending: list[Sending] = []
+        gone: list[_Entry] = []
         for entry_id, outcome in event.outcomes:
             entry = self._held.get(entry_id)
             if entry is None or entry.state is not _REDELIVERING:
                 continue
             if outcome is RedeliveryOutcome.GONE:
                 self._forget(entry)
+                gone.append(entry)
                 continue
             # A trimmed entry goes out from memory and stays held: it is still pending (D11).
             entry.attempts += 1
@@ -264,7 +286,7 @@ class Window:
             entry.state = _FLIGHT
             self._due_at(entry, now_ms + ack_wait_ms(self._policy, entry.attempts, event.outcomes[0][0]))
             sending.append(Sending(entry_id, entry.delivery, entry.item.payload))
-        return [moves.Send(tuple(sending))] if sending else []
+        return [*([moves.Send(tuple(sending))] if sending else []), *self._withdraw(gone)]
 
     def _give_up(self, entry: _Entry, reason: str) -> moves.GiveUp:
         entry.state = _DYING
@@ -274,9 +296,12 @@ class Window:
 
     def _given_up(self, event: moves.GivenUp, now_ms: int) -> list[Effect]:
         entry = self._held.get(event.id)
-        if entry is not None and entry.state is _DYING:
+        gone = entry is not None and entry.state is _DYING
+        if entry is not None and gone:
             self._forget(entry)
-        return [moves.Dropped((event.id,), moves.DropReason.DEAD_LETTERED)] if event.dead else []
+        if event.dead:
+            return [moves.Dropped((event.id,), moves.DropReason.DEAD_LETTERED)]
+        return self._withdraw([entry]) if entry is not None and gone else []
 
     def _step_failed(self, event: moves.StepFailed, now_ms: int) -> list[Effect]:
         for entry_id in event.ids:
@@ -316,10 +341,10 @@ class Window:
     def _knows(self, entry_id: EntryId) -> bool:
         return entry_id in self._held or entry_id in self._unstored
 
-    def _repeat(self, entry_id: EntryId) -> moves.Acknowledge | moves.Release:
+    def _repeat(self, item: Item) -> moves.Acknowledge | moves.Release:
         """Says again to the store what it may not have heard."""
-        reason = self._unstored[entry_id]
-        return moves.Acknowledge((entry_id,)) if reason is None else moves.Release((entry_id,), reason)
+        ids, reason, payloads = (item.id,), self._unstored[item.id], (item.payload,)
+        return moves.Acknowledge(ids, payloads) if reason is None else moves.Release(ids, reason, payloads)
 
     def _forget(self, entry: _Entry) -> None:
         self._leave_waiting(entry)
@@ -330,9 +355,10 @@ class Window:
         if entry.state is _WAITING:
             self._waiting -= 1
 
-    def _release(self, ids: Sequence[EntryId], reason: ReleaseReason) -> moves.Release:
+    def _release(self, items: Sequence[Item], reason: ReleaseReason) -> moves.Release:
+        ids = tuple(item.id for item in items)
         self._unstored.update(dict.fromkeys(ids, reason))
-        return moves.Release(ids, reason)
+        return moves.Release(ids, reason, [item.payload for item in items])
 
     def _due_at(self, entry: _Entry, deadline_ms: int) -> None:
         entry.deadline_ms = deadline_ms
@@ -350,5 +376,6 @@ class Window:
     def _clear(self) -> None:
         self._held.clear()
         self._unstored.clear()
+        self._ended.clear()
         self._held_bytes = self._waiting = self._owed = self._reserved = 0
         self._due_ms = _NEVER

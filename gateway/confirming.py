@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +13,7 @@ from eventbus.clock import Clock
 from eventbus.errors import StoreError
 from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId
-from eventbus.store import Confirmed, ConfirmRequest, Store
+from eventbus.store import Confirmed, ConfirmRequest, EntryFacts, Store
 from gateway.counters import Counters
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class _Wait:
     session: Session
     level: Level
     ids: list[EntryId]
+    facts: list[EntryFacts | None]
     note: str | None
     ref: wire.Ref | None
     since_ms: int
@@ -69,19 +70,20 @@ class Confirming:
         """How many requests wait for the store or are under way."""
         return len(self._waits)
 
-    def add(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
+    def add(self, session: Session, ids: Sequence[EntryId], facts: Sequence[EntryFacts | None], ack: wire.Ack) -> bool:
         """Puts a client's confirmation on its way. Returns False when too many of its connection wait already."""
-        ids = list(ids)
         connection = session.connection_id
         # An empty one weighs as much as one entry: it has a place in the list as well.
         weight = max(1, len(ids))
         if self._entries[connection] + weight > WAITING_MAX:
             return False
         self._entries[connection] += weight
-        wait = _Wait(session, ack.level, ids, ack.note, ack.ref, self._clock.monotonic_ms(), weight)
+        since_ms = self._clock.monotonic_ms()
+        wait = _Wait(session, ack.level, list(ids), list(facts), ack.note, ack.ref, since_ms, weight)
         known = self._plain.get((connection, ack.level)) if wait.is_plain else None
         if known is not None:
             known.ids.extend(ids)
+            known.facts.extend(facts)
             known.weight += weight
             return True
         self._waits.append(wait)
@@ -101,6 +103,8 @@ class Confirming:
                 level=wait.level,
                 entries=tuple(wait.ids),
                 note=wait.note,
+                facts=tuple(wait.facts),
+                connection=wait.session.connection_id,
             )
             for wait in batch
         ]

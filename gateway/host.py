@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from eventbus import moves, wire
 from eventbus.clock import Clock
-from eventbus.ids import EntryId, NodeName
+from eventbus.ids import NodeName
 from eventbus.redelivery import RedeliveryPolicy
 from eventbus.tiers import Tier
 from gateway.auth import Identity
@@ -62,10 +61,10 @@ class Host(Protocol):
     def want_read(self, session: Session) -> None:
         """The session wants to read."""
 
-    def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
+    def acknowledge(self, session: Session, acks: moves.Acknowledge, ref: wire.Ref | None) -> None:
         """Puts acks on their way; calls `session.acks_stored`."""
 
-    def confirm(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
+    def confirm(self, session: Session, acks: moves.Acknowledge, ack: wire.Ack) -> bool:
         """Puts a confirmation above `received` on its way; calls `session.acks_stored`. Returns False when too many
         wait already.
         """

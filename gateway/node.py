@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from starlette.types import ASGIApp
@@ -19,6 +19,7 @@ from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, User
 from eventbus.redelivery import RedeliveryPolicy
 from eventbus.store import Listening, NodeRecord, Store
 from eventbus.store.redis_store import RedisStore
+from eventbus.store.running import RunRecord
 from eventbus.tiers import Tier
 from gateway.auth import Identity
 from gateway.clockwork import STALL_MS, TICK_MS, Clockwork
@@ -35,13 +36,19 @@ from gateway.reader import Reader
 from gateway.readiness import Readiness
 from gateway.routes import make_app
 from gateway.session import Session, SessionSettings
+from gateway.texting import Texting
 from gateway.version import VERSION
+from gateway.watching import Watcher
+from gateway.webhook import Webhook
 from gateway.websocket import SocketSettings
 from gateway.wheel import Wheel
 
 __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
+
+ABANDONED: Final = "the agent stopped working"
+"""What the user of a run is told whose process is gone."""
 
 FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
@@ -71,6 +78,7 @@ class Node:
         self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
         self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         self.reader = Reader(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
+        self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
         self.doorkeeper = Doorkeeper(
@@ -83,6 +91,19 @@ class Node:
             counters=self.counters,
         )
         self.bus = Bus(settings=settings.for_agents(), store=self.store, clock=self.clock)
+        self.webhook = Webhook(self.store, settings.watch, self.clock, self.counters)
+        self.watcher = Watcher(
+            self.store,
+            self.name,
+            settings=settings.store,
+            clock=self.clock,
+            counters=self.counters,
+            close=self._close_run,
+            posting=self.webhook,
+            watch_ms=settings.watch.watch_ms,
+            nodes_ms=settings.liveness.node_heartbeat_ms,
+        )
+        self._watching: asyncio.Task[None] | None = None
         self.listener: Listener | None = None
         self._listening: Listening | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -130,6 +151,8 @@ class Node:
         self._listening = await self.store.listen(self.name, self)
         for run in (
             self.reader.run,
+            self.texting.run,
+            self.texting.run_sweep,
             self.keeper.run_attaches,
             self.keeper.run_beats,
             self.readiness.run,
@@ -155,12 +178,14 @@ class Node:
         )
         # Only now is there an address to tell of.
         self._own(self._beat_node)
+        self._watching = self._own(self.watcher.run)
 
-    def _own(self, run: Callable[[], Awaitable[None]]) -> None:
+    def _own(self, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(run())
         task.set_name(f"node:{getattr(run, '__qualname__', run)}")
         task.add_done_callback(self._task_ended)
         self._tasks.append(task)
+        return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -170,6 +195,8 @@ class Node:
     async def drain(self) -> None:
         """Ends the node in good order, within the drain's time."""
         self.draining = True
+        if self._watching is not None:
+            self._watching.cancel()
         await drain(self)
         await self.aclose()
 
@@ -187,6 +214,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self.webhook.aclose()
         await self.bus.aclose(0)
         await self.store.aclose()
 
@@ -274,6 +302,7 @@ class Node:
         self.wheel.remove(session)
         if session.user:
             self.hub.remove(session)
+            self.texting.leave(session)
             self.keeper.forget(session)
 
     def attach(self, session: Session) -> None:
@@ -282,20 +311,26 @@ class Node:
     def want_read(self, session: Session) -> None:
         self.reader.want_read(session)
 
-    def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
-        self.reader.acknowledge(session, ids, ref)
+    def acknowledge(self, session: Session, acks: moves.Acknowledge, ref: wire.Ref | None) -> None:
+        self.reader.acknowledge(session, acks, ref)
 
-    def confirm(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
-        return self.reader.confirm(session, ids, ack)
+    def confirm(self, session: Session, acks: moves.Acknowledge, ack: wire.Ack) -> bool:
+        return self.reader.confirm(session, acks, ack)
 
     def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
         self.reader.step(session, effect)
 
     def caught_up(self, session: Session) -> None:
-        """The client has all that was stored when its session opened."""
+        self.texting.follow(session)
 
     def leave_session(self, session: Session) -> None:
         self.reader.leave(session)
+
+    def writable(self, session: Session) -> None:
+        self.texting.ready(session)
+
+    def filtered(self, session: Session) -> None:
+        self.texting.filtered(session)
 
     def place(self, session: Session) -> None:
         self.wheel.place(session)
@@ -325,7 +360,7 @@ class Node:
                 seated.released_elsewhere(entries)
 
     def text_came(self, user: UserId, run: RunId) -> None:
-        """A token stream has grown."""
+        self.texting.came(user, run)
 
     def probed(self, token: str) -> None:
         self.readiness.probed(token)
@@ -337,6 +372,8 @@ class Node:
             logger.info("subscribed again: %d sessions are attached again", len(self.hub))
         for session in self.hub:
             session.reattach("subscribed")
+        if self.counters.subscriptions > 1:
+            self.texting.subscribed()
 
     def unsubscribed(self, reason: str) -> None:
         logger.warning("the wake-ups are gone: %s", reason)
@@ -352,6 +389,11 @@ class Node:
         self.readiness.stood_still(by_ms)
         for session in self.hub:
             session.stalled(by_ms)
+
+    async def _close_run(self, record: RunRecord) -> None:
+        from eventbus.closing import close_run
+
+        await close_run(self.store, self.clock, record, ABANDONED)
 
     async def _beat_node(self) -> None:
         while True:

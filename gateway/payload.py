@@ -5,16 +5,18 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from eventbus.errors import InvalidEvent
-from eventbus.event import EventHead, peek
+from eventbus.event import Deliver, EventHead, peek
 from eventbus.ids import EntryId, UserId
 from eventbus.moves import Sending
+from eventbus.store import EntryFacts
 from eventbus.wire import Format, event_item, events_payload, split_items
 from gateway.outbox import binary_frame, text_frame
 
-__all__ = ["Payload", "event_frames", "payload_of"]
+__all__ = ["Payload", "event_frames", "facts_of", "payload_of"]
 
 OVERHEAD_BYTES: Final = 400
 """What a payload costs beside its body: the objects around it, and an encoding that is a little larger than the
@@ -44,6 +46,11 @@ class Payload:
         """What holding it costs, about."""
         return 2 * len(self.body) + OVERHEAD_BYTES
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is for any session of its user."""
+        return self.head.deliver is Deliver.ANY
+
     def item(self, delivery: int, wire: Format) -> bytes:
         """The `{id, delivery, event}` of an `events` frame."""
         return event_item(self.entry, delivery, self.head.json if wire is Format.JSON else self.body, wire)
@@ -55,6 +62,20 @@ class Payload:
             frame = _framed(events_payload([self.item(1, wire)], wire), wire)
             self._frames[wire] = frame
         return frame
+
+
+@lru_cache(4096)
+def _facts(type: str, shared: bool, demanded: bool) -> EntryFacts:
+    """One object for all events alike: so many are acked that making one for each would be seen."""
+    return EntryFacts(type, shared, demanded)
+
+
+def facts_of(payloads: Sequence[object]) -> list[EntryFacts | None]:
+    """What an ack has to know of these; None for what is no payload."""
+    return [
+        _facts(payload.head.type, payload.is_shared, payload.head.demanded) if isinstance(payload, Payload) else None
+        for payload in payloads
+    ]
 
 
 def payload_of(user: UserId, entry: EntryId, body: bytes) -> Payload | str:

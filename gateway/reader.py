@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,16 +23,18 @@ from eventbus.store import (
     AckRequest,
     DeadLetter,
     DeadOutcome,
+    EntryFacts,
     Fence,
     NewRead,
     PendingPage,
     ReadRequest,
     ReadState,
+    ReleaseReason,
     Store,
 )
 from gateway.confirming import Confirming
 from gateway.counters import Counters
-from gateway.payload import Payload, payload_of
+from gateway.payload import Payload, facts_of, payload_of
 from gateway.session import Session
 
 __all__ = ["Reader"]
@@ -53,12 +55,15 @@ Step = moves.Release | moves.Redeliver | moves.GiveUp
 
 @dataclass(slots=True)
 class _Acks:
-    """The acks of one session that Redis has not answered yet; kept when the session is gone."""
+    """The acks of one session that Redis has not answered yet; kept when the session is gone. Those with an answer to
+    give are asked for one by one.
+    """
 
     fence: Fence
     session: Session | None
     ids: list[EntryId] = field(default_factory=list)
-    refs: list[tuple[wire.Ref, Sequence[EntryId], int]] = field(default_factory=list)
+    facts: list[EntryFacts | None] = field(default_factory=list)
+    refs: list[tuple[wire.Ref, AckRequest, int]] = field(default_factory=list)
     leaving: EntryId | None = None
 
 
@@ -114,19 +119,21 @@ class Reader:
         self._dirty[session] = None
         self._begin()
 
-    def acknowledge(self, session: Session, ids: Sequence[EntryId], ref: wire.Ref | None) -> None:
+    def acknowledge(self, session: Session, said: moves.Acknowledge, ref: wire.Ref | None) -> None:
         """Puts acks on their way; with `ref`, the answer is counted for these ids alone."""
         acks = self._acks_of(session)
         if ref is None:
-            acks.ids.extend(ids)
+            acks.ids.extend(said.ids)
+            acks.facts.extend(facts_of(said.payloads))
         else:
-            acks.refs.append((ref, ids, self._clock.monotonic_ms()))
+            request = _request(acks.fence, said.ids, facts_of(said.payloads))
+            acks.refs.append((ref, request, self._clock.monotonic_ms()))
         self._ack_came.set()
         self._begin()
 
-    def confirm(self, session: Session, ids: Iterable[EntryId], ack: wire.Ack) -> bool:
+    def confirm(self, session: Session, acks: moves.Acknowledge, ack: wire.Ack) -> bool:
         """Puts a confirmation above `received` on its way. Returns False when too many of its connection wait."""
-        taken = self._confirming.add(session, ids, ack)
+        taken = self._confirming.add(session, acks.ids, facts_of(acks.payloads), ack)
         self._ack_came.set()
         self._begin()
         return taken
@@ -254,12 +261,16 @@ class Reader:
                 session.apply(moves.ReadFailed())
             else:
                 items = []
+                released = answer.released
                 for entry in answer.entries:
                     key = (session.user, entry.id)
                     payload = payloads.get(key)
                     if payload is None:
                         payload = payloads[key] = payload_of(session.user, entry.id, entry.body)
-                    items.append(self._item(session, entry.id, payload, 1, wall_ms))
+                    item = self._item(session, entry.id, payload, 1, wall_ms)
+                    if released and entry.id in released:
+                        item.skip = ReleaseReason.RELEASED
+                    items.append(item)
                 if answer.gap:
                     self._counters.gaps[answer.gap.reason] += 1
                 session.apply(moves.NewItems(items=items, gap=answer.gap))
@@ -282,7 +293,10 @@ class Reader:
             items = []
             for entry in page.entries:
                 payload = None if entry.body is None else payload_of(session.user, entry.id, entry.body)
-                items.append(self._item(session, entry.id, payload, entry.attempts, wall_ms))
+                item = self._item(session, entry.id, payload, entry.attempts, wall_ms)
+                if entry.released:
+                    item.skip = ReleaseReason.RELEASED
+                items.append(item)
             session.apply(moves.PendingItems(items=items, last=page.last))
         else:
             session.disowned()
@@ -307,21 +321,21 @@ class Reader:
             expires_ms=expires_ms,
             skip=session.skip_of(head, wall_ms),
             attempts=attempts,
+            shared=payload.is_shared,
         )
 
     # --- acks and leaving -------------------------------------------------------------------------------------------
 
     async def _ack(self, batch: Sequence[_Acks]) -> bool:
         requests: list[AckRequest] = []
-        owners: list[tuple[_Acks, Sequence[EntryId], wire.Ref | None, int]] = []
+        owners: list[tuple[_Acks, wire.Ref | None, int]] = []
         for acks in batch:
             if acks.ids:
-                ids: Sequence[EntryId] = tuple(acks.ids)
-                requests.append(AckRequest(user=acks.fence.user, session=acks.fence.session, entries=ids))
-                owners.append((acks, ids, None, 0))
-            for wanted, wanted_ids, since_ms in acks.refs:
-                requests.append(AckRequest(user=acks.fence.user, session=acks.fence.session, entries=wanted_ids))
-                owners.append((acks, wanted_ids, wanted, since_ms))
+                requests.append(_request(acks.fence, acks.ids, acks.facts))
+                owners.append((acks, None, 0))
+            for wanted, request, since_ms in acks.refs:
+                requests.append(request)
+                owners.append((acks, wanted, since_ms))
         answers: Sequence[int | StoreError] = ()
         if requests:
             try:
@@ -329,31 +343,31 @@ class Reader:
             except StoreError as error:
                 answers = [error] * len(requests)
         failed: set[ConnectionId] = set()
-        for (acks, ids, ref, since_ms), answer in zip(owners, answers, strict=True):
+        for (acks, ref, since_ms), request, answer in zip(owners, requests, answers, strict=True):
             if isinstance(answer, StoreError):
                 self._failed(answer)
                 failed.add(acks.fence.connection)
-                self._keep(acks, ids, ref, since_ms)
+                self._keep(acks, request, ref, since_ms)
             elif acks.session is not None:
-                acks.session.acks_stored(ids, answer, ref)
+                acks.session.acks_stored(request.entries, answer, ref)
             else:
                 self._counters.events_acked += answer
         leaving = [acks for acks in batch if acks.leaving is not None and acks.fence.connection not in failed]
         results = await asyncio.gather(*(self._detach(acks) for acks in leaving))
         return not failed and all(results)
 
-    def _keep(self, acks: _Acks, ids: Sequence[EntryId], ref: wire.Ref | None, since_ms: int) -> None:
+    def _keep(self, acks: _Acks, request: AckRequest, ref: wire.Ref | None, since_ms: int) -> None:
         """Keeps acks whose fate is unknown: XACK may be repeated."""
         kept = self._acks.setdefault(acks.fence.connection, _Acks(acks.fence, acks.session))
         kept.leaving = kept.leaving or acks.leaving
-        if ref is None:
-            kept.ids[:0] = ids
+        late = acks.session is not None and since_ms <= self._clock.monotonic_ms() - self._store_wait_ms
+        if ref is not None and not late:
+            kept.refs.append((ref, request, since_ms))
             return
-        if acks.session is not None and since_ms <= self._clock.monotonic_ms() - self._store_wait_ms:
+        if ref is not None and acks.session is not None:
             acks.session.ack_is_late(ref)
-            kept.ids.extend(ids)
-            return
-        kept.refs.append((ref, ids, since_ms))
+        kept.ids[:0] = request.entries
+        kept.facts[:0] = request.facts
 
     async def _detach(self, acks: _Acks) -> bool:
         try:
@@ -370,7 +384,8 @@ class Reader:
         try:
             match step:
                 case moves.Release():
-                    released = await self._store.release(session.fence, step.ids, step.reason)
+                    facts = facts_of(step.payloads)
+                    released = await self._store.release(session.fence, step.ids, step.reason, facts)
                     if released is LOST:
                         # What is still pending comes with the pages of the next attach, and is released then.
                         session.apply(moves.Stored(step.ids))
@@ -427,3 +442,9 @@ class Reader:
                 session.user, session.session_id, step.id, letter.event, step.reason, step.attempts,
             )  # fmt: skip
         session.apply(moves.GivenUp(step.id, dead=outcome is DeadOutcome.DEAD))
+
+
+def _request(fence: Fence, ids: Sequence[EntryId], facts: Sequence[EntryFacts | None]) -> AckRequest:
+    return AckRequest(
+        user=fence.user, session=fence.session, entries=tuple(ids), facts=tuple(facts), connection=fence.connection
+    )

@@ -271,16 +271,19 @@ class Session:
             return
         if not effects and ack.ref is not None:
             # Everything was acked before; the answer still waits for those acks to be stored.
-            self._host.acknowledge(self, (), ack.ref)
+            self._host.acknowledge(self, moves.Acknowledge(()), ack.ref)
         for effect in effects:
             if isinstance(effect, moves.Acknowledge):
-                self._host.acknowledge(self, effect.ids, ack.ref)
+                self._host.acknowledge(self, effect, ack.ref)
         self._after_input()
 
     def _confirm(self, ack: wire.Ack, effects: Iterable[moves.Effect]) -> bool:
         """Has the level recorded, also of what was acked before. Returns False when it is only to be released."""
-        ids = [entry for effect in effects if isinstance(effect, moves.Acknowledge) for entry in effect.ids]
-        if self._host.confirm(self, dict.fromkeys((*ids, *(ack.ids or ()))), ack):
+        known: dict[EntryId, object] = dict.fromkeys(ack.ids or ())
+        for effect in effects:
+            if isinstance(effect, moves.Acknowledge):
+                known.update(zip(effect.ids, effect.payloads, strict=True))
+        if self._host.confirm(self, moves.Acknowledge(tuple(known), tuple(known.values())), ack):
             return True
         message = "too many confirmations wait for the store; these are taken as received"
         self.send(wire.ErrorFrame(code="overloaded", message=message, ref=ack.ref))
@@ -332,7 +335,7 @@ class Session:
                     for data in event_frames(effect.events, self.dialogue.format):
                         self.connection.send(data)
                 case moves.Acknowledge():
-                    self._host.acknowledge(self, effect.ids, None)
+                    self._host.acknowledge(self, effect, None)
                 case moves.Release() | moves.Redeliver() | moves.GiveUp():
                     self._step(effect)
                 case moves.AnnounceGap():
@@ -340,6 +343,8 @@ class Session:
                     self.send(wire.Gap(reason=gap.reason, after=gap.after, before=gap.before, count=gap.count))
                 case moves.Dropped():
                     self.send(wire.Dropped(ids=effect.ids, reason=effect.reason))
+                case moves.Withdrawn():
+                    self.send(wire.Released(ids=effect.ids))
                 case moves.CaughtUp():
                     self.send(wire.CaughtUp(cursor=effect.cursor))
                     self._host.caught_up(self)
@@ -376,7 +381,8 @@ class Session:
 
     def released_elsewhere(self, ids: Sequence[EntryId]) -> None:
         """Another session of the user acked these `deliver: any` events (D19)."""
-        self.apply(moves.AckedElsewhere(ids))
+        if self.state is State.OPEN:
+            self.apply(moves.ReleasedElsewhere(ids))
 
     def remind(self, items: Sequence[tuple[EntryId, Payload]]) -> None:
         """Sends events again that were acked before, on whichever connection and by whichever session: the client drops

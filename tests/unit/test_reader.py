@@ -11,7 +11,7 @@ import pytest
 
 from eventbus.errors import StoreUnavailable
 from eventbus.ids import ENTRY_ZERO, EntryId, EventId, UserId
-from eventbus.store import AckRequest, Append, Appended, Fence, Lost, NewRead, ReadRequest, ReleaseReason
+from eventbus.store import AckRequest, Append, Appended, EntryFacts, Fence, Lost, NewRead, ReadRequest, ReleaseReason
 from eventbus.testing import ManualClock, MemoryStore
 from tests.support.bench import Bench
 from tests.support.waiting import until
@@ -39,12 +39,18 @@ class LoggedStore(MemoryStore):
         self.log.append(("detach", fence.session))
         return await super().detach(fence, cursor)
 
-    async def release(self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason) -> int | Lost:
+    async def release(
+        self,
+        fence: Fence,
+        entries: Sequence[EntryId],
+        reason: ReleaseReason,
+        facts: Sequence[EntryFacts | None] = (),
+    ) -> int | Lost:
         self.log.append(("release", list(entries)))
         if self.bad_releases:
             self.bad_releases -= 1
             raise StoreUnavailable("down")
-        return await super().release(fence, entries, reason)
+        return await super().release(fence, entries, reason, facts)
 
     def of(self, kind: str) -> list[Any]:
         return [what for name, what in self.log if name == kind]
