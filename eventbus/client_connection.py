@@ -16,6 +16,7 @@ from eventbus.client_callbacks import Callbacks, State, told
 from eventbus.client_confirms import Confirms
 from eventbus.client_inbox import CaughtUpMark, Inbox
 from eventbus.client_link import Act, Link, Lost, make_hello
+from eventbus.client_texts import TextFeed
 from eventbus.clock import Clock, seconds
 from eventbus.errors import BadFrame, CloseCode, InvalidField, NodeFault, TokenFailed, UnknownOp
 from eventbus.frames import (
@@ -32,6 +33,7 @@ from eventbus.frames import (
     Refreshed,
     Released,
     ServerFrame,
+    Text,
     Welcome,
 )
 from eventbus.ids import EntryId, Epoch, SessionId
@@ -164,6 +166,7 @@ class Core:
     """What outlives a connection. `arrived` wakes who iterates, `room` the reader that waits for it."""
 
     inbox: Inbox
+    texts: TextFeed
     tokens: Tokens
     callbacks: Callbacks
     clock: Clock
@@ -303,6 +306,8 @@ class Connection:
         match frame:
             case Events():
                 again = inbox.arrived(frame.events, now_ms)
+                for delivered in frame.events:
+                    core.texts.event(delivered.event)
                 if again:
                     self.acknowledge(again)
             case Welcome():
@@ -321,6 +326,8 @@ class Connection:
             case Dropped():
                 inbox.withdrawn(frame.ids)
                 core.callbacks.dropped(frame)
+            case Text():
+                core.texts.frame(frame)
             case Released():
                 inbox.withdrawn(frame.ids)
             case Acked():

@@ -52,6 +52,7 @@ from eventbus.client_state import (
     refusal_text,
     retry_after_ms,
 )
+from eventbus.client_texts import Chunk, TextFeed
 from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import (
     CloseCode,
@@ -70,7 +71,7 @@ from eventbus.store import Start
 from eventbus.timers import LoopTimers, Timers
 from eventbus.wire import Format
 
-__all__ = ["Delivery", "Dropped", "FailedEvents", "Filter", "Gap", "State", "StateDetail", "Subscriber"]
+__all__ = ["Chunk", "Delivery", "Dropped", "FailedEvents", "Filter", "Gap", "State", "StateDetail", "Subscriber"]
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ class Subscriber:
         on_gap: called in order with the events, by the task that iterates; what it returns is awaited.
         on_state: called with the `State` and a `StateDetail`.
         on_dropped: called with entries that will not come again, and why.
+        on_text: called in order with each `Chunk` of a token stream; what it returns is awaited. It holds no event up.
         on_error: called with what does not end the subscriber; by default it is logged. A callback may be asynchronous.
         failed_events: `redeliver` or `skip`: what becomes of an event whose handler raised.
         nack_delay_ms: how long such an event waits; by default the node's wait.
@@ -168,6 +170,7 @@ class Subscriber:
         on_gap: Callable[[Gap], object] | None = None,
         on_state: Callable[[State, StateDetail], object] | None = None,
         on_dropped: Callable[[Dropped], object] | None = None,
+        on_text: Callable[[Chunk], object] | None = None,
         on_error: Callable[[EventBusError], object] | None = None,
         failed_events: FailedEvents | str = FailedEvents.REDELIVER,
         nack_delay_ms: int | None = None,
@@ -190,8 +193,10 @@ class Subscriber:
         self._clock = clock or SystemClock()
         self._callbacks = Callbacks(on_gap=on_gap, on_state=on_state, on_dropped=on_dropped, on_error=on_error)
         self._inbox = Inbox(first)
+        self._texts = TextFeed(on_text, self._callbacks.report)
         self._core = Core(
             inbox=self._inbox,
+            texts=self._texts,
             tokens=Tokens(token),
             callbacks=self._callbacks,
             clock=self._clock,
@@ -237,6 +242,14 @@ class Subscriber:
         """The highest entry id up to which every event has been handled; None while nobody knows."""
         return self._inbox.tracker.cursor
 
+    @property
+    def texts(self) -> TextFeed:
+        """The chunks of token streams, to iterate over instead of an `on_text`, in a task of its own.
+
+        Ask for it before or right after opening: what came before is in the event of its stream alone.
+        """
+        return self._texts.want()
+
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -245,6 +258,7 @@ class Subscriber:
             raise SubscriberError("this subscriber was opened before; make a new one")
         self._core.timers = self._clock if isinstance(self._clock, Timers) else LoopTimers()
         self._task = asyncio.create_task(self._supervise(), name="eventbus:subscriber")
+        self._texts.begin()
         return self
 
     async def __aexit__(
@@ -277,6 +291,7 @@ class Subscriber:
                 return
             await asyncio.wait({task})
         self._finish(None)
+        await self._texts.aclose()
         await self._callbacks.end()
 
     async def run(self) -> None:
@@ -489,6 +504,7 @@ class Subscriber:
             return
         self._failure = error
         self._inbox.clear()
+        self._texts.end()
         code: int | None = int(CloseCode.NORMAL)
         if error is not None:
             code = getattr(error, "closed_with", None) or error.close_code
