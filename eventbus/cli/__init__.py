@@ -12,6 +12,7 @@ from eventbus.cli.common import CommandGroup, version
 from eventbus.cli.doctor import doctor
 from eventbus.cli.looking import dead, event, nodes, pending, sessions
 from eventbus.cli.publish import publish
+from eventbus.cli.runs import operator_events, runs
 from eventbus.cli.tail import tail
 from eventbus.cli.token import token
 
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for _command in (publish, tail, token, pending, sessions, event, dead, nodes, doctor):
+for _command in (publish, tail, token, pending, sessions, event, dead, runs, operator_events, nodes, doctor):
     cli.add_command(_command)
 
 

@@ -19,7 +19,19 @@ from eventbus.cli import cli
 from eventbus.cli.output import age, plain, print_table
 
 SECRET = "s" * 40
-COMMANDS = ("publish", "tail", "token", "pending", "sessions", "event", "dead", "nodes", "doctor")
+COMMANDS = (
+    "publish",
+    "tail",
+    "token",
+    "pending",
+    "sessions",
+    "event",
+    "dead",
+    "runs",
+    "operator-events",
+    "nodes",
+    "doctor",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +103,10 @@ def test_help_costs_no_loading_of_what_only_a_command_needs() -> None:
         ["dead", "show", "17"],
         ["dead", "--since", "soon"],
         ["dead", "--cursor", "17"],
+        ["runs", "--state", "lost"],
+        ["runs", "--user", "run_17"],
+        ["operator-events", "--kind", "lost"],
+        ["operator-events", "--follow", "--since", "1h"],
         ["pending", "--user", "run_17"],
         ["tail"],
         ["tail", "--token", "a", "--user", "b"],
@@ -119,6 +135,9 @@ def test_wrong_usage_and_bad_settings_are_one_sentence_and_status_2(words: list[
         ["event", "--user", "ada", "e1"],
         ["dead"],
         ["dead", "show", "1:1-1"],
+        ["runs"],
+        ["operator-events"],
+        ["operator-events", "--follow"],
         ["nodes"],
         ["doctor"],
     ],

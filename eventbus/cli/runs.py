@@ -1,0 +1,169 @@
+"""`eventbus runs|operator-events`: agents' runs, and what operators are told of them. Nothing here writes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from eventbus.cli.common import as_json_option, as_user, duration_ms, opened, redis_option, settings_of
+from eventbus.cli.output import age, clock_time, note, objects, print_json, print_table
+
+if TYPE_CHECKING:
+    from eventbus.config import Settings
+    from eventbus.ids import UserId
+
+__all__ = ["operator_events", "runs"]
+
+RUN_NAMES: Final = ("run", "user", "thread", "agent", "state", "started_ms", "breaches")
+STATES: Final = ("requested", "running", "completed")
+KINDS: Final = ("missed_deadline", "run_abandoned", "missed_confirmation", "webhook_failed")
+
+_FOLLOW_S: Final = 1.0
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Agents' runs, and the deadlines they missed.")
+@click.option("--user", callback=as_user, metavar="USER", help="This user's only.")
+@click.option("--state", type=click.Choice(STATES), help="Only those that stand there.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many.")
+@redis_option
+@as_json_option
+def runs(user: UserId | None, state: str | None, limit: int, redis_url: str | None, as_json: bool) -> None:
+    """Show the runs that are remembered, the newest last.
+
+    `breaches` counts the deadlines that a run missed; the table names them.
+    """
+    found = asyncio.run(_runs(settings_of(redis_url), user, state, limit))
+    if as_json:
+        print_json(objects(found.rows, RUN_NAMES))
+    elif found.rows:
+        headings = ("run", "user", "thread", "agent", "state", "started", "took", "breaches", "missed", "tools")
+        print_table(headings, (_run_cells(row) for row in found.rows))
+    else:
+        note("No runs. They are remembered for EVENTBUS_RETENTION_MS after their last event.")
+    if found.more:
+        note(f"There are more than these {len(found.rows)}: --limit, --user and --state narrow or widen the list.")
+
+
+def _run_cells(row: Any) -> tuple[object, ...]:
+    took = age(row.ended_ms - row.started_ms) if row.ended_ms and row.started_ms else None
+    state = row.state if row.outcome is None else f"{row.state}, {row.outcome}"
+    started = None if row.started_ms is None else clock_time(row.started_ms)
+    missed = ", ".join(row.missed) or None
+    return (row.run, row.user, row.thread, row.agent, state, started, took, row.breaches, missed, ", ".join(row.tools))
+
+
+async def _runs(settings: Settings, user: UserId | None, state: str | None, limit: int) -> Any:
+    from eventbus import watched
+    from eventbus.watch import RunPhase
+
+    async with opened(settings) as store:
+        return await watched.runs(store, user=user, state=None if state is None else RunPhase(state), limit=limit)
+
+
+# --- events for operators ---------------------------------------------------------------------------------------------
+
+
+@click.command("operator-events", short_help="What operators were told: missed deadlines, demands, lost runs.")
+@click.option("--kind", type=click.Choice(KINDS), help="Of this kind only.")
+@click.option("--user", callback=as_user, metavar="USER", help="About this user only.")
+@click.option("--since", metavar="TIME", help="Only those of the last 30m, 1h, 2d.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many.")
+@click.option(
+    "--follow", is_flag=True, help="Print what comes from now on, until Ctrl-C; with --json an object a line."
+)
+@redis_option
+@as_json_option
+# As many arguments as the command has options.
+def operator_events(
+    kind: str | None,
+    user: UserId | None,
+    since: str | None,
+    limit: int,
+    follow: bool,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Show the events for operators, the newest last.
+
+    Missed deadlines of runs, runs whose process was gone, demanded confirmations that did not come, webhooks that were
+    given up. They are kept for seven days.
+    """
+    settings = settings_of(redis_url)
+    if follow:
+        if since is not None:
+            raise click.BadParameter("what comes from now on has no past: leave one of them out", param_hint="--since")
+        try:
+            asyncio.run(_follow(settings, kind, user, as_json))
+        except KeyboardInterrupt:
+            return
+    since_ms = 0 if since is None else max(0, time.time_ns() // 1_000_000 - duration_ms(since, "--since"))
+    rows = asyncio.run(_operator_events(settings, kind, user, since_ms, limit))
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_table(("when", "kind", "user", "run", "what", "found late"), (_told_cells(row) for row in rows))
+    else:
+        note("Nothing was told to operators" + (" in that time." if since else "."))
+
+
+def _told_cells(row: dict[str, Any]) -> tuple[object, ...]:
+    late_ms = row.get("late_ms")
+    late = age(late_ms) if isinstance(late_ms, int) else None
+    return (clock_time(row["time_ms"]), row.get("kind"), row.get("user"), row.get("run"), _what(row), late)
+
+
+def _what(row: dict[str, Any]) -> str:
+    """In a few words: what was missed."""
+    match row.get("kind"):
+        case "missed_deadline":
+            call = f" of call {row['call']} ({row.get('tool') or 'over by now'})" if row.get("call") else ""
+            return f"{row.get('agent')} was late: {row.get('deadline')}{call}"
+        case "run_abandoned":
+            return f"the process of {row.get('agent')} is gone"
+        case "missed_confirmation":
+            event = row.get("event") or row.get("entry")
+            return f"event {event}: {row.get('level')} was demanded, {row.get('reached') or 'nothing'} was reached"
+        case "webhook_failed":
+            return f"{row.get('event')} after {row.get('attempts')} attempts: {row.get('reason')}"
+    return ""
+
+
+async def _operator_events(
+    settings: Settings, kind: str | None, user: UserId | None, since_ms: int, limit: int
+) -> list[dict[str, Any]]:
+    from eventbus import watched
+    from eventbus.breach import operator_object
+
+    async with opened(settings) as store:
+        found = await watched.operator_events(store, kind=kind, user=user, since_ms=since_ms, limit=limit)
+        return [operator_object(event) for event in found]
+
+
+async def _follow(settings: Settings, kind: str | None, user: UserId | None, as_json: bool) -> None:
+    import orjson
+
+    from eventbus import watched
+    from eventbus.breach import operator_object
+    from eventbus.cli.output import plain
+    from eventbus.ids import EntryId
+
+    async with opened(settings) as store:
+        seen: dict[int, EntryId] = {}
+        since = EntryId(f"{await store.ping()}-0")
+        note("Waiting for what operators are told. Ctrl-C leaves.")
+        while True:
+            for event in await watched.new_operator_events(store, seen, since):
+                row = operator_object(event)
+                if kind not in (None, row.get("kind")) or user not in (None, row.get("user")):
+                    continue
+                if as_json:
+                    click.echo(orjson.dumps(row).decode())
+                else:
+                    click.echo("  ".join(plain(str(cell)) for cell in _told_cells(row) if cell is not None))
+            await asyncio.sleep(_FOLLOW_S)
