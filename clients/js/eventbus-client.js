@@ -6,8 +6,9 @@
  * guide for applications docs/javascript.md.
  *
  * One file, though a long one, because a page loads it without a build step. It reads from the small to the large: pure
- * decisions first (functions and classes that know no socket and no timer), then the client that wires them to a
- * WebSocket. Exported beside EventBusClient and EventBusError is what the tests look at; applications leave it alone.
+ * decisions first (functions and classes that know no socket and no timer), then what looks at the page (other tabs, what
+ * is on screen), then the client that wires them to a WebSocket. Exported beside EventBusClient and EventBusError is what
+ * the tests look at; applications leave it alone.
  */
 
 const SUBPROTOCOL = "eventbus.v1.json";
@@ -36,6 +37,28 @@ const SEEN_MS = 600_000;
 const IDS_A_FRAME = 1_000;
 const MAX_UNANSWERED = 1_024;
 const MAX_NOTE_CHARACTERS = 256;
+/** An element counts as displayed when it was in sight for so long, looked at so often, with no longer pause between. */
+const DISPLAYED_MS = 1_000;
+const LOOK_MS = 200;
+const BREAK_MS = 1_000;
+/** Points a side of the grid at which an element is asked whether something covers it. */
+const GRID = 4;
+const FAINTEST_OPACITY = 0.1;
+/** As many elements are watched as events are known; the oldest is given up for one more. */
+const MAX_WATCHED = SEEN_COUNT;
+/** A later level that the node could not store is sent again after up to 4 s, as long as the connection lasts. */
+const CONFIRM_ATTEMPT = 4;
+/** Most token streams whose text is kept, and how long a hole in one may stay before it is reported. */
+const MAX_TEXTS = 128;
+const TEXT_GAP_MS = 10_000;
+const DEFAULT_STREAM = "text";
+/** The node knows a command by its ref for at least two minutes: repeated within them, it is stored once. */
+const COMMAND_TIMEOUT_MS = 60_000;
+const MAX_COMMAND_TIMEOUT_MS = 110_000;
+const MAX_COMMANDS = 256;
+const HTTP_ATTEMPTS = 4;
+const HTTP_TIMEOUT_MS = 15_000;
+const MAX_RETRY_AFTER_MS = 10_000;
 /** The lowest tier allows 20 frames a second and saves up 200: confirmations stay below both. */
 const PACE_BURST = 100;
 const PACE_PER_SECOND = 15;
@@ -46,15 +69,17 @@ const RETRYABLE = new Set([
   "too_many_sessions",
 ]);
 
-/** What goes wrong. `retryable`: the same thing may work later (the client tries by itself, except for `send`). */
+/** What goes wrong. `retryable`: the same thing may work later. */
 export class EventBusError extends Error {
-  constructor(code, message, { retryable = false, closeCode, cause, event } = {}) {
+  constructor(code, message, { retryable = false, closeCode, cause, event, status, field } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = "EventBusError";
     this.code = code;
     this.retryable = retryable;
     if (closeCode !== undefined) this.closeCode = closeCode;
     if (event !== undefined) this.event = event;
+    if (status !== undefined) this.status = status;
+    if (field !== undefined) this.field = field;
   }
 }
 
@@ -75,6 +100,24 @@ export function socketUrl(url, base = globalThis.location?.href) {
   if (!result.pathname.endsWith(CONNECT_PATH)) result.pathname = result.pathname.replace(/\/+$/, "") + CONNECT_PATH;
   result.hash = "";
   return result.href;
+}
+
+/** The address of a request beside the socket: same host, same path before `/v1`, and the parameters that are given. */
+export function requestUrl(socket, path, parameters = {}) {
+  const result = new URL(socket);
+  result.protocol = result.protocol === "wss:" ? "https:" : "http:";
+  result.pathname = result.pathname.slice(0, -CONNECT_PATH.length) + path;
+  result.search = "";
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value !== undefined) result.searchParams.set(name, value);
+  }
+  return result.href;
+}
+
+/** Whether a history of `wanted` has everything that `filter` lets through: a session may then begin behind it. */
+export function historyCovers(wanted, filter = {}) {
+  return Object.entries({ threads: wanted.thread, runs: wanted.run, types: wanted.type }).every(([key, value]) =>
+    value === undefined || (filter[key]?.length > 0 && filter[key].every((one) => one === value)));
 }
 
 /** Orders two entry ids `<ms>-<n>`: negative, zero or positive. Digits only, so a longer number is a larger one. */
@@ -254,6 +297,16 @@ export class Outbox {
     this.#unanswered.delete(ref);
   }
 
+  /** The node could not store the frame with this ref: it is sent once more. */
+  again(ref) {
+    const frame = this.#unanswered.get(ref);
+    if (frame !== undefined && !this.#frames.includes(frame)) this.#frames.push(frame);
+  }
+
+  awaits(ref) {
+    return this.#unanswered.has(ref);
+  }
+
   /** The connection ended. `received` and nacks are dropped: what they were for is delivered again, and acked then. */
   disconnected() {
     this.#received = [];
@@ -278,6 +331,174 @@ export class Outbox {
     this.#unanswered.set(frame.ref, frame);
     if (this.#unanswered.size > MAX_UNANSWERED) this.#unanswered.delete(this.#unanswered.keys().next().value);
     this.#frames.push(frame);
+  }
+}
+
+/**
+ * The commands that the node has not stored yet, in order. Each keeps its ref over all connections, so that the node, which
+ * may have stored it before a connection broke, stores it once.
+ */
+export class Commands {
+  #waiting = new Map(); // ref -> command: {text, resolve, reject, endMs, readyMs, sent, attempts}
+
+  /** `text` is the frame, `endMs` when it is given up. */
+  add(ref, command) {
+    this.#waiting.set(ref, { ref, sent: false, readyMs: 0, attempts: 0, ...command });
+  }
+
+  /** The first that is to be sent now, or undefined. */
+  ready(nowMs) {
+    for (const command of this.#waiting.values()) if (!command.sent && command.readyMs <= nowMs) return command;
+    return undefined;
+  }
+
+  /** Takes the command out that the node answered for good; undefined when it is none of these. */
+  answered(ref) {
+    const command = this.#waiting.get(ref);
+    this.#waiting.delete(ref);
+    return command;
+  }
+
+  /** The node could not take it now: it is sent again later. False when it is none of these. */
+  refused(ref, error, nowMs, random) {
+    const command = this.#waiting.get(ref);
+    if (command === undefined) return false;
+    const readyMs = nowMs + WAIT_BASE_MS + backoffMs(command.attempts, random);
+    Object.assign(command, { sent: false, attempts: command.attempts + 1, readyMs, error });
+    return true;
+  }
+
+  disconnected() {
+    for (const command of this.#waiting.values()) command.sent = false;
+  }
+
+  /** Takes those out whose time is over. */
+  overdue(nowMs) {
+    const over = [...this.#waiting.values()].filter(({ endMs }) => endMs <= nowMs);
+    for (const { ref } of over) this.#waiting.delete(ref);
+    return over;
+  }
+
+  /** Takes all out. */
+  drain() {
+    const all = [...this.#waiting.values()];
+    this.#waiting.clear();
+    return all;
+  }
+
+  /** When something is to be done next: Infinity when nothing is. */
+  get dueMs() {
+    const due = ({ sent, readyMs, endMs }) => (sent || readyMs === 0 ? endMs : Math.min(readyMs, endMs));
+    return Math.min(...[...this.#waiting.values()].map(due));
+  }
+
+  get size() {
+    return this.#waiting.size;
+  }
+}
+
+/** How many characters a text has. JavaScript counts UTF-16 units; offsets of token streams count Unicode code points. */
+function codePoints(text) {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}
+
+/** A text without its first `count` code points. */
+function withoutFirst(text, count) {
+  let at = 0;
+  for (; count > 0 && at < text.length; count -= 1) at += text.codePointAt(at) > 0xffff ? 2 : 1;
+  return text.slice(at);
+}
+
+/**
+ * The token streams as far as they have come. A node sends everything so far at offset 0 when a connection begins, then what
+ * follows: only what is new is handed out, and nothing behind a hole.
+ */
+export class Texts {
+  #streams = new Map(); // `run stream` -> {run, stream, text, length, final, hole?: {toLength, sinceMs, reported}}
+
+  /** Takes a frame; returns the part of it that is new, or undefined. */
+  take({ run, stream, offset, text, final = false }, nowMs) {
+    const known = this.#stream(run, stream);
+    if (offset > known.length) {
+      known.hole ??= { sinceMs: nowMs, toLength: 0, reported: false };
+      known.hole.toLength = Math.max(known.hole.toLength, offset + codePoints(text));
+      return undefined;
+    }
+    const fresh = withoutFirst(text, known.length - offset);
+    if (known.final || (fresh === "" && !final)) return undefined;
+    const part = { run, stream, offset: known.length, text: fresh, final };
+    known.text += fresh;
+    known.length += codePoints(fresh);
+    known.final = final;
+    if (known.length >= known.hole?.toLength || final) known.hole = undefined;
+    return part;
+  }
+
+  /** The text so far; undefined when nothing of it is known. */
+  text(run, stream) {
+    const known = this.#streams.get(`${run} ${stream}`);
+    return known && (known.length > 0 || known.final) ? known.text : undefined;
+  }
+
+  /** A new connection fills the holes, so they have time again. */
+  connected(nowMs) {
+    for (const { hole } of this.#streams.values()) if (hole) hole.sinceMs = nowMs;
+  }
+
+  /** The streams with a hole since at least `TEXT_GAP_MS`, each once. */
+  torn(nowMs) {
+    const isTorn = ({ hole }) => nowMs - hole.sinceMs >= TEXT_GAP_MS;
+    const torn = this.#withHole().filter(isTorn);
+    for (const { hole } of torn) hole.reported = true;
+    return torn.map(({ run, stream, length }) => ({ run, stream, length }));
+  }
+
+  /** When the next hole has been there for too long: Infinity when there is none. */
+  get dueMs() {
+    return Math.min(...this.#withHole().map(({ hole }) => hole.sinceMs + TEXT_GAP_MS));
+  }
+
+  #withHole() {
+    return [...this.#streams.values()].filter(({ hole }) => hole && !hole.reported);
+  }
+
+  #stream(run, stream) {
+    const key = `${run} ${stream}`;
+    let known = this.#streams.get(key);
+    if (known === undefined) {
+      if (this.#streams.size >= MAX_TEXTS) this.#forgetOne();
+      known = { run, stream, text: "", length: 0, final: false };
+      this.#streams.set(key, known);
+    }
+    return known;
+  }
+
+  /** The oldest that has ended; the oldest of all when none has. */
+  #forgetOne() {
+    const ended = [...this.#streams].find(([, { final }]) => final)?.[0];
+    this.#streams.delete(ended ?? this.#streams.keys().next().value);
+  }
+}
+
+/** Whether so much of an element is in sight that a user can be said to see it: half of it, or half of the window. */
+export function enoughInSight(elementArea, visibleArea, windowArea) {
+  return elementArea > 0 && visibleArea > 0 && visibleArea >= Math.min(elementArea, windowArea) / 2;
+}
+
+/** How long one element has been in sight without a break, from looks at it. */
+export class Dwell {
+  #sinceMs;
+  #lastMs;
+
+  /** Takes one look; returns whether it has been in sight for long enough. A long pause between two looks is a break. */
+  look(inSight, nowMs) {
+    if (!inSight || nowMs - this.#lastMs > BREAK_MS) this.#sinceMs = undefined;
+    this.#lastMs = nowMs;
+    if (!inSight) return false;
+    this.#sinceMs ??= nowMs;
+    return nowMs - this.#sinceMs >= DISPLAYED_MS;
   }
 }
 
@@ -402,7 +623,7 @@ export class Inbox {
   }
 }
 
-// -------------------------------------------------------------------------------------------------------- the client
+// ---------------------------------------------------------------------------------------------------------- the page
 
 /** Runs a function in the next macrotask. Not a timer where it can be helped: a hidden page's timers wait for a minute. */
 function nextTurn(action) {
@@ -466,6 +687,195 @@ function isCopiedWithTab(storage) {
   }
 }
 
+/**
+ * Knows which elements the user has seen: at least half of it (or half of the window filled by it), not covered, on a page
+ * that is shown, for a second without a break. The browser says what is near (IntersectionObserver); whether it is covered
+ * must be asked (elementFromPoint), again and again for the few elements that are near and not yet done.
+ */
+export class Screen {
+  #clock;
+  #observer;
+  #watched = new Map(); // element -> {events: Map of event id -> action, dwell, near, clear, wasThere}
+  #shown = new SeenEvents();
+  #timer;
+  #sweptMs;
+  #visibility = () => this.#look();
+
+  constructor(clock) {
+    if (typeof globalThis.IntersectionObserver !== "function") throw new TypeError("no IntersectionObserver here");
+    this.#clock = clock;
+    // Where the browser can vouch by itself that nothing covers an element (Chromium can), asking is saved.
+    const options = { threshold: [0, 0.01, 0.5, 1], trackVisibility: true, delay: 100 };
+    this.#observer = new IntersectionObserver((entries) => this.#changed(entries), options);
+    document.addEventListener("visibilitychange", this.#visibility);
+  }
+
+  /** Calls `action` once when the user has seen the element. One event is seen in the first of its elements. */
+  watch(element, eventId, action) {
+    if (this.#shown.has(eventId)) return;
+    let watch = this.#watched.get(element);
+    if (watch === undefined) {
+      this.#sweep();
+      watch = { events: new Map(), dwell: new Dwell(), near: false, clear: false, wasThere: element.isConnected };
+      this.#watched.set(element, watch);
+      if (this.#watched.size > MAX_WATCHED) this.#letGo(this.#watched.keys().next().value);
+      this.#observer.observe(element);
+    }
+    if (!watch.events.has(eventId)) watch.events.set(eventId, action);
+  }
+
+  stop() {
+    document.removeEventListener("visibilitychange", this.#visibility);
+    this.#observer.disconnect();
+    this.#watched.clear();
+    this.#clock.clearTimeout(this.#timer);
+  }
+
+  get size() {
+    return this.#watched.size;
+  }
+
+  #changed(entries) {
+    for (const { target, isIntersecting, intersectionRatio, isVisible } of entries) {
+      const watch = this.#watched.get(target);
+      if (watch === undefined) continue;
+      watch.near = isIntersecting;
+      watch.clear = isVisible === true && intersectionRatio >= 0.5;
+    }
+    this.#look();
+  }
+
+  /** Looks at all that is near, and again a little later while there is any. */
+  #look() {
+    this.#clock.clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const nowMs = this.#clock.now();
+    const pageShown = document.visibilityState === "visible";
+    let more = false;
+    for (const [element, watch] of this.#watched) {
+      if (this.#isGone(element, watch)) continue;
+      const inSight = pageShown && watch.near && isInSight(element, watch.clear);
+      if (watch.dwell.look(inSight, nowMs)) this.#wasSeen(element, watch, nowMs);
+      else more ||= pageShown && watch.near;
+    }
+    if (more) this.#timer = this.#clock.setTimeout(() => this.#look(), LOOK_MS);
+  }
+
+  #wasSeen(element, { events }, nowMs) {
+    this.#letGo(element);
+    for (const [eventId, action] of events) {
+      if (this.#shown.has(eventId)) continue; // in another element
+      this.#shown.add(eventId, "", nowMs);
+      action();
+    }
+  }
+
+  /** An element that has left the document is let go; one that is not there yet is waited for. */
+  #isGone(element, watch) {
+    if (element.isConnected) watch.wasThere = true;
+    else if (watch.wasThere) this.#letGo(element);
+    return !element.isConnected;
+  }
+
+  /** What left the document while it was out of sight is not told by the browser: looked for now and then. */
+  #sweep() {
+    const nowMs = this.#clock.now();
+    if (nowMs - this.#sweptMs < BREAK_MS) return;
+    this.#sweptMs = nowMs;
+    for (const [element, watch] of this.#watched) this.#isGone(element, watch);
+  }
+
+  #letGo(element) {
+    this.#observer.unobserve(element);
+    this.#watched.delete(element);
+  }
+}
+
+/** Whether enough of the element is in the window, painted, and not under something else. */
+function isInSight(element, isClear) {
+  if (isInvisible(element)) return false;
+  const { left, top, right, bottom, width, height } = element.getBoundingClientRect();
+  const [windowWidth, windowHeight] = [globalThis.innerWidth, globalThis.innerHeight];
+  const box = { left: Math.max(left, 0), top: Math.max(top, 0) };
+  box.width = Math.min(right, windowWidth) - box.left;
+  box.height = Math.min(bottom, windowHeight) - box.top;
+  if (box.width <= 0 || box.height <= 0) return false;
+  const share = isClear ? 1 : uncoveredShare(element, box);
+  return enoughInSight(width * height, box.width * box.height * share, windowWidth * windowHeight);
+}
+
+/** Whether the element is invisible by its style or, by opacity, that of what it is in. */
+function isInvisible(element) {
+  let opacity = 1;
+  const above = ({ parentNode }) => (parentNode instanceof ShadowRoot ? parentNode.host : parentNode);
+  for (let at = element; at instanceof Element; at = above(at)) {
+    const style = getComputedStyle(at);
+    if (at === element && style.visibility !== "visible") return true;
+    opacity *= Number(style.opacity);
+    if (style.display === "none" || opacity < FAINTEST_OPACITY) return true;
+  }
+  return false;
+}
+
+/** The share of points of a box at which the element, or what is in it, is on top; from a grid over the box. */
+function uncoveredShare(element, { left, top, width, height }) {
+  const { pointerEvents, display } = getComputedStyle(element);
+  // A pointer goes through such an element, and between the lines of such a one, to what it is in.
+  const isPorous = pointerEvents === "none" || display === "inline";
+  let uncovered = 0;
+  for (let point = 0; point < GRID * GRID; point += 1) {
+    const x = left + (width * ((point % GRID) + 0.5)) / GRID;
+    const y = top + (height * (Math.floor(point / GRID) + 0.5)) / GRID;
+    const onTop = element.getRootNode().elementFromPoint(x, y);
+    if (onTop !== null && (element.contains(onTop) || (isPorous && onTop.contains(element)))) uncovered += 1;
+  }
+  return uncovered / (GRID * GRID);
+}
+
+// -------------------------------------------------------------------------------------------------------- the client
+
+/** Pages of an answer: `await` gives the first one, `for await` all of them. */
+class Pages {
+  #read;
+  #first;
+
+  /** `read(next)` reads the page that `next` of the one before names; the first without. */
+  constructor(read) {
+    this.#read = read;
+  }
+
+  then(resolve, reject) {
+    return (this.#first ??= this.#read()).then(resolve, reject);
+  }
+
+  async *[Symbol.asyncIterator]() {
+    let page = await this;
+    yield page;
+    while (page.next !== undefined) yield (page = await this.#read(page.next));
+  }
+}
+
+/** A word that no other client has: a command's ref must be its own in all lives of a session. */
+function uniqueWord() {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Throws for what the node would close the connection for. */
+function checkedCommand({ type, data, run, thread, timeoutMs }) {
+  const isName = (name) => name === undefined || (typeof name === "string" && /^[A-Za-z0-9_.:-]{1,128}$/.test(name));
+  const fail = (message) => {
+    throw new TypeError(message);
+  };
+  if (typeof type !== "string" || !/^[a-z][a-z0-9_.]{0,63}$/.test(type)) fail("type must match [a-z][a-z0-9_.]{0,63}");
+  if (typeof data !== "object" || data === null || Array.isArray(data)) fail("data must be an object");
+  if (!isName(run)) fail("run must match [A-Za-z0-9_.:-]{1,128}");
+  if (!isName(thread)) fail("thread must match [A-Za-z0-9_.:-]{1,128}");
+  if (!(timeoutMs > 0 && timeoutMs <= MAX_COMMAND_TIMEOUT_MS)) {
+    fail(`timeoutMs must be from 1 to ${MAX_COMMAND_TIMEOUT_MS}`);
+  }
+}
+
 function checkedOptions(options) {
   const { token, session, start, cursor, window = 256, onEvent, failedEvents = "redeliver" } = options;
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
@@ -515,7 +925,14 @@ export class EventBusClient {
   #filter;
   #filterWaiters = [];
   #refs = 0;
-  #sends = new Map(); // ref -> {resolve, reject}
+  #word = uniqueWord();
+  #commands = new Commands();
+  #texts = new Texts();
+  #screen; // made for the first element that is watched
+  #begun = false;
+  #stored; // what the storage held, until the client connects
+  #over = new AbortController(); // aborted at the end: nothing asks a node any more
+  #tokenComing; // the promise of a token that is being fetched
   #inbox;
   #outbox = new Outbox(() => this.#newRef());
   #pacer;
@@ -539,18 +956,27 @@ export class EventBusClient {
     this.#random = options.random ?? Math.random;
     this.#session = options.session;
     this.#filter = options.filter;
-    const stored = this.#load();
-    this.#inbox = new Inbox(new CursorTracker(stored.cursor ?? options.cursor), {
+    this.#stored = this.#load();
+    this.#inbox = new Inbox(new CursorTracker(this.#stored.cursor ?? options.cursor), {
       now: () => this.#clock.now(),
       handle: (event, meta) => this.#options.onEvent(event, meta),
       handled: (entries) => this.#acknowledge(entries),
       failed: (entry, error, event) => this.#handlerFailed(entry, error, event),
     });
     globalThis.addEventListener?.("pagehide", this.#leave);
-    queueMicrotask(() => this.#begin(stored));
+    if (options.connect === false) this.#state = "idle";
+    else this.connect();
   }
 
-  /** `connecting`, `open` (hello sent), `catching_up` (welcome came), `live`, `waiting` (to reconnect) or `closed`. */
+  /** With the option `connect: false`: connects. Nothing when it has been called before. */
+  connect() {
+    if (this.#begun || this.#state === "closed") return;
+    this.#begun = true;
+    if (this.#state === "idle") this.#state = "connecting";
+    queueMicrotask(() => this.#begin(this.#stored));
+  }
+
+  /** `idle` (with `connect: false`), `connecting`, `open` (hello sent), `catching_up` (welcome came), `live`, `waiting` (to reconnect) or `closed`. */
   get state() {
     return this.#state;
   }
@@ -571,9 +997,23 @@ export class EventBusClient {
     return this.#closing;
   }
 
-  /** Records that the user has seen this event. Sent after its handler has succeeded, and again until it is stored. */
-  displayed(event) {
-    this.#afterHandling(event, (entry) => this.#outbox.displayed(entry));
+  /**
+   * Records that the user has seen this event. Sent after its handler has succeeded, and again until it is stored. With an
+   * element: when that has been on screen, uncovered, for a second; watching ends then, or when it leaves the document.
+   */
+  displayed(event, element) {
+    if (element === undefined) return this.#afterHandling(event, (entry) => this.#outbox.displayed(entry));
+    if (typeof Element !== "function" || !(element instanceof Element)) {
+      throw new TypeError("element must be an element of the page");
+    }
+    this.#screen ??= new Screen(this.#clock);
+    this.#afterHandling(event, (entry) => {
+      if (this.#state === "closed") return;
+      this.#screen.watch(element, event.id, () => {
+        this.#outbox.displayed(entry);
+        this.#flushSoon();
+      });
+    });
   }
 
   /** Records that the user got the value, with a note of at most 256 characters. Sent as `displayed` is. */
@@ -584,33 +1024,84 @@ export class EventBusClient {
     this.#afterHandling(event, (entry) => this.#outbox.confirmed(entry, note));
   }
 
-  /** Sends a command to the agent; resolves with `{id}` once it is stored. Rejected (retryable) when the connection ends. */
-  send(type, data, { run, thread } = {}) {
+  /**
+   * Sends a command to the agent; resolves with its id once it is stored. Kept over reconnects, and repeated under the same
+   * ref when the node could not store it just then; given up after `timeoutMs`.
+   */
+  async send(type, data = {}, { run, thread, timeoutMs = COMMAND_TIMEOUT_MS, ref = `${this.#word}-${this.#newRef()}` } = {}) {
+    checkedCommand({ type, data, run, thread, timeoutMs });
+    if (this.#state === "closed") throw this.#closedError();
+    if (this.#commands.size >= MAX_COMMANDS) {
+      throw new EventBusError("too_many_commands", `${MAX_COMMANDS} commands wait to be stored already`, { retryable: true });
+    }
+    // As it is now, whatever is done to `data` later.
+    const text = JSON.stringify({ op: "send", type, data, ref, run, thread });
     return new Promise((resolve, reject) => {
-      if (!this.#welcome) throw this.#unsent();
-      const ref = this.#newRef();
-      const text = JSON.stringify({ op: "send", type, data, ref, run, thread });
-      const bytes = new TextEncoder().encode(text).length;
-      const limit = this.#welcome.max_frame_bytes ?? Infinity;
-      if (bytes > limit) {
-        throw new EventBusError("too_large", `the command has ${bytes} bytes, the node takes ${limit}`);
-      }
-      this.#sends.set(ref, { resolve, reject });
-      this.#socket.send(text);
+      this.#commands.add(ref, { text, resolve, reject, endMs: this.#clock.now() + timeoutMs });
+      this.#watchCommands();
+      this.#flushSoon();
     });
   }
 
+  /** Asks the agent to stop a run. Resolves with the command's id when that is stored, not when the run has ended. */
+  cancel(run, reason) {
+    return this.send("cancel", reason === undefined ? {} : { reason }, { run });
+  }
+
+  /** Answers a question of an agent (`question` of its event `agent_question`). Rejected when another answer was first. */
+  answer(question, answer, to) {
+    return this.send("answer", { question, answer }, to);
+  }
+
+  /** Sends the user's words to the agent. */
+  message(text, to) {
+    return this.send("message", { text }, to);
+  }
+
   /** Changes the filter from here on (undefined: everything). Resolves when the node has it, also by a reconnect. */
-  setFilter(filter = {}) {
+  filter(filter = {}) {
     const ref = this.#newRef();
+    const before = this.#filter;
     const done = new Promise((resolve, reject) => {
-      if (this.#state === "closed") throw this.#unsent();
+      if (this.#state === "closed") throw this.#closedError();
       this.#filterWaiters.push({ ref, resolve, reject });
     });
-    done.catch(() => {}); // a caller that does not look must not see an unhandled rejection
     this.#filter = filter;
+    // A caller that does not look must not see an unhandled rejection; a refused filter must not go into a hello.
+    done.catch(() => {
+      if (this.#filter === filter) this.#filter = before;
+    });
     if (this.#welcome) this.#send({ op: "filter", filter, ref });
     return done;
+  }
+
+  /** The text of a token stream so far; undefined when nothing of it has come. */
+  text(run, stream = DEFAULT_STREAM) {
+    return this.#texts.text(run, stream);
+  }
+
+  /**
+   * The user's retained events, oldest first: pages of `{events: [{id, event}], next?, cursor}`. Read before the client
+   * connects for the first time, its session begins behind them.
+   */
+  history({ thread, run, type, cursor, limit } = {}) {
+    return new Pages(async (next = cursor) => {
+      const page = await this.#get("/v1/events", { cursor: next, limit, thread, run, type });
+      if (!this.#begun && !this.#known && page.cursor && historyCovers({ thread, run, type }, this.#filter)) {
+        this.#inbox.tracker.passed(page.cursor);
+      }
+      return page;
+    });
+  }
+
+  /** The user's threads, the latest first: pages of `{threads: [{thread, last_ms}], next?}`. */
+  threads({ limit, before } = {}) {
+    return new Pages((next = before) => this.#get("/v1/threads", { limit, before: next }));
+  }
+
+  /** Which sessions of the user are live now: `{online, sessions: [{session}]}`. */
+  presence() {
+    return this.#get("/v1/presence");
   }
 
   // ---- connecting
@@ -680,6 +1171,8 @@ export class EventBusClient {
     this.#known = this.#inUse = true;
     this.#save();
     this.#settleFilter((waiter) => waiter.resolve());
+    this.#texts.connected(this.#welcomedMs);
+    this.#watchTexts();
     this.#scheduleRefresh(frame.token_expires_ms);
     this.#watch(frame.heartbeat_ms);
     this.#arm("working", frame.ack_timeout_ms / 3, () => this.#working());
@@ -731,8 +1224,8 @@ export class EventBusClient {
     this.#welcome = undefined;
     this.#inbox.disconnected();
     this.#outbox.disconnected();
-    for (const { reject } of this.#sends.values()) reject(this.#unsent());
-    this.#sends.clear();
+    this.#commands.disconnected();
+    this.#watchCommands();
   }
 
   /** Reconnects later: when a goaway said so, else after a jittered wait that grows. Never in the same turn. */
@@ -760,13 +1253,16 @@ export class EventBusClient {
     globalThis.removeEventListener?.("pagehide", this.#leave);
     this.#timers.forEach((_, name) => this.#disarm(name));
     this.#settleFilter((waiter) => waiter.reject(error));
+    this.#screen?.stop();
+    this.#over.abort(error);
+    for (const { reject } of this.#commands.drain()) reject(error);
   }
 
   async #close() {
     if (this.#state === "closed") return;
     if (this.#welcome) this.#sendAll();
     const socket = this.#socket;
-    this.#shut(new EventBusError("closed", "the client is closed"));
+    this.#shut(this.#closedError());
     let closed = Promise.resolve();
     if (socket) {
       this.#release();
@@ -807,12 +1303,15 @@ export class EventBusClient {
       client.#inbox.withdrawn(ids);
       client.#call("onDropped", { ids, reason });
     },
-    released: (client, frame) => client.#inbox.withdrawn(frame.ids),
-    text: (client, { op, ...text }) => client.#call("onText", text),
+    released: (client, { ids }) => {
+      client.#inbox.withdrawn(ids);
+      client.#call("onReleased", ids);
+    },
+    text: (client, frame) => client.#textCame(frame),
     acked: (client, frame) => client.#outbox.answered(frame.ref),
     sent: (client, { ref, id }) => {
-      client.#sends.get(ref)?.resolve({ id });
-      client.#sends.delete(ref);
+      client.#commands.answered(ref)?.resolve(id);
+      client.#watchCommands();
     },
     filtered: (client, { ref }) => client.#settleFilter((waiter) => waiter.resolve(), ref),
     refreshed: (client, frame) => client.#scheduleRefresh(frame.token_expires_ms),
@@ -852,12 +1351,23 @@ export class EventBusClient {
 
   #refused({ code, message, ref }) {
     const error = new EventBusError(code, message, { retryable: RETRYABLE.has(code) });
-    const send = this.#sends.get(ref);
-    this.#outbox.answered(ref);
-    if (send) {
-      this.#sends.delete(ref);
-      send.reject(error);
-    } else if (ref !== undefined && this.#filterWaiters.some((waiter) => waiter.ref === ref)) {
+    if (error.retryable && this.#commands.refused(ref, error, this.#clock.now(), this.#random)) {
+      return this.#watchCommands();
+    }
+    const command = this.#commands.answered(ref);
+    if (command) {
+      this.#watchCommands();
+      return command.reject(error);
+    }
+    if (error.retryable && this.#outbox.awaits(ref)) {
+      this.#arm(`confirm ${ref}`, WAIT_BASE_MS + backoffMs(CONFIRM_ATTEMPT, this.#random), () => {
+        this.#outbox.again(ref);
+        this.#flushSoon();
+      });
+    } else {
+      this.#outbox.answered(ref);
+    }
+    if (ref !== undefined && this.#filterWaiters.some((waiter) => waiter.ref === ref)) {
       this.#settleFilter((waiter) => waiter.reject(error), ref);
     } else if (error.retryable) {
       this.#report(error);
@@ -899,7 +1409,10 @@ export class EventBusClient {
       action(entry);
       this.#flushSoon();
     });
-    if (!known) throw new EventBusError("unknown_event", `event ${event.id} was not handed over here lately`);
+    // Tabs that share a session know entries that another tab's client was given.
+    if (!known && event.entry !== undefined) action(event.entry);
+    else if (!known) throw new EventBusError("unknown_event", `event ${event.id} was not handed over here lately`);
+    this.#flushSoon();
   }
 
   #flushSoon() {
@@ -916,16 +1429,130 @@ export class EventBusClient {
   #flush() {
     if (!this.#welcome || this.#timers.has("flush")) return;
     this.#save();
-    while (!this.#outbox.empty) {
-      const waitMs = this.#pacer.take(this.#clock.now());
+    for (;;) {
+      const nowMs = this.#clock.now();
+      const command = this.#commands.ready(nowMs);
+      if (command === undefined && this.#outbox.empty) return;
+      const waitMs = this.#pacer.take(nowMs);
       if (waitMs > 0) return this.#arm("flush", waitMs, () => this.#flush());
-      this.#send(this.#outbox.next());
+      if (command) this.#sendCommand(command);
+      else this.#send(this.#outbox.next());
     }
   }
 
   #sendAll() {
+    const nowMs = this.#clock.now();
+    for (let command; (command = this.#commands.ready(nowMs)); ) this.#sendCommand(command);
     for (let frame; (frame = this.#outbox.next()); ) this.#send(frame);
     this.#save();
+  }
+
+  #sendCommand(command) {
+    const bytes = new TextEncoder().encode(command.text).length;
+    const limit = this.#welcome.max_frame_bytes ?? Infinity;
+    command.sent = true;
+    if (bytes <= limit) return this.#socket.send(command.text);
+    this.#commands.answered(command.ref);
+    command.reject(new EventBusError("too_large", `the command has ${bytes} bytes, the node takes ${limit}`));
+  }
+
+  /** Gives up the commands whose time is over, sends those whose wait is, and comes back for the next. */
+  #watchCommands() {
+    if (this.#state === "closed") return;
+    const nowMs = this.#clock.now();
+    for (const { reject, error: cause } of this.#commands.overdue(nowMs)) {
+      const message = "the node has not said in time that the command is stored: it may be or not";
+      reject(new EventBusError("send_timeout", message, { retryable: true, cause }));
+    }
+    if (this.#commands.ready(nowMs)) this.#flushSoon();
+    const { dueMs } = this.#commands;
+    if (dueMs === Infinity) this.#disarm("commands");
+    else this.#arm("commands", Math.max(0, dueMs - nowMs), () => this.#watchCommands());
+  }
+
+  // ---- token streams
+
+  #textCame(frame) {
+    const part = this.#texts.take(frame, this.#clock.now());
+    if (part) this.#call("onText", part);
+    this.#watchTexts();
+  }
+
+  /** Reports the holes that nothing has filled. */
+  #watchTexts() {
+    const nowMs = this.#clock.now();
+    for (const { run, stream, length } of this.#texts.torn(nowMs)) {
+      const message = `the text ${stream} of ${run} lacks what comes after ${length} characters; its event will have the whole`;
+      this.#report(new EventBusError("text_gap", message, { retryable: true }));
+    }
+    const { dueMs } = this.#texts;
+    if (dueMs === Infinity) this.#disarm("texts");
+    else this.#arm("texts", dueMs - nowMs, () => this.#watchTexts());
+  }
+
+  // ---- requests beside the socket
+
+  /** Gets an answer of a node; asks again when it says that this helps, a few times. */
+  async #get(path, parameters) {
+    const url = requestUrl(this.#url, path, parameters);
+    for (let attempt = 0, refusals = 0; ; attempt += 1) {
+      const { answer, error, waitMs } = await this.#ask(url);
+      if (this.#state === "closed") throw this.#closedError();
+      if (error === undefined) return answer;
+      if (error.status === 401 && typeof this.#options.token === "function" && refusals === 0) {
+        refusals += 1;
+        this.#token = undefined;
+      } else if (!error.retryable || attempt + 1 >= HTTP_ATTEMPTS) {
+        throw error;
+      } else {
+        await this.#pause(waitMs ?? WAIT_BASE_MS + backoffMs(attempt, this.#random));
+      }
+    }
+  }
+
+  /** One request: `{answer}`, or `{error, waitMs?}`. */
+  async #ask(url) {
+    const request = new AbortController();
+    const stop = () => request.abort();
+    this.#over.signal.addEventListener("abort", stop);
+    const timer = this.#clock.setTimeout(stop, HTTP_TIMEOUT_MS);
+    try {
+      const token = await this.#currentToken();
+      const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+      const fetch = this.#options.fetch ?? globalThis.fetch;
+      const response = await fetch(url, { headers, signal: request.signal, cache: "no-store" });
+      if (response.ok) return { answer: await response.json() };
+      return this.#httpError(response, await response.json().catch(() => ({})));
+    } catch (cause) {
+      return { error: new EventBusError("request_failed", `no answer from ${url}`, { retryable: true, cause }) };
+    } finally {
+      this.#clock.clearTimeout(timer);
+      this.#over.signal.removeEventListener("abort", stop);
+    }
+  }
+
+  #httpError({ status, headers }, { error: { code, message, field } = {} }) {
+    const retryable = status === 429 || status >= 500;
+    const seconds = Number(headers.get("retry-after"));
+    const waitMs = seconds > 0 ? Math.min(seconds * 1_000, MAX_RETRY_AFTER_MS) : undefined;
+    const text = message ?? `the node answered with ${status}`;
+    return { error: new EventBusError(code ?? `http_${status}`, text, { retryable, status, field }), waitMs };
+  }
+
+  /** Waits; rejected when the client is closed. */
+  #pause(ms) {
+    return new Promise((resolve, reject) => {
+      const { signal } = this.#over;
+      const stop = () => {
+        this.#clock.clearTimeout(timer);
+        reject(this.#closedError());
+      };
+      const timer = this.#clock.setTimeout(() => {
+        signal.removeEventListener("abort", stop);
+        resolve();
+      }, ms);
+      signal.addEventListener("abort", stop);
+    });
   }
 
   #working() {
@@ -964,7 +1591,13 @@ export class EventBusClient {
     return this.#token;
   }
 
-  async #fetchToken() {
+  /** Several may want one at once (a request, the socket): one is fetched. */
+  #fetchToken() {
+    this.#tokenComing ??= this.#askForToken().finally(() => (this.#tokenComing = undefined));
+    return this.#tokenComing;
+  }
+
+  async #askForToken() {
     const token = await this.#options.token();
     if (typeof token !== "string" || token === "") throw new TypeError("the token callback returned no string");
     this.#token = token;
@@ -1003,9 +1636,8 @@ export class EventBusClient {
     return `c${this.#refs}`;
   }
 
-  #unsent() {
-    if (this.#state === "closed") return new EventBusError("closed", "the client is closed");
-    return new EventBusError("disconnected", "the connection ended before an answer came", { retryable: true });
+  #closedError() {
+    return new EventBusError("closed", "the client is closed");
   }
 
   #settleFilter(settle, ref) {

@@ -1,57 +1,18 @@
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, test } from "node:test";
+import { beforeEach, test } from "node:test";
 import WebSocket from "ws";
 import { EventBusClient, EventBusError } from "../eventbus-client.js";
-import { ManualClock, turn, until } from "../support/clocks.js";
+import { turn, until } from "../support/clocks.js";
+import { parts, reach, reconnected as reconnect } from "../support/connecting.js";
 import { entry, EPOCH, ScriptedNode } from "../support/scripted-node.js";
 
 let node;
 let clock;
-let clients;
+const all = parts();
+const { connect } = all;
+const reconnected = (client, number) => reconnect(all, client, number);
 
-beforeEach(async () => {
-  node = await ScriptedNode.start();
-  clock = new ManualClock();
-  clients = [];
-});
-
-afterEach(async () => {
-  await Promise.all(clients.map((client) => client.close()));
-  assert.equal(clock.pending, 0, "no timer outlives its client");
-  await node.stop();
-});
-
-/** A client that notes everything that happens to it. */
-function connect(options = {}) {
-  const seen = { events: [], metas: [], states: [], details: [], errors: [], gaps: [], log: [] };
-  const client = new EventBusClient(node.url, {
-    token: "jwt",
-    WebSocket,
-    clock,
-    random: () => 0.5,
-    onGap: (gap) => void (seen.gaps.push(gap), seen.log.push(`gap ${gap.reason}`)),
-    onState: (state, detail) => void (seen.states.push(state), seen.details.push(detail)),
-    onError: (error) => void seen.errors.push(error),
-    ...options,
-    onEvent: (event, meta) => {
-      seen.events.push(event.id);
-      seen.metas.push(meta);
-      seen.log.push(event.id);
-      return options.onEvent?.(event, meta);
-    },
-  });
-  clients.push(client);
-  return Object.assign(client, { seen });
-}
-
-const reach = (client, state) => until(() => client.state === state, `state ${state}`);
-
-/** Lets the wait before a reconnect pass and gives the connection that comes of it. */
-async function reconnected(client, number) {
-  await reach(client, "waiting");
-  await clock.advance(client.seen.details.at(-1).waitMs);
-  return node.peer(number);
-}
+beforeEach(() => ({ node, clock } = all));
 
 // ---- opening and resuming
 
@@ -343,6 +304,7 @@ test("what will not come again is not handed over, unless its handler runs", asy
   await peer.acks("1000-1", "1000-4");
   assert.deepEqual(client.seen.events, ["e1", "e4"]);
   assert.deepEqual(dropped, [{ ids: ["1000-3", "1000-1"], reason: "expired" }]);
+  assert.deepEqual(client.seen.released, [["1000-2"]]);
   assert.equal(client.cursor, "1000-4");
 });
 
@@ -494,7 +456,7 @@ test("a refused upgrade and a dead port are waited for, longer each time", async
   }
   assert.deepEqual(waits, [125, 250, 500, 1_000, 2_000, 4_000, 7_500, 7_500], `on port ${port}`);
   await client.close();
-  node = await ScriptedNode.start();
+  all.node = await ScriptedNode.start();
 });
 
 test("a socket that never opens and a hello without an answer are given up", async () => {
@@ -564,7 +526,7 @@ test("a stuck handler neither stops the pings nor the reading of their answers",
     await clock.advance(20_000);
     const { ref } = await peer.frame("ping", round);
     peer.send({ op: "pong", ref });
-    peer.send({ op: "text", run: "r", stream: "a", offset: 0, text: `${round}` });
+    peer.send({ op: "text", run: "r", stream: "a", offset: round - 1, text: `${round}` });
     await until(() => client.seen.log.includes(`${round}`), "the answer");
   }
   assert.equal(client.state, "catching_up");
@@ -672,39 +634,17 @@ test("displayed and confirm follow the handler, and are repeated on the next con
   assert.throws(() => client.confirm({ id: "e2" }, "x".repeat(257)), TypeError);
 });
 
-test("a command resolves when it is stored, and is rejected by an error or a lost connection", async () => {
-  const client = connect();
-  await assert.rejects(client.send("cancel", {}), { code: "disconnected", retryable: true });
-  const peer = await node.peer();
-  await peer.greet({ max_frame_bytes: 200 });
-  await reach(client, "catching_up");
-  const stored = client.send("cancel", { why: "late" }, { run: "run_1" });
-  const { ref, ...frame } = await peer.frame("send");
-  assert.deepEqual(frame, { op: "send", type: "cancel", data: { why: "late" }, run: "run_1" });
-  peer.send({ op: "sent", ref, id: "5-1" });
-  assert.deepEqual(await stored, { id: "5-1" });
-  const refused = client.send("cancel", {});
-  peer.send({ op: "error", code: "store_unavailable", message: "later", ref: (await peer.frame("send", 2)).ref });
-  await assert.rejects(refused, { code: "store_unavailable", retryable: true });
-  await assert.rejects(client.send("message", { text: "ü".repeat(100) }), { code: "too_large", retryable: false });
-  const lost = client.send("cancel", {});
-  peer.socket.terminate();
-  await assert.rejects(lost, { code: "disconnected", retryable: true });
-  await client.close();
-  await assert.rejects(client.send("cancel", {}), { code: "closed", retryable: false });
-});
-
 test("a new filter is sent, and carried by the next hello", async () => {
   const client = connect({ filter: { types: ["a"] } });
   const peer = await node.peer();
   assert.deepEqual((await peer.greet()).filter, { types: ["a"] });
   await reach(client, "catching_up");
-  const done = client.setFilter({ types: ["b"] });
+  const done = client.filter({ types: ["b"] });
   const { ref, filter } = await peer.frame("filter");
   assert.deepEqual(filter, { types: ["b"] });
   peer.send({ op: "filtered", ref });
   await done;
-  const byReconnect = client.setFilter();
+  const byReconnect = client.filter();
   peer.socket.terminate();
   const again = await reconnected(client, 2);
   assert.deepEqual((await again.greet()).filter, {});
@@ -722,9 +662,11 @@ test("an error frame is reported, and one about a filter rejects it", async () =
   await until(() => client.seen.errors.length === 2, "the second");
   assert.deepEqual(client.seen.errors.map(({ code, message, retryable }) => [code, message, retryable]),
     [["rate_limited", "later", true], ["unknown_op", "no such op", false]]);
-  const refused = client.setFilter({ types: [1] });
+  const refused = client.filter({ types: [1] });
   peer.send({ op: "error", code: "bad_frame", message: "types", ref: (await peer.frame("filter")).ref });
   await assert.rejects(refused, { code: "bad_frame" });
+  peer.socket.terminate();
+  assert.equal((await (await reconnected(client, 2)).frame("hello")).filter, undefined, "a refused filter is not kept");
 });
 
 test("an error frame and the close that follows are one error, and retryable says whether the client goes on", async () => {
