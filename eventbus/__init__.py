@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from eventbus.schemas import Schema as Schema
     from eventbus.schemas import Schemas as Schemas
     from eventbus.store import Durability as Durability
+    from eventbus.streaming import TextStream as TextStream
     from eventbus.subscriber import Subscriber as Subscriber
+    from eventbus.text import Chunk as Chunk
 
 _HOMES = {
     "Bus": "bus",
@@ -52,6 +54,8 @@ _HOMES = {
     "Receipts": "receipt",
     "Run": "runs",
     "Tool": "runs",
+    "TextStream": "streaming",
+    "Chunk": "text",
     "Outcome": "events",
     "PublishStatistics": "receipt",
     "Confirmation": "confirmation",
