@@ -254,7 +254,7 @@ class RedisPower:
         buckets = [f"{self._settings.namespace}:{{{partition}}}:i:{bucket}" for bucket in (0, 1)]
         with self._client() as client:
             runs = [key.decode() for key in client.scan_iter(match=self._key("r", user) + "/*")]
-        return [self._key("s", user), *buckets, *runs]
+        return [self._key("s", user), self._key("a", user), *buckets, *runs]
 
     async def snapshot(self, user: UserId) -> dict[str, tuple[bytes, int]]:
         with self._client() as client:
