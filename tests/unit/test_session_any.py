@@ -67,3 +67,116 @@ async def test_a_session_that_is_over_is_not_reminded(bench: Bench) -> None:
     client.session.remind(reminder)
 
     assert client.events() == []
+
+
+# --- `deliver: any` -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("R1")
+async def test_the_first_ack_withdraws_a_shared_event_from_the_other_sessions(bench: Bench) -> None:
+    phone, laptop = await bench.open(session="phone"), await bench.open(session="laptop")
+    (shared,) = await bench.publish(deliver="any")
+    (each,) = await bench.publish()
+    assert phone.events() == laptop.events() == [(shared, 1), (each, 1)]
+
+    phone.say("ack", ids=[shared, each], ref="mine")
+    await bench.settle()
+
+    assert [frame["count"] for frame in phone.of("acked")] == [2]
+    assert phone.of("released") == []
+    assert laptop.of("released") == [{"op": "released", "ids": [shared]}]
+    assert await bench.pending(session="laptop") == [each]
+    assert laptop.session.delivery.in_flight == 1
+    laptop.say("ack", ids=[shared], ref="late")
+    await bench.settle()
+    assert [frame["count"] for frame in laptop.of("acked")] == [0]
+
+
+@pytest.mark.requirement("R1")
+async def test_what_was_released_is_not_delivered_to_who_comes_later(bench: Bench) -> None:
+    phone = await bench.open(session="phone")
+    (shared,) = await bench.publish(deliver="any")
+    phone.say("ack", ids=[shared])
+    await bench.settle()
+
+    laptop = await bench.open(session="laptop", start="earliest")
+    (each,) = await bench.publish()
+
+    assert laptop.events() == [(each, 1)]
+    assert laptop.ops().count("caught_up") == 1
+    assert laptop.of("released") == []
+    assert await bench.pending(session="laptop") == [each]
+    assert bench.node.counters.events_released["released"] == 1
+
+
+async def test_a_release_that_a_node_did_not_hear_of_shows_when_the_session_is_attached_again(bench: Bench) -> None:
+    phone, laptop = await bench.open(session="phone"), await bench.open(session="laptop")
+    (shared,) = await bench.publish(deliver="any")
+    await bench.deafen()
+    phone.say("ack", ids=[shared])
+    await bench.settle()
+    assert laptop.of("released") == []
+
+    laptop.session.reattach("subscribed")
+    await bench.settle()
+
+    assert laptop.of("released") == [{"op": "released", "ids": [shared]}]
+    assert laptop.session.delivery.in_flight == 0
+
+
+async def test_a_release_that_nobody_heard_of_shows_in_place_of_a_redelivery(bench: Bench) -> None:
+    phone, laptop = await bench.open(session="phone"), await bench.open(session="laptop")
+    (shared,) = await bench.publish(deliver="any")
+    await bench.deafen()
+    phone.say("ack", ids=[shared])
+    await bench.settle()
+
+    for _ in range(4):
+        laptop.alive()
+        phone.alive()
+        await bench.pass_time(10_000)
+
+    assert laptop.of("released") == [{"op": "released", "ids": [shared]}]
+    assert laptop.events() == [(shared, 1)]
+
+
+async def test_a_filtered_shared_event_stays_with_the_other_sessions(bench: Bench) -> None:
+    """D19: a node's own ack never releases."""
+    await bench.open(session="phone", filter={"types": ["chatter"]})
+    laptop = await bench.open(session="laptop")
+
+    (shared,) = await bench.publish(deliver="any")
+
+    assert laptop.events() == [(shared, 1)]
+    assert laptop.of("released") == []
+
+
+async def test_a_message_for_a_session_that_is_not_open_yet_is_no_defect(bench: Bench) -> None:
+    client = bench.connect()
+    client.say("hello", session="tab")
+    client.session.released_elsewhere([EntryId("1-1")])
+    client.session.acked_elsewhere([EntryId("1-1")])
+    await bench.settle()
+    assert client.ops()[0] == "welcome"
+
+
+async def test_counts_of_a_node_are_those_of_its_clients(bench: Bench) -> None:
+    client = await bench.open(filter={"types": ["note", "chat"]})
+    entries = [(await bench.publish(type=kind))[0] for kind in ("note", "chat", "noise", "note")]
+    client.say("ack", upto=entries[1])
+    client.say("ack", ids=[entries[3]], level="displayed")
+    await bench.settle()
+    client.say("ack", ids=[entries[0]], level="confirmed")
+    await bench.settle()
+
+    found: dict[tuple[str, str], int] = {}
+    for counted in await bench.store.counts(range(bench.store.settings.partitions)):
+        assert not isinstance(counted, Exception)
+        found |= counted
+    assert {key: count for key, count in found.items() if key[0] != "stored"} == {
+        ("received", "note"): 2,
+        ("received", "chat"): 1,
+        ("filtered", "noise"): 1,
+        ("displayed", "note"): 2,
+        ("confirmed", "note"): 1,
+    }
