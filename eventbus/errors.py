@@ -13,17 +13,23 @@ from enum import IntEnum
 from typing import ClassVar
 
 __all__ = [
+    "AlreadyAnswered",
+    "AnswerRefused",
+    "AnswerTimeout",
     "AuthError",
+    "BadAnswer",
     "BadFrame",
     "BreakerOpen",
     "CallbackFailed",
     "CloseCode",
     "ClosedForGood",
+    "CommandRefused",
     "ConfigError",
     "ConfirmationTimeout",
     "EventBusError",
     "Forbidden",
     "HandlerFailed",
+    "InvalidCommand",
     "InvalidEvent",
     "InvalidField",
     "InvalidUtf8",
@@ -32,9 +38,12 @@ __all__ = [
     "OutOfOrder",
     "PartialPublish",
     "PublishTimeout",
+    "QuestionClosed",
     "RateLimited",
+    "RunCancelled",
     "RunClosed",
     "RunMisused",
+    "SendTimeout",
     "SessionEnded",
     "StoreBusy",
     "StoreError",
@@ -46,8 +55,10 @@ __all__ = [
     "SubscriberError",
     "Superseded",
     "TokenFailed",
+    "TooManyQuestions",
     "TooManySessions",
     "UnknownOp",
+    "UnknownQuestion",
 ]
 
 
@@ -131,6 +142,12 @@ class InvalidEvent(InvalidField):
     """An event is refused where it is made; `field` names the part that is wrong."""
 
     code = "invalid_event"
+
+
+class InvalidCommand(InvalidField):
+    """A command of a user is refused; `field` names the part that is wrong. The socket stays open."""
+
+    code = "invalid_command"
 
 
 class BadFrame(InvalidField):
@@ -289,6 +306,55 @@ class RunMisused(EventBusError):
     code = "run_misused"
 
 
+class RunCancelled(EventBusError):
+    """The user cancelled the run; the message is the reason. Raised by `run.check()`, and ends the run without more."""
+
+    code = "run_cancelled"
+
+
+class AnswerTimeout(EventBusError):
+    """Nobody answered an agent's question before its deadline, and it has no default."""
+
+    code = "answer_timeout"
+
+
+class TooManyQuestions(EventBusError):
+    """As many questions of the user are open as are kept; ask again when some are settled."""
+
+    code = "too_many_questions"
+    retryable = True
+
+
+class AnswerRefused(EventBusError):
+    """An answer to an agent's question is not taken."""
+
+    code = "answer_refused"
+
+
+class AlreadyAnswered(AnswerRefused):
+    """Another answer to the question was accepted before, or its deadline has settled it."""
+
+    code = "already_answered"
+
+
+class UnknownQuestion(AnswerRefused):
+    """No agent asks the user this question."""
+
+    code = "unknown_question"
+
+
+class QuestionClosed(AnswerRefused):
+    """The question takes no answer any more: its deadline has passed, or its run is over."""
+
+    code = "question_closed"
+
+
+class BadAnswer(AnswerRefused):
+    """The answer is none of the options that the question offers."""
+
+    code = "bad_answer"
+
+
 class ConfirmationTimeout(EventBusError):
     """Too few sessions confirmed an event within the time given; it goes on being delivered, and one may wait again.
 
@@ -368,6 +434,27 @@ class NodeFault(SubscriberError):
     """A node refused a frame, sent what is no frame, or answered with an unexpected status; the subscriber goes on."""
 
     code = "node_fault"
+    retryable = True
+
+
+class CommandRefused(SubscriberError):
+    """The node did not take what was sent.
+
+    Attributes:
+        refused_with: the code in the node's answer, such as `rate_limited` or `run_closed`.
+    """
+
+    code = "command_refused"
+
+    def __init__(self, message: str, *, refused_with: str = "") -> None:
+        super().__init__(message)
+        self.refused_with = refused_with
+
+
+class SendTimeout(SubscriberError):
+    """No node said in time that a command is stored; whether it is, is unknown."""
+
+    code = "send_timeout"
     retryable = True
 
 

@@ -26,6 +26,7 @@ class Counters:
     events_released: Counter[str] = field(default_factory=Counter)
     events_dead_lettered: Counter[str] = field(default_factory=Counter)
     gaps: Counter[str] = field(default_factory=Counter)
+    commands_stored: Counter[str] = field(default_factory=Counter)
     frames_received: int = 0
     frames_refused: Counter[str] = field(default_factory=Counter)
     wakeups: int = 0

@@ -139,6 +139,6 @@ class Dialogue:
             case wire.Hello():
                 session.send(wire.ErrorFrame(code="unexpected_hello", message="the session is open already"))
             case wire.Send():
-                raise UnknownOp("commands are not taken by this node", ref=frame.ref)
+                self._host.take_command(session, frame)
             case _:
                 assert_never(frame)

@@ -20,6 +20,7 @@ from eventbus.errors import CloseCode, StoreError
 from eventbus.wire import GoAway, GoAwayReason
 from gateway.hub import Hub
 from gateway.reader import Reader
+from gateway.sending import Sending
 from gateway.session import Session
 
 __all__ = ["Draining", "drain", "reconnect_after_ms"]
@@ -47,6 +48,7 @@ class Draining(Protocol):
     clock: Clock
     hub: Hub[Session]
     reader: Reader
+    sending: Sending
     drain_ms: int
 
     async def announce(self, state: str) -> None:
@@ -86,6 +88,7 @@ async def drain(node: Draining) -> None:
         session.send(GoAway(reason=GoAwayReason.DRAINING, reconnect_after_ms=wait_ms))
     node.reader.stop_reading()
     await _settle(node, min(GRACE_MS, node.drain_ms // 4))
+    await node.sending.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 4))
     await node.reader.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 2))
     for session in node.hub:
         session.end(CloseCode.DRAINING)

@@ -75,6 +75,9 @@ class Host(Protocol):
     def caught_up(self, session: Session) -> None:
         """All that was stored when the session opened has been sent to its client; called once a connection."""
 
+    def take_command(self, session: Session, frame: wire.Send) -> None:
+        """Puts a command on its way to the agents; answers the client."""
+
     def leave_session(self, session: Session) -> None:
         """The session's connection is gone: what it acked is stored, then its hold is given up. May be called twice."""
 

@@ -288,6 +288,7 @@ METRICS: Final[Sequence[Metric]] = (
     _counted("text_frames", "Parts of token streams sent to sessions."),
     # Frames.
     _counted("frames_received", "Frames of clients."),
+    _counted("commands_stored", "Commands of users that are stored, and answers that were accepted.", "type"),
     _counted("frames_refused", "Frames of clients that were answered by an error.", "code"),
     # The store.
     _of_node(

@@ -35,6 +35,7 @@ from gateway.liveness import LivenessRules
 from gateway.reader import Reader
 from gateway.readiness import Readiness
 from gateway.routes import make_app
+from gateway.sending import Sending
 from gateway.session import Session, SessionSettings
 from gateway.texting import Texting
 from gateway.version import VERSION
@@ -78,6 +79,7 @@ class Node:
         self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
         self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         self.reader = Reader(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
+        self.sending = Sending(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
@@ -151,6 +153,7 @@ class Node:
         self._listening = await self.store.listen(self.name, self)
         for run in (
             self.reader.run,
+            self.sending.run,
             self.texting.run,
             self.texting.run_sweep,
             self.keeper.run_attaches,
@@ -322,6 +325,10 @@ class Node:
 
     def caught_up(self, session: Session) -> None:
         self.texting.follow(session)
+        self.sending.ask_again(session)
+
+    def take_command(self, session: Session, frame: wire.Send) -> None:
+        self.sending.take(session, frame)
 
     def leave_session(self, session: Session) -> None:
         self.reader.leave(session)

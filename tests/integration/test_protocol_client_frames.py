@@ -161,14 +161,6 @@ async def test_an_unknown_op_is_an_error_with_the_ref_and_no_close(node: Node) -
         await client.nothing_more()
 
 
-async def test_a_command_is_answered_as_an_unknown_op_with_its_ref_while_nodes_take_none(node: Node) -> None:
-    async with opened(node) as client:
-        await client.expect("caught_up")
-        client.send("send", type="cancel", data={}, ref="r9")
-        await client.expect("error", code="unknown_op", ref="r9")
-        await client.nothing_more()
-
-
 # --- ack ------------------------------------------------------------------------------------------------------------
 
 

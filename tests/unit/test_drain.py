@@ -30,6 +30,7 @@ class Drained:
         self.clock: Clock = bench.clock
         self.hub = bench.node.hub
         self.reader = bench.node.reader
+        self.sending = bench.node.sending
         self.drain_ms = 10_000
         self.clients = clients
         self.log: list[str] = []
