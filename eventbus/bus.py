@@ -12,8 +12,10 @@ from typing import Any, Unpack, cast, overload
 
 from eventbus.bus_answers import BusAnswers
 from eventbus.event import Deliver, Event, Require
+from eventbus.ids import RunId
 from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each
 from eventbus.receipt import Receipt, Receipts
+from eventbus.run_requests import request_run
 from eventbus.runline import RunLine
 from eventbus.runs import PublicError, Run, RunContext
 from eventbus.store import Durability
@@ -134,6 +136,9 @@ class Bus(BusAnswers):
         thread: str | None = None,
         run: str | None = None,
         public_error: PublicError | None = None,
+        tier: str | None = None,
+        requested_ms: int | None = None,
+        resume: bool = False,
     ) -> Run:
         """A run of an agent: `async with bus.run(user="ada", agent="planner") as run:`. What it owes always comes.
 
@@ -144,6 +149,11 @@ class Bus(BusAnswers):
             run: the run id; made when absent.
             public_error: what the user is told when the agent raises, words or a function of the exception. Without it
                 "the agent failed"; the exception itself goes into the log and never into an event.
+            tier: whose deadlines hold; the default tier when absent.
+            requested_ms: when the run was asked for, Unix milliseconds, where nobody called `request_run`.
+            resume: go on with the run `run` where its last process left it, if it has begun and is not completed. It
+                becomes this process's alone: another that still works on it gets `RunClosed` from its next call. Calls
+                of tools that were open end with an error, for nobody knows how far they came.
 
         Raises:
             InvalidEvent: `field` names what is wrong.
@@ -157,14 +167,51 @@ class Bus(BusAnswers):
             receipt=partial(Receipt, bus=self),
         )
         context = RunContext.of(
-            line,
-            clock=self._clock,
-            schemas=self.schemas,
-            max_event_bytes=self.settings.publish.max_event_bytes,
-            user=user,
-            thread=thread,
+            line, self._opened_services(), tiers=self.settings.tiers, tier=tier, user=user, thread=thread
         )
-        return Run(context, agent=agent, run=run, public_error=public_error)
+        return Run(context, agent=agent, run=run, public_error=public_error, requested_ms=requested_ms, resume=resume)
+
+    async def request_run(
+        self,
+        *,
+        user: str,
+        agent: str,
+        thread: str | None = None,
+        run: str | None = None,
+        tier: str | None = None,
+        requested_ms: int | None = None,
+    ) -> RunId:
+        """Write down that a run is asked for, before a worker has it: that none comes in time is seen then.
+
+        Give the run id to the worker, which begins it with `bus.run(..., run=id)`.
+
+        Args:
+            user: whose run it will be.
+            agent: the agent's name, not blank.
+            thread: the thread in which the run belongs.
+            run: the run id; made when absent. A run that is known already stays as it is.
+            tier: whose deadlines hold; the default tier when absent.
+            requested_ms: when it was asked for, Unix milliseconds; now, by the store's clock, when absent.
+
+        Returns:
+            The run id.
+
+        Raises:
+            InvalidEvent: `field` names what is wrong.
+            StoreError: it is not known to be written down; `retryable`: try again with the same `run`.
+        A cancelled call leaves open whether it is.
+        Source: docs/publishing.md.
+        """
+        return await request_run(
+            self._opened_services(),
+            tiers=self.settings.tiers,
+            user=user,
+            agent=agent,
+            thread=thread,
+            run=run,
+            tier=tier,
+            requested_ms=requested_ms,
+        )
 
     async def publish_many(
         self,

@@ -14,10 +14,12 @@ from eventbus.breaker import BreakerState
 from eventbus.clock import Clock, SystemClock
 from eventbus.config import Settings
 from eventbus.errors import EventBusError
+from eventbus.leases import Leases
 from eventbus.publisher import Publisher
 from eventbus.publishing import EventMaker
 from eventbus.receipt import PublishStatistics
 from eventbus.retries import RetryPolicy
+from eventbus.run_hold import RunServices
 from eventbus.schemas import Schemas
 from eventbus.store import Store
 from eventbus.streaming import TextWay
@@ -62,6 +64,7 @@ class BusBase:
         self._publisher: Publisher | None = None
         self._timers: Timers | None = None
         self._awaiting: Awaiting | None = None
+        self._services: RunServices | None = None
         self._parts: list[Part] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -95,6 +98,7 @@ class BusBase:
             store, self.settings.publish, clock=self._clock, timers=timers, on_breaker=self._on_breaker
         )
         self._awaiting = self._add_part(Awaiting(store, self._clock, timers))
+        self._services = self._run_services(store, timers)
         return self
 
     def _add_part(self, part: P) -> P:
@@ -134,6 +138,26 @@ class BusBase:
         if self._publisher is None:
             raise EventBusError(NOT_OPEN)
         return self._publisher.statistics()
+
+    def _run_services(self, store: Store, timers: Timers) -> RunServices:
+        publish = self.settings.publish
+        return RunServices(
+            store=store,
+            leases=self._add_part(Leases(store, timers, publish.run_lease_ms)),
+            clock=self._clock,
+            timers=timers,
+            policy=RetryPolicy(base_ms=publish.retry_base_ms, max_ms=publish.retry_max_ms),
+            deadline_ms=publish.publish_deadline_ms,
+            texts=self._text_way(),
+            schemas=self.schemas,
+            max_event_bytes=publish.max_event_bytes,
+        )
+
+    def _opened_services(self) -> RunServices:
+        self._opened()
+        if self._services is None:
+            raise EventBusError(NOT_OPEN)
+        return self._services
 
     def _text_way(self) -> TextWay:
         if self._store is None or self._timers is None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-from eventbus.ids import UserId
+from eventbus.ids import RunId, UserId
 from eventbus.store import Append
 
 __all__ = ["Kept", "KeptEvent"]
@@ -124,6 +124,17 @@ class Kept:
                     # It answers for nothing any more. Should it come back, it has been away and lost what came since.
                     self._known.discard(before)
         return self._look(kept.append.user, primary)
+
+    def of_run(self, user: UserId, run: RunId, after: int, before: int) -> Sequence[KeptEvent]:
+        """The kept events of a run whose numbers lie between two, in order: what a store that lost them is to get."""
+        return [
+            kept
+            for kept in self._events
+            if kept.append.user == user
+            and (step := kept.append.step) is not None
+            and step.run == run
+            and after < step.seq < before
+        ]
 
     def expire(self, now_ms: int) -> None:
         """Let go of what is older than `kept_ms`, and of the oldest beyond `max_bytes` (counted in `overflow`)."""

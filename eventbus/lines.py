@@ -30,10 +30,11 @@ class Item:
         kept: the kept event that is sent again, None for a publish.
         attempts: how often it was sent.
         error: what the last try ended with.
+        repaired: it was out of order, and what is kept of its run was put before it.
         queued_ms, deadline_ms: monotonic times.
     """
 
-    __slots__ = ("append", "attempts", "deadline_ms", "durability", "error", "future", "kept", "queued_ms")
+    __slots__ = ("append", "attempts", "deadline_ms", "durability", "error", "future", "kept", "queued_ms", "repaired")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Item:
         self.kept = kept
         self.attempts = 0
         self.error: BaseException | None = None
+        self.repaired = False
 
     @property
     def abandoned(self) -> bool:

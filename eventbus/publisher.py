@@ -13,18 +13,28 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from eventbus.breaker import Breaker, BreakerState, Permit
 from eventbus.clock import Clock
 from eventbus.config import PublishSettings
-from eventbus.errors import EventBusError, PublishTimeout, StoreBusy, StoreError, StoreTimeout, StoreUnavailable
+from eventbus.errors import (
+    EventBusError,
+    OutOfOrder,
+    PublishTimeout,
+    StoreBusy,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+)
 from eventbus.ids import UserId
 from eventbus.kept import Kept, KeptEvent
 from eventbus.lines import Call, Future, Item, Line
 from eventbus.receipt import PublishStatistics
 from eventbus.retries import RetryPolicy, final_error
 from eventbus.store import Append, Appended, Durability, Store
+from eventbus.store.running import StepOrder
 from eventbus.timers import Cancellable, Timers
 
 __all__ = ["Publisher"]
@@ -325,6 +335,9 @@ class Publisher:
 
     def _not_stored(self, line: Line, item: Item, error: BaseException, now_ms: int) -> None:
         item.error = error
+        if isinstance(error, OutOfOrder) and not self._ended:
+            self._repair(line, item, error, now_ms)
+            return
         wait_ms = self._policy.wait_ms(error, line.failures + 1) if not self._ended else None
         if wait_ms is None:
             self._give_up(item, now_ms)
@@ -344,6 +357,24 @@ class Publisher:
         self._number += 1
         heapq.heappush(self._waiting, (due_ms, self._number, line))
         self._arm(due_ms)
+
+    def _repair(self, line: Line, item: Item, error: OutOfOrder, now_ms: int) -> None:
+        """The store has lost events of a run before this one (D6): those that are kept go again, then this one.
+
+        Once for an event. When that was of no use, nobody here has what is missing, and its run is told.
+        """
+        step = item.append.step
+        if step is None or item.kept is not None or item.repaired or item.abandoned:
+            self._give_up(item, now_ms)
+            self._leave(item)
+        else:
+            item.repaired = True
+            lost = self._kept.of_run(line.user, step.run, error.last, step.seq)
+            line.put_back(item)
+            line.send_again([self._again(kept, now_ms) for kept in lost])
+            self._retries += 1
+        line.failures = 0
+        self._go_on(line)
 
     def _go_on(self, line: Line) -> None:
         """The line may send its next item; an empty one is forgotten."""
@@ -374,7 +405,11 @@ class Publisher:
 
     def _again(self, kept: KeptEvent, now_ms: int) -> Item:
         # In memory, whatever the first time promised: right after a failover there may be no replica to wait for.
-        return Item(kept.append, Durability.MEMORY, now_ms, now_ms + self._kept_ms, None, kept)
+        append = kept.append
+        if append.step is not None:
+            # They come in order, so what is missing before the first of them is kept nowhere.
+            append = replace(append, step=replace(append.step, order=StepOrder.ANEW))
+        return Item(append, Durability.MEMORY, now_ms, now_ms + self._kept_ms, None, kept)
 
     # --- giving up --------------------------------------------------------------------------------------------------
 

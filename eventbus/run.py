@@ -24,6 +24,7 @@ __all__ = [
     "TOOL_CANCELLED",
     "TOOL_FAILED",
     "TOOL_LEFT",
+    "TOOL_RESTARTED",
     "UNSENDABLE",
     "Complete",
     "Emit",
@@ -36,6 +37,7 @@ __all__ = [
     "ToolEnd",
     "ToolStart",
     "next_call_id",
+    "resumed",
     "step",
 ]
 
@@ -44,6 +46,7 @@ AGENT_FAILED: Final = "the agent failed"
 TOOL_FAILED: Final = "the tool failed"
 TOOL_CANCELLED: Final = "the tool was cancelled"
 TOOL_LEFT: Final = "the run ended before the tool was done"
+TOOL_RESTARTED: Final = "the agent was restarted before the tool was done"
 UNSENDABLE: Final = "the result could not be sent"
 
 
@@ -64,12 +67,14 @@ class RunState:
         seq: the number of its last event, 0 before the first.
         open: the calls of tools that have begun and not ended, oldest first, with the names of their tools.
         ended: the calls that have ended; their ids are not used again.
+        before: of a run that was resumed: the number of its last event then; ids of calls are made above it.
     """
 
     phase: Phase = Phase.NEW
     seq: int = 0
     open: Mapping[CallId, str] = field(default_factory=dict)
     ended: frozenset[CallId] = frozenset()
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +169,30 @@ def step(state: RunState, move: Move) -> tuple[RunState, tuple[Owed, ...]]:
     return replace(after, seq=state.seq + len(made)), owed
 
 
+def resumed(seq: int, open: Mapping[CallId, str]) -> tuple[RunState, tuple[Owed, ...]]:
+    """Go on with a run whose process is gone.
+
+    Its open calls end first, with an error: nobody knows how far their tools came. The ids of its calls are free to be
+    used again, for an agent that does its work over may name them.
+
+    Args:
+        seq: the number of its last event that is stored.
+        open: the calls that have begun and not ended, oldest first, with the names of their tools.
+
+    Returns:
+        The state behind what is owed, and the events that are owed now, in order.
+    """
+    state = RunState(phase=Phase.STARTED, seq=seq, open=open, before=seq)
+    owed: tuple[Owed, ...] = ()
+    for call_id in open:
+        state, made = step(state, ToolEnd(call_id=call_id, error=TOOL_RESTARTED))
+        owed += made
+    return replace(state, ended=frozenset()), owed
+
+
 def next_call_id(state: RunState) -> CallId:
     """An id for a call that brought none: `call_1`, `call_2`, ..., one that this run has not seen."""
-    number = len(state.open) + len(state.ended) + 1
+    number = state.before + len(state.open) + len(state.ended) + 1
     while _is_used(state, CallId(f"call_{number}")):
         number += 1
     return CallId(f"call_{number}")

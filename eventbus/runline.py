@@ -7,34 +7,57 @@ back, so that none overtakes it; they are sent again in their order, under the s
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from eventbus.clock import Clock
-from eventbus.errors import EventBusError
-from eventbus.event import Event, encode_envelope
+from eventbus.errors import EventBusError, OutOfOrder, RunClosed
+from eventbus.event import Event
 from eventbus.lines import Future
 from eventbus.publisher import Publisher
+from eventbus.publishing import append_of
 from eventbus.receipt import Receipt
-from eventbus.store import Append, Durability
+from eventbus.store import Append, Durability, RunStep
+from eventbus.store.running import StepOrder
 
-__all__ = ["MAX_UNANSWERED", "RunLine"]
+__all__ = ["MAX_UNANSWERED", "RunLine", "Teller"]
 
 MAX_UNANSWERED: Final = 256
 """With so many events unanswered an agent's next call waits. Owed events do not wait."""
 
-OnStored = Callable[[Receipt], object]
+_log = logging.getLogger("eventbus.runs")
+
+
+class Teller(Protocol):
+    """Whose event it is: a run that wants to know what became of it."""
+
+    def stored(self, receipt: Receipt) -> None:
+        """The event is stored."""
+
+    def closed(self, error: RunClosed) -> None:
+        """The run is over, or another's: none of its events that are not stored yet ever will be."""
 
 
 class _Item:
-    __slots__ = ("append", "future", "stored")
+    __slots__ = ("append", "future", "teller")
 
-    def __init__(self, append: Append, stored: OnStored) -> None:
+    def __init__(self, append: Append, teller: Teller) -> None:
         self.append = append
-        self.stored = stored
+        self.teller = teller
         self.future: Future | None = None
+
+    @property
+    def goes_anew(self) -> bool:
+        step = self.append.step
+        return step is None or step.order is StepOrder.ANEW
+
+    def go_anew(self) -> None:
+        if self.append.step is not None:
+            self.append = replace(self.append, step=replace(self.append.step, order=StepOrder.ANEW))
 
 
 class RunLine:
@@ -68,14 +91,15 @@ class RunLine:
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, event: Event, stored: OnStored) -> None:
+    def put(self, event: Event, step: RunStep, teller: Teller) -> None:
         """Take an event, always: what fails is told by `check`, `flush` and `settle`.
 
         Args:
             event: what to publish.
-            stored: called with the receipt.
+            step: what it changes in its run.
+            teller: is told what becomes of it.
         """
-        item = _Item(Append(user=event.user, event=event.id, body=encode_envelope(event)), stored)
+        item = _Item(append_of(event, step), teller)
         self._items.append(item)
         if self._failure is None:
             self._send(item, self._deadline_ms)
@@ -162,7 +186,7 @@ class RunLine:
             answer, attempts = future.result()
             self._items.remove(item)  # the first, as a rule: a line is answered in its order
             append = item.append
-            item.stored(
+            item.teller.stored(
                 self._receipt(
                     event=append.event,
                     user=append.user,
@@ -171,10 +195,31 @@ class RunLine:
                     attempts=attempts,
                 )
             )
+        elif isinstance(error, RunClosed):
+            self._close(item, error)
+        elif isinstance(error, OutOfOrder) and item is self._items[0] and not item.goes_anew:
+            # All before it was stored, and neither the store nor the publisher has it any more: the run goes on behind
+            # the hole, of which the sessions are told as of any other that a lost store leaves.
+            _log.warning("run events are lost in the store: %s", error)
+            self._failed(error)
+            item.go_anew()
+            self._send_again(self._deadline_ms)
         elif isinstance(error, EventBusError):
             self._failed(error)
         else:
             self._failed(EventBusError(f"a publish failed: {error!r}"))
+
+    def _close(self, closed: _Item, error: RunClosed) -> None:
+        """Let go of what a run had still to say; the other runs of the family go on."""
+        step = closed.append.step
+        run = None if step is None else step.run
+        gone = [item for item in self._items if item is closed or (item.append.step and item.append.step.run == run)]
+        self._items = deque(item for item in self._items if item not in gone)
+        for item in gone:
+            future, item.future = item.future, None
+            if future is not None:
+                future.cancel()
+        closed.teller.closed(error)
 
     def _failed(self, error: EventBusError) -> None:
         self._failure = error

@@ -9,23 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
 from eventbus import events
-from eventbus.clock import Clock, new_event_id
-from eventbus.errors import InvalidEvent, InvalidField, RunMisused
+from eventbus.clock import new_event_id
+from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunMisused
 from eventbus.event import Event, Require, make_event
 from eventbus.events import CallId, Outcome
-from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_run_id, parse_thread_id, parse_user_id, run_id_from
+from eventbus.fields import parse_integer
+from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_run_id, run_id_from
 from eventbus.receipt import Receipt
 from eventbus.run import (
     AGENT_FAILED,
-    TOOL_CANCELLED,
-    TOOL_FAILED,
     UNSENDABLE,
     Complete,
     Emit,
@@ -38,57 +35,19 @@ from eventbus.run import (
     ToolEnd,
     ToolStart,
     next_call_id,
+    resumed,
     step,
 )
-from eventbus.runline import RunLine
+from eventbus.run_hold import MAX_RECEIPTS, RunContext, RunHold
+from eventbus.run_tools import PublicError, Tool, public_words, words_of
 from eventbus.schemas import Schemas
+from eventbus.streaming import TextStream
+from eventbus.text import AROUND_BYTES, DEFAULT_STREAM, TEXT_EVENT, free_name, parse_stream
+from eventbus.watch import MAX_CALL_ID, open_calls, seq_of
 
 __all__ = ["MAX_RECEIPTS", "PublicError", "Run", "RunContext", "Tool"]
 
 _log = logging.getLogger("eventbus.runs")
-
-PublicError = str | Callable[[BaseException], str | None]
-"""What the user is told of an error: words, or what makes them of the exception (None or blank: the library's own)."""
-MAX_RECEIPTS: Final = 10_000
-"""So many receipts a run keeps, the newest."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
-    """What a run shares with the runs below it.
-
-    Attributes:
-        line: the way to the publisher; one for all, so that their events keep the order in which things happened.
-        clock: where the time comes from.
-        schemas: what the data of the application's own types must hold.
-        max_event_bytes: the most that the data of an event may take as MessagePack.
-        user: whose run it is.
-        thread: where it belongs.
-    """
-
-    line: RunLine
-    clock: Clock
-    schemas: Schemas
-    max_event_bytes: int
-    user: UserId
-    thread: ThreadId | None
-
-    @classmethod
-    def of(
-        cls, line: RunLine, *, clock: Clock, schemas: Schemas, max_event_bytes: int, user: str, thread: str | None
-    ) -> Self:
-        """Judge the ids. Raises: InvalidEvent, naming `user` or `thread`."""
-        try:
-            return cls(
-                line=line,
-                clock=clock,
-                schemas=schemas,
-                max_event_bytes=max_event_bytes,
-                user=parse_user_id(user),
-                thread=None if thread is None else parse_thread_id(thread),
-            )
-        except InvalidField as error:
-            raise InvalidEvent(error.field, error.problem) from None
 
 
 class Run:
@@ -117,23 +76,33 @@ class Run:
         run: str | None = None,
         parent: Run | None = None,
         public_error: PublicError | None = None,
+        requested_ms: int | None = None,
+        resume: bool = False,
     ) -> None:
         events.agent_started(agent=agent)  # refused here rather than when it is entered
         try:
             given = None if run is None else parse_run_id(run)
+            if requested_ms is not None:
+                parse_integer(requested_ms, "requested_ms", 1)
         except InvalidField as error:
             raise InvalidEvent(error.field, error.problem) from None
-        self.id: Final[RunId] = given or run_id_from(context.clock.now_ms(), secrets.token_bytes(10))
+        if resume and given is None:
+            raise InvalidEvent("run", "is missing: a run is resumed by its id")
+        self.id: Final[RunId] = given or run_id_from(context.services.clock.now_ms(), secrets.token_bytes(10))
         self.agent: Final = agent
         self.parent: Final = None if parent is None else parent.id
         self.result: Any = None
         self.error: str | None = None
         self._context = context
+        self._hold = RunHold(context, self.id, agent=agent, parent=self.parent, requested_ms=requested_ms)
+        self._resumes = resume
         self._above = parent
         self._public_error = public_error
         self._state = RunState()
         self._children: list[Run] = []
-        self._receipts: deque[Receipt] = deque(maxlen=MAX_RECEIPTS)
+        self._family: list[Run] = [self] if parent is None else parent._family
+        self._stream_names: set[str] = set()
+        self._streams: list[TextStream] = []  # those that are not left
 
     def __repr__(self) -> str:
         state = self._state
@@ -152,31 +121,66 @@ class Run:
     @property
     def receipts(self) -> tuple[Receipt, ...]:
         """The receipts of the events that are known to be stored, oldest first; at most `MAX_RECEIPTS`."""
-        return tuple(self._receipts)
+        return tuple(self._hold.receipts)
 
     # --- the life of a run --------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Send `agent_started`. Cancelled, the run has not begun and owes nothing."""
+        """Send `agent_started`, or go on with the run where its last process left it. Cancelled before that, the run
+        has not begun and owes nothing.
+
+        Raises:
+            RunClosed: a run that was to be resumed is completed, or others resume it.
+            StoreError: a run was to be resumed and the store does not answer.
+        """
         if self._above is not None and self._above._state.phase is not Phase.STARTED:
             raise RunMisused(
                 "the run above has not started or is over: enter a child run inside `async with` of its parent"
             )
-        await self._do(Start(agent=self.agent, parent=self.parent))
+        if not await self._resumed():
+            await self._do(Start(agent=self.agent, parent=self.parent))
+        self._hold.begin()
         if self._above is not None:
             self._above._children.append(self)
+            self._family.append(self)
         return self
+
+    async def _resumed(self) -> bool:
+        """Take the run over if that was asked for and it has begun; what its old process left open ends."""
+        if not self._resumes or self._state.phase is not Phase.NEW:
+            return False
+        record = await self._hold.resume()
+        if record is None:
+            return False
+        state, owed = resumed(seq_of(record), open_calls(record))
+        time_ms = self._context.services.clock.now_ms()
+        self._take(state, [self._event(one, time_ms, None) for one in owed])
+        return True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the run. Cancelled, it waits for what is owed all the same, at most the publish deadline."""
+        late: BaseException | None = None
+        for stream in self._open_streams():  # left by nobody else
+            try:
+                await stream.__aexit__(kind, error, trace)
+            except (EventBusError, asyncio.CancelledError) as failed:
+                late = late or failed
+        await self._leave(error or late)
+        if late is not None and error is None:
+            raise late
+
+    async def _leave(self, error: BaseException | None) -> None:
         problem = self._end(error)
         if self._above is not None:
             if problem is not None and error is None:
                 raise problem
             return  # the run above waits for what is not stored yet
-        failure = await self._context.line.settle()
+        try:
+            failure = await self._context.line.settle() or self._hold.lost
+        finally:
+            self._release()
         if failure is not None and error is not None:
             # The agent's own exception passes on; this one must not take its place.
             _log.error("run %s: events could not be stored: %s", self.id, failure)
@@ -184,6 +188,11 @@ class Run:
             raise failure
         elif problem is not None and error is None:
             raise problem
+
+    def _release(self) -> None:
+        """The leases of the run and of those below it: what is not stored now never will be."""
+        for run in self._family:
+            run._hold.release()
 
     def _end(self, error: BaseException | None) -> InvalidEvent | None:
         """Make the last events and hand them over, without waiting. Returns what is wrong with the result."""
@@ -202,12 +211,12 @@ class Run:
 
     def _judged(self, error: BaseException | None) -> tuple[Outcome, str | None]:
         if error is None:
-            words = _words(self.error)
+            words = words_of(self.error)
             return (Outcome.SUCCESS, None) if words is None else (Outcome.FAILED, words)
         if isinstance(error, asyncio.CancelledError):
-            return Outcome.CANCELLED, _words(self.error)
+            return Outcome.CANCELLED, words_of(self.error)
         _log.error("run %s of agent %r failed", self.id, self.agent, exc_info=error)
-        return Outcome.FAILED, _words(self.error) or _public(self._public_error, error) or AGENT_FAILED
+        return Outcome.FAILED, words_of(self.error) or public_words(self._public_error, error) or AGENT_FAILED
 
     def _abandon(self, error: BaseException | None) -> None:
         """End a child run that is open when the run above it ends."""
@@ -272,6 +281,8 @@ class Run:
             InvalidEvent: `field` names what is wrong.
         """
         events.tool_executing(tool=name, call_id=call_id, arguments=arguments)
+        if call_id is not None and len(call_id) > MAX_CALL_ID:
+            raise InvalidEvent("data.call_id", f"has {len(call_id)} characters, and {MAX_CALL_ID} are allowed")
         return Tool(self, name, arguments, None if call_id is None else CallId(call_id), public_error)
 
     def child(self, *, agent: str, run: str | None = None, public_error: PublicError | None = None) -> Run:
@@ -283,6 +294,44 @@ class Run:
             public_error: as for `Bus.run`.
         """
         return Run(self._context, agent=agent, run=run, parent=self, public_error=public_error)
+
+    def stream(self, name: str = DEFAULT_STREAM) -> TextStream:
+        """Text for the user as it is made: `async with run.stream() as stream: await stream.write(token)`.
+
+        The user's sessions see it grow; leaving it sends the event `agent_text` with the whole text.
+
+        Args:
+            name: tells streams of the run apart, `[A-Za-z0-9_.:-]{1,64}`; a second one of a name gets a number behind
+                it.
+
+        Raises:
+            InvalidEvent: it is no name.
+            RunMisused: the run is not one of a bus's.
+        Source: docs/texts.md.
+        """
+        context = self._context
+        name = free_name(parse_stream(name), self._stream_names)
+        self._stream_names.add(name)
+        stream = TextStream(
+            context.services.texts,
+            user=context.user,
+            run=self.id,
+            thread=context.thread,
+            name=name,
+            max_bytes=max(1, context.services.max_event_bytes - AROUND_BYTES),
+            owe=self._owe_text,
+            left=self._streams.remove,
+        )
+        self._streams.append(stream)
+        return stream
+
+    def _owe_text(self, data: Mapping[str, Any]) -> InvalidEvent | None:
+        if self._state.phase is not Phase.STARTED:
+            return None  # the run was left before its stream
+        return self._owe(Emit(type=TEXT_EVENT, data=data), instead=Emit(type=TEXT_EVENT, data=data))
+
+    def _open_streams(self) -> list[TextStream]:
+        return [*self._streams, *(stream for child in self._children for stream in child._open_streams())]
 
     async def flush(self) -> None:
         """Wait until every event so far is stored, those of other runs of the family too.
@@ -298,22 +347,24 @@ class Run:
 
     async def _do(self, move: Move, require: Require | None = None) -> EventId:
         """Make a move of the agent's: all of it, or nothing and an error."""
-        time_ms = self._context.clock.now_ms()
+        time_ms = self._context.services.clock.now_ms()
         await self._context.line.room()
         return self._do_now(move, time_ms, require)
 
     def _do_now(self, move: Move, time_ms: int, require: Require | None = None) -> EventId:
         self._context.line.check()
+        self._hold.check()
         state, owed = step(self._state, move)
-        made = [self._event(one, time_ms, self._context.schemas, require) for one in owed]
+        made = [self._event(one, time_ms, self._context.services.schemas, require) for one in owed]
         self._take(state, made)
         return made[-1].id
 
     async def _begin_call(self, tool: str, arguments: Mapping[str, Any] | None, call_id: CallId | None) -> CallId:
-        # A tool that waits for room has no id yet: another may begin meanwhile.
+        # A tool that waits for room has no id yet: another may begin meanwhile. Its time is that of its entering.
+        time_ms = self._context.services.clock.now_ms()
         await self._context.line.room()
         call_id = next_call_id(self._state) if call_id is None else call_id
-        self._do_now(ToolStart(call_id=call_id, tool=tool, arguments=arguments), self._context.clock.now_ms())
+        self._do_now(ToolStart(call_id=call_id, tool=tool, arguments=arguments), time_ms)
         return call_id
 
     def _end_call(self, call_id: CallId, result: Any, error: str | None) -> InvalidEvent | None:
@@ -325,11 +376,11 @@ class Run:
 
     def _owe(self, move: Move, *, instead: Move) -> InvalidEvent | None:
         """Make a move that is owed: it always comes, with `instead` where its own events can not be made."""
-        time_ms = self._context.clock.now_ms()
+        time_ms = self._context.services.clock.now_ms()
         problem = None
         try:
             state, owed = step(self._state, move)
-            made = [self._event(one, time_ms, self._context.schemas) for one in owed]
+            made = [self._event(one, time_ms, self._context.services.schemas) for one in owed]
         except InvalidEvent as error:
             problem = error
             state, owed = step(self._state, instead)
@@ -340,12 +391,13 @@ class Run:
 
     def _take(self, state: RunState, made: list[Event]) -> None:
         self._state = state
+        over = state.phase is Phase.COMPLETED
         for event in made:
-            self._context.line.put(event, self._receipts.append)
+            self._hold.put(event, last=over and event is made[-1])
 
     def _event(self, owed: Owed, time_ms: int, schemas: Schemas | None, require: Require | None = None) -> Event:
         return make_event(
-            id=new_event_id(self._context.clock),
+            id=new_event_id(self._context.services.clock),
             type=owed.type,
             user=self._context.user,
             time_ms=time_ms,
@@ -354,84 +406,9 @@ class Run:
             run=self.id,
             seq=owed.seq,
             require=require,
-            max_event_bytes=self._context.max_event_bytes,
+            max_event_bytes=self._context.services.max_event_bytes,
             schemas=schemas,
         )
 
 
-class Tool:
-    """A call of a tool, made by `Run.tool`: entering it sends `tool_executing`, leaving it `tool_completed`.
-
-    An exception passes on; the user is told of it in words that give nothing away, and the log has it in full.
-
-    Attributes:
-        run: the run in which it is called.
-        name: the tool's name.
-        call_id: names the call within the run; None until it is entered when none was given.
-        result: what it gave, any JSON value; set it before the end.
-        error: set it to words for the user, and the call ends with them as its error.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        name: str,
-        arguments: Mapping[str, Any] | None,
-        call_id: CallId | None,
-        public_error: PublicError | None,
-    ) -> None:
-        self.run: Final = run
-        self.name: Final = name
-        self.call_id = call_id
-        self.result: Any = None
-        self.error: str | None = None
-        self._arguments = arguments
-        self._public_error = public_error
-        self._entered = False
-
-    def __repr__(self) -> str:
-        return f"<Tool {self.name!r} {self.call_id} of run {self.run.id}>"
-
-    async def __aenter__(self) -> Self:
-        """Send `tool_executing`. Cancelled, the call has not begun and owes nothing."""
-        if self._entered:
-            raise RunMisused("a call of a tool is entered once: make another with `run.tool(...)`")
-        self._entered = True
-        self.call_id = await self.run._begin_call(self.name, self._arguments, self.call_id)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Send `tool_completed`, without waiting. That it could not be stored is told by the run."""
-        words = self._judged(error)
-        problem = None if self.call_id is None else self.run._end_call(self.call_id, self.result, words)
-        if problem is not None and error is None:
-            raise problem
-
-    def _judged(self, error: BaseException | None) -> str | None:
-        words = _words(self.error)
-        if error is None:
-            return words
-        if isinstance(error, asyncio.CancelledError):
-            return words or TOOL_CANCELLED
-        _log.error("tool %r (%s) of run %s failed", self.name, self.call_id, self.run.id, exc_info=error)
-        return words or _public(self._public_error, error) or TOOL_FAILED
-
-
 _LEFT: Final = Complete(outcome=Outcome.FAILED, error="the run above ended before the agent was done")
-
-
-def _words(text: object) -> str | None:
-    """Words for the user, if they are any."""
-    return text if isinstance(text, str) and text.strip() else None
-
-
-def _public(public_error: PublicError | None, error: BaseException) -> str | None:
-    if not callable(public_error):
-        return _words(public_error)
-    try:
-        return _words(public_error(error))
-    except Exception:  # an error while telling of an error: the library's own words do
-        _log.exception("public_error failed")
-        return None

@@ -36,7 +36,7 @@ class MemoryRuns(MemoryBase):
 
     # --- with an append ---------------------------------------------------------------------------------------------
 
-    def _refused(self, event: Append, step: RunStep) -> EntryId | StoreError | None:
+    def _step_refused(self, event: Append, step: RunStep) -> EntryId | StoreError | None:
         """Why a step is not taken: its event was stored before (where), or it is not the next one."""
         run = self._known_run(event.user, step.run)
         fields = {} if run is None else run.fields

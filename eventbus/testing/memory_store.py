@@ -158,7 +158,7 @@ class MemoryStore(MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigu
         if known := partition.first_entry(event.user, event.event, bucket):
             partition.remember(event.user, event.event, bucket, known)
             return Appended(entry=known, duplicate=True, primary=self._primary)
-        if event.step is not None and (refused := self._refused(event, event.step)) is not None:
+        if event.step is not None and (refused := self._step_refused(event, event.step)) is not None:
             if isinstance(refused, StoreError):
                 return refused
             return Appended(entry=refused, duplicate=True, primary=self._primary)

@@ -1,0 +1,233 @@
+"""What ties a run to the store: whose it is, its lease, its deadlines, and the way of its events."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self, TypeVar
+
+from eventbus.clock import Clock
+from eventbus.errors import InvalidEvent, InvalidField, RunClosed
+from eventbus.event import Event
+from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_thread_id, parse_user_id
+from eventbus.leases import Leases
+from eventbus.receipt import Receipt
+from eventbus.retried import retried
+from eventbus.retries import RetryPolicy
+from eventbus.runline import RunLine
+from eventbus.schemas import Schemas
+from eventbus.store import Store
+from eventbus.store.running import Lease, RunRecord
+from eventbus.streaming import TextWay
+from eventbus.tiers import TierTable
+from eventbus.timers import Timers
+from eventbus.watch import RunAbout, RunLimits, RunPhase, Watch, step_of, watch_of
+
+__all__ = ["MAX_RECEIPTS", "RunContext", "RunHold", "RunServices", "limits_of"]
+
+T = TypeVar("T")
+
+MAX_RECEIPTS: Final = 10_000
+"""So many receipts a run keeps, the newest."""
+_CLAIMS: Final = 5
+
+
+def limits_of(tiers: TierTable, tier: str | None) -> RunLimits:
+    """The deadlines of a run of a tier; of the default one when none is named. Raises: InvalidEvent."""
+    found = tiers.get(tiers.default_tier if tier is None else tier)
+    if found is None:
+        raise InvalidEvent("tier", f"{tier!r} is no configured tier; there are {', '.join(tiers.names)}")
+    return found.limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunServices:
+    """What all runs of a bus share.
+
+    Attributes:
+        store: where runs are.
+        leases: renews them.
+        clock: where the time comes from.
+        timers: where waits go.
+        policy: of calls of the store that are tried again.
+        deadline_ms: within which such a call succeeds or fails.
+        schemas: what the data of the application's own types must hold.
+        max_event_bytes: the most that the data of an event may take as MessagePack.
+        texts: how token streams get to the store; None for none.
+    """
+
+    store: Store
+    leases: Leases
+    clock: Clock
+    timers: Timers
+    policy: RetryPolicy
+    deadline_ms: int
+    schemas: Schemas
+    max_event_bytes: int
+    texts: TextWay | None = None
+
+    async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call of the store that is safe to repeat. Raises: StoreError, after the deadline."""
+        return await retried(call, self.policy, self.clock, self.timers, self.deadline_ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What a run shares with the runs below it.
+
+    Attributes:
+        line: the way to the publisher; one for all, so that their events keep the order in which things happened.
+        services: what it shares with all runs of the bus.
+        limits: its deadlines.
+        tier: whose those are, None for the default tier.
+        user: whose run it is.
+        thread: where it belongs.
+    """
+
+    line: RunLine
+    services: RunServices
+    limits: RunLimits
+    tier: str | None
+    user: UserId
+    thread: ThreadId | None
+
+    @classmethod
+    def of(
+        cls,
+        line: RunLine,
+        services: RunServices,
+        *,
+        tiers: TierTable,
+        tier: str | None,
+        user: str,
+        thread: str | None,
+    ) -> Self:
+        """Judge the arguments. Raises: InvalidEvent, naming `user`, `thread` or `tier`."""
+        try:
+            return cls(
+                line=line,
+                services=services,
+                limits=limits_of(tiers, tier),
+                tier=tier,
+                user=parse_user_id(user),
+                thread=None if thread is None else parse_thread_id(thread),
+            )
+        except InvalidEvent:
+            raise
+        except InvalidField as error:
+            raise InvalidEvent(error.field, error.problem) from None
+
+
+class RunHold:
+    """A run's hold on its record in the store.
+
+    Args:
+        context: of the run.
+        run: its id.
+        agent: its agent.
+        parent: the run that it works for.
+        requested_ms: when it was asked for, Unix milliseconds.
+
+    Attributes:
+        about: what stays the same in it.
+        receipts: of the events that are known to be stored, oldest first.
+        lost: why nothing of it can be stored any more, None as long as all is well.
+    """
+
+    def __init__(
+        self, context: RunContext, run: RunId, *, agent: str, parent: RunId | None, requested_ms: int | None
+    ) -> None:
+        self.about: Final = RunAbout(
+            user=context.user,
+            run=run,
+            agent=agent,
+            owner=secrets.token_hex(8),
+            lease_ms=context.services.leases.lease_ms,
+            limits=context.limits,
+            thread=context.thread,
+            parent=parent,
+            tier=context.tier,
+            requested_ms=requested_ms,
+        )
+        self.receipts: Final[deque[Receipt]] = deque(maxlen=MAX_RECEIPTS)
+        self.lost: RunClosed | None = None
+        self._context = context
+        self._watch = Watch()
+        self._last: EventId | None = None
+
+    @property
+    def user(self) -> UserId:
+        """Whose run it is."""
+        return self.about.user
+
+    @property
+    def id(self) -> RunId:
+        """The run id."""
+        return self.about.run
+
+    @property
+    def owner(self) -> str:
+        """What the lease is held by."""
+        return self.about.owner
+
+    def check(self) -> None:
+        """Raises: RunClosed: the run is another's, or over."""
+        if self.lost is not None:
+            raise RunClosed(str(self.lost)) from self.lost
+
+    def begin(self) -> None:
+        """Renew the lease from now on."""
+        self._context.services.leases.hold(self)
+
+    def release(self) -> None:
+        """Renew the lease no more. May be repeated."""
+        self._context.services.leases.release(self)
+
+    def put(self, event: Event, *, last: bool) -> None:
+        """Send an event on its way, with what it changes in the run; nothing where the run is lost."""
+        if self.lost is not None:
+            return
+        seq = event.seq or 0
+        self._watch, step = step_of(self._watch, self.about, seq, event.type, event.data, event.time_ms)
+        if last:
+            self._last = event.id
+        self._context.line.put(event, step, self)
+
+    def stored(self, receipt: Receipt) -> None:
+        """An event is stored; with the last one the lease was given up."""
+        self.receipts.append(receipt)
+        if receipt.event == self._last:
+            self.release()
+
+    def closed(self, error: RunClosed) -> None:
+        """The run is another's now, or over. Nothing is cancelled: the next call tells."""
+        self.lost = self.lost or error
+        self.release()
+
+    async def resume(self) -> RunRecord | None:
+        """Take the run over from whoever had it.
+
+        Returns:
+            The run as it stands, None when it has not begun.
+
+        Raises:
+            RunClosed: it is completed, or others take it over at the same time.
+            StoreError: the store does not answer.
+        """
+        services, about = self._context.services, self.about
+        lease = Lease(user=about.user, run=about.run, owner=about.owner, lease_ms=about.lease_ms)
+        for _ in range(_CLAIMS):
+            found = await services.insist(partial(services.store.run, about.user, about.run))
+            if found is None or found.fields.get("state") == RunPhase.REQUESTED:
+                return None
+            if found.fields.get("state") == RunPhase.COMPLETED:
+                raise RunClosed(f"run {about.run} is completed: nothing is left to resume")
+            holder = found.fields.get("owner", "")
+            claimed = await services.insist(partial(services.store.claim_run, lease, holder))
+            if claimed is not None:
+                self._watch = watch_of(claimed)
+                return claimed
+        raise RunClosed(f"run {about.run} is being taken over by other processes: only one may resume it")
