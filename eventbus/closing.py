@@ -1,0 +1,106 @@
+"""Closing a run whose process is gone: what it owes its user comes all the same, as failed.
+
+A node does this when a run's lease is over (`gateway.watching`), after it has claimed the run. The ids of the events
+follow from the run and their numbers, so that two nodes that close one run store each event once; whichever claimed it
+last goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+
+from eventbus.clock import Clock
+from eventbus.errors import OutOfOrder, RunClosed
+from eventbus.event import Event, make_event
+from eventbus.events import Outcome
+from eventbus.ids import EventId, RunId, ThreadId, UserId
+from eventbus.publishing import append_of
+from eventbus.run import Complete, Owed, Phase, RunState, step
+from eventbus.store import Append, Appended, Store
+from eventbus.store.running import RunRecord
+from eventbus.watch import RunAbout, RunLimits, RunPhase, open_calls, seq_of, step_of, watch_of
+
+__all__ = ["AGENT_LOST", "close_run", "closing_event_id", "owed_by_record"]
+
+AGENT_LOST: Final = "the agent stopped before it was done"
+"""What the user is told of a run whose process is gone."""
+
+
+def owed_by_record(record: RunRecord, error: str = AGENT_LOST) -> tuple[Owed, ...]:
+    """What a run owes that nobody works on any more: the ends of its open calls, then its own. Pure.
+
+    Args:
+        record: the run as it stands; what has not begun, or is completed, owes nothing.
+        error: words for the user.
+    """
+    if record.fields.get("state") != RunPhase.RUNNING:
+        return ()
+    state = RunState(phase=Phase.STARTED, seq=seq_of(record), open=open_calls(record))
+    return step(state, Complete(outcome=Outcome.FAILED, error=error))[1]
+
+
+def closing_event_id(user: UserId, run: RunId, seq: int) -> EventId:
+    """The id of an event that closes a run: the same whoever makes it."""
+    return EventId("closing-" + blake2b(f"{user}\0{run}\0{seq}".encode(), digest_size=16).hexdigest())
+
+
+async def close_run(store: Store, clock: Clock, record: RunRecord, error: str = AGENT_LOST) -> bool:
+    """Store what a run owes and nobody will send. Safe to repeat, and to do twice at once.
+
+    Args:
+        store: where it stands.
+        clock: for the times of the events.
+        record: the run as `RunStore.claim_run` gave it: the caller holds its lease.
+        error: words for the user.
+
+    Returns:
+        Whether the run is completed now; False when another has claimed it, or it has not begun.
+
+    Raises:
+        StoreError: the store did not take all of it; the lease runs out again, and the run is closed then.
+    A cancelled call leaves open what is stored; the next one goes on.
+    """
+    results = await store.append(_appends(record, clock.now_ms(), error))
+    for result in results:
+        if isinstance(result, Appended):
+            continue
+        if isinstance(result, RunClosed | OutOfOrder):
+            # Another goes on with it, or the store has lost events meanwhile: the lease tells when it is time again.
+            found = await store.run(record.user, record.run)
+            return found is not None and found.fields.get("state") == RunPhase.COMPLETED
+        raise result
+    return bool(results)
+
+
+def _appends(record: RunRecord, now_ms: int, error: str) -> Sequence[Append]:
+    fields = record.fields
+    about = RunAbout(
+        user=record.user,
+        run=record.run,
+        agent=fields.get("agent", ""),
+        owner=fields["owner"],
+        lease_ms=int(fields["lease_ms"]),
+        limits=RunLimits(),  # nothing that closes a run has a deadline of its own
+    )
+    watch, appends = watch_of(record), []
+    for owed in owed_by_record(record, error):
+        event = _event(record, owed, now_ms)
+        watch, made = step_of(watch, about, owed.seq, owed.type, owed.data, now_ms)
+        appends.append(append_of(event, made))
+    return appends
+
+
+def _event(record: RunRecord, owed: Owed, now_ms: int) -> Event:
+    thread = record.fields.get("thread")
+    return make_event(
+        id=closing_event_id(record.user, record.run, owed.seq),
+        type=owed.type,
+        user=record.user,
+        time_ms=now_ms,
+        data=owed.data,
+        thread=None if thread is None else ThreadId(thread),
+        run=record.run,
+        seq=owed.seq,
+    )
