@@ -1,12 +1,13 @@
 """Closing a run whose process is gone: what it owes its user comes all the same, as failed.
 
-A node does this when a run's lease is over (`gateway.watching`), after it has claimed the run. The ids of the events
-follow from the run and their numbers, so that two nodes that close one run store each event once; whichever claimed it
-last goes on.
+A node does this when a run's lease is over (`gateway.watching`). It claims the run first, so that its old process, should
+it come back, stores nothing any more. The ids of the events follow from the run and their numbers: two nodes that close
+one run store each event once, and whichever claimed it last goes on.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
@@ -19,13 +20,15 @@ from eventbus.ids import EventId, RunId, ThreadId, UserId
 from eventbus.publishing import append_of
 from eventbus.run import Complete, Owed, Phase, RunState, step
 from eventbus.store import Append, Appended, Store
-from eventbus.store.running import RunRecord
+from eventbus.store.running import Lease, RunRecord
 from eventbus.watch import RunAbout, RunLimits, RunPhase, open_calls, seq_of, step_of, watch_of
 
 __all__ = ["AGENT_LOST", "close_run", "closing_event_id", "owed_by_record"]
 
 AGENT_LOST: Final = "the agent stopped before it was done"
 """What the user is told of a run whose process is gone."""
+LEASE_MS: Final = 10_000
+"""So long whoever closes a run has it; then another node tries."""
 
 
 def owed_by_record(record: RunRecord, error: str = AGENT_LOST) -> tuple[Owed, ...]:
@@ -52,26 +55,36 @@ async def close_run(store: Store, clock: Clock, record: RunRecord, error: str = 
     Args:
         store: where it stands.
         clock: for the times of the events.
-        record: the run as `RunStore.claim_run` gave it: the caller holds its lease.
+        record: the run as it was read when its lease was over.
         error: words for the user.
 
     Returns:
-        Whether the run is completed now; False when another has claimed it, or it has not begun.
+        Whether the run is completed now; False when another has claimed it meanwhile, or it has not begun.
 
     Raises:
         StoreError: the store did not take all of it; the lease runs out again, and the run is closed then.
     A cancelled call leaves open what is stored; the next one goes on.
     """
-    results = await store.append(_appends(record, clock.now_ms(), error))
+    if record.fields.get("state") != RunPhase.RUNNING:
+        return record.fields.get("state") == RunPhase.COMPLETED
+    lease = Lease(user=record.user, run=record.run, owner=secrets.token_hex(8), lease_ms=LEASE_MS)
+    claimed = await store.claim_run(lease, record.fields.get("owner", ""))
+    if claimed is None:
+        return await _is_completed(store, record)
+    results = await store.append(_appends(claimed, clock.now_ms(), error))
     for result in results:
         if isinstance(result, Appended):
             continue
         if isinstance(result, RunClosed | OutOfOrder):
             # Another goes on with it, or the store has lost events meanwhile: the lease tells when it is time again.
-            found = await store.run(record.user, record.run)
-            return found is not None and found.fields.get("state") == RunPhase.COMPLETED
+            return await _is_completed(store, record)
         raise result
-    return bool(results)
+    return True
+
+
+async def _is_completed(store: Store, record: RunRecord) -> bool:
+    found = await store.run(record.user, record.run)
+    return found is not None and found.fields.get("state") == RunPhase.COMPLETED
 
 
 def _appends(record: RunRecord, now_ms: int, error: str) -> Sequence[Append]:
