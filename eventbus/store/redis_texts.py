@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, ThreadId, UserId
 from eventbus.store.batcher import Argument, Command
+from eventbus.store.keys import Keys
 from eventbus.store.linked import Linked
 from eventbus.store.scripts import script
 from eventbus.store.texts import (
@@ -21,7 +23,7 @@ from eventbus.store.texts import (
     TextRead,
 )
 
-__all__ = ["RedisTexts"]
+__all__ = ["RedisTexts", "text_append", "text_close"]
 
 T = TypeVar("T")
 
@@ -30,10 +32,10 @@ class RedisTexts(Linked):
     """The part of a `RedisStore` for `eventbus.store.texts`."""
 
     async def append_text(self, piece: TextPiece) -> TextAnswer:
-        return await self._call(self.text_append(piece))
+        return await self._call(text_append(self.keys, self.settings, piece))
 
     async def close_texts(self, user: UserId, run: RunId, streams: Sequence[str] | None = None) -> int:
-        return await self._call(self.text_close(user, run, streams))
+        return await self._call(text_close(self.keys, self.settings, user, run, streams))
 
     async def read_texts(self, reads: Sequence[TextRead]) -> Sequence[TextPage | StoreError]:
         futures = [self.link.execute(self._text_range(read)) for read in reads]
@@ -43,47 +45,51 @@ class RedisTexts(Linked):
         futures = [self.link.execute(Command(("HGETALL", self.keys.user(user).texts), _open_texts)) for user in users]
         return [await future for future in futures]
 
-    def text_append(self, piece: TextPiece) -> Command[TextAnswer]:
-        """The call of text_append.lua."""
-        keys, settings = self.keys.user(piece.user), self.settings
-        return _scripted(
-            "text_append",
-            (self.keys.text(piece.user, piece.run), keys.texts, keys.live, self.keys.run(piece.user, piece.run)),
-            (
-                piece.user,
-                piece.run,
-                piece.stream,
-                piece.thread or "",
-                keys.partition.channel,
-                settings.retention_ms,
-                TEXT_LIFE_MS,
-                settings.live_ttl_ms,
-                piece.offset,
-                len(piece.text),
-                piece.text,
-                "last" if piece.last else "more",
-            ),
-            lambda reply, _primary: TextAnswer(TextOutcome(reply[0].decode()), int(reply[1])),
-        )
-
-    def text_close(self, user: UserId, run: RunId, streams: Sequence[str] | None) -> Command[int]:
-        """The call of text_close.lua."""
-        keys = self.keys.user(user)
-        arguments: list[Argument] = [user, run, keys.partition.channel, TEXT_LIFE_MS, self.settings.live_ttl_ms]
-        arguments += ("all",) if streams is None else ("named", *streams)
-        return _scripted(
-            "text_close",
-            (self.keys.text(user, run), keys.texts, keys.live),
-            arguments,
-            lambda reply, _primary: int(reply),
-        )
-
     def _text_range(self, read: TextRead) -> Command[TextPage]:
         def parse(reply: Any, _primary: str) -> TextPage:
             return TextPage(deltas=tuple(_delta(raw) for raw in reply), more=len(reply) >= read.count)
 
         key = self.keys.text(read.user, read.run)
         return Command(("XRANGE", key, f"({read.after}", "+", "COUNT", read.count), parse)
+
+
+def text_append(keys: Keys, settings: StoreSettings, piece: TextPiece) -> Command[TextAnswer]:
+    """The call of text_append.lua."""
+    used = keys.user(piece.user)
+    return _scripted(
+        "text_append",
+        (keys.text(piece.user, piece.run), used.texts, used.live, keys.run(piece.user, piece.run)),
+        (
+            piece.user,
+            piece.run,
+            piece.stream,
+            piece.thread or "",
+            used.partition.channel,
+            settings.retention_ms,
+            TEXT_LIFE_MS,
+            settings.live_ttl_ms,
+            piece.offset,
+            len(piece.text),
+            piece.text,
+            "last" if piece.last else "more",
+        ),
+        lambda reply, _primary: TextAnswer(TextOutcome(reply[0].decode()), int(reply[1])),
+    )
+
+
+def text_close(
+    keys: Keys, settings: StoreSettings, user: UserId, run: RunId, streams: Sequence[str] | None
+) -> Command[int]:
+    """The call of text_close.lua."""
+    used = keys.user(user)
+    arguments: list[Argument] = [user, run, used.partition.channel, TEXT_LIFE_MS, settings.live_ttl_ms]
+    arguments += ("all",) if streams is None else ("named", *streams)
+    return _scripted(
+        "text_close",
+        (keys.text(user, run), used.texts, used.live),
+        arguments,
+        lambda reply, _primary: int(reply),
+    )
 
 
 def _scripted(

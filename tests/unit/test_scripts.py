@@ -38,8 +38,10 @@ from eventbus.store.figures import ThreadRecord
 from eventbus.store.inbound import Answer, AnsweredBy, Ask, NewCommand, TakeCommands
 from eventbus.store.keys import Keys, UserKeys
 from eventbus.store.redis_figures import online_call, threads_call
+from eventbus.store.redis_texts import text_append, text_close
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
+from eventbus.store.texts import TEXT_LIFE_MS, TextPiece
 
 LUA = Path(eventbus.store.__file__).parent / "lua"
 
@@ -150,11 +152,24 @@ CALLS: dict[str, Command[Any]] = {
             webhook=True,
         ),
     ),
+    "text_append": text_append(
+        KEYS,
+        SETTINGS,
+        TextPiece(user=USER, run=RUN, stream="words", thread=ThreadId("trip"), offset=17, text="Grüße", last=True),
+    ),
+    "text_close": text_close(KEYS, SETTINGS, USER, RUN, ["words", "words"]),
     "waiting": COMMANDS.waiting(USER, SESSION, ENTRY, 10),
 }
 
 # What an argument of each name must carry, so that no two are mixed up; the units are part of the names.
 EXPECTED: dict[str, Any] = {
+    "offset": 17,
+    "points": 5,
+    "piece": "Grüße",
+    "mark": "last",
+    "text_life_ms": TEXT_LIFE_MS,
+    "which": "named",
+    "stream": "words",
     "user": USER,
     "session": SESSION,
     "connection": CONNECTION,
@@ -222,6 +237,8 @@ def key_called(name: str) -> str:
     keys: UserKeys = KEYS.user(USER)
     if name == "run":
         return KEYS.run(USER, RUN)
+    if name == "text":
+        return KEYS.text(USER, RUN)
     if name == "nodes":
         return KEYS.nodes
     found: str = getattr(keys, name) if hasattr(keys, name) else getattr(keys.partition, name)
@@ -282,7 +299,7 @@ def test_scripts_work_when_memory_is_full_but_those_that_take_something_in(each:
     """D14: a full Redis can be drained."""
     first = each.text.splitlines()[0]
     assert ("allow-oom" in first) == (
-        each.name not in ("append", "append_run", "request_run", "command", "ask", "answer")
+        each.name not in ("append", "append_run", "request_run", "command", "ask", "answer", "text_append")
     )
 
 
