@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from eventbus import moves, wire
 from eventbus.bus import Bus
 from eventbus.clock import Clock, SystemClock, seconds
+from eventbus.closing import close_run
 from eventbus.errors import CloseCode, StoreError
 from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, UserId
 from eventbus.redelivery import RedeliveryPolicy
@@ -47,9 +48,6 @@ from gateway.wheel import Wheel
 __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
-
-ABANDONED: Final = "the agent stopped working"
-"""What the user of a run is told whose process is gone."""
 
 FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
@@ -397,10 +395,8 @@ class Node:
         for session in self.hub:
             session.stalled(by_ms)
 
-    async def _close_run(self, record: RunRecord) -> None:
-        from eventbus.closing import close_run
-
-        await close_run(self.store, self.clock, record, ABANDONED)
+    async def _close_run(self, record: RunRecord) -> bool:
+        return await close_run(self.store, self.clock, record)
 
     async def _beat_node(self) -> None:
         while True:

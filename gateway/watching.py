@@ -82,8 +82,10 @@ class Posting(Protocol):
         """Takes a post whose turn has come; returns at once."""
 
 
-Close = Callable[[RunRecord], Awaitable[object]]
-"""Publishes what a run owes and closes it as failed; safe to repeat, and at two nodes at once."""
+Close = Callable[[RunRecord], Awaitable[bool]]
+"""Publishes what a run owes and closes it as failed; safe to repeat, and at two nodes at once. Says whether it is
+completed now.
+"""
 
 
 @dataclass(slots=True)
@@ -324,14 +326,12 @@ class Watcher:
 
     async def _close_run(self, record: RunRecord) -> None:
         try:
-            await self._close(record)
+            self._counters.runs_closed += await self._close(record)
         except EventBusError as error:
             # Its lease comes due again.
             logger.info("run %s could not be closed yet: %s", record.run, error)
         except Exception:
             logger.exception("run %s could not be closed", record.run)
-        else:
-            self._counters.runs_closed += 1
 
     # --- demands ----------------------------------------------------------------------------------------------------
 

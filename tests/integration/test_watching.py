@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from eventbus import watched
-from eventbus.event import Require
+from eventbus import events, watched
+from eventbus.event import Require, make_event
 from eventbus.fields import Level
 from eventbus.ids import RunId, UserId
+from eventbus.publishing import append_of
 from eventbus.store.running import RunRequest
+from eventbus.watch import RunAbout, RunLimits, Watch, step_of
 from gateway.metrics import snapshot
 from gateway.node import Node
 from gateway.serving import NodeFigures
@@ -211,3 +213,41 @@ async def test_a_node_that_stops_hands_its_share_over_and_one_that_starts_catche
         await third.store.request_run(request)
     await third.start()
     await told(third, 80)
+
+
+@pytest.mark.requirement("R16")
+async def test_a_run_whose_process_is_gone_is_closed_as_failed_within_its_lease(
+    nodes: Nodes, receiver: Receiver
+) -> None:
+    node = await nodes.start(**hooked(receiver))
+    async with opened(node) as client:
+        await client.expect("caught_up")
+        about = RunAbout(
+            user=ALICE, run=RunId("run_1"), agent="planner", owner="gone", lease_ms=300, limits=RunLimits()
+        )
+        now_ms = await node.store.ping()
+        watch, first = step_of(Watch(), about, 1, *events.agent_started(agent="planner"), now_ms)
+        _, second = step_of(watch, about, 2, *events.tool_executing(tool="search", call_id="c1"), now_ms)
+        made = [
+            make_event(id=f"e{step.seq}", type=kind, user="alice", time_ms=now_ms, data=data, run="run_1", seq=step.seq)
+            for step, (kind, data) in (
+                (first, events.agent_started(agent="planner")),
+                (second, events.tool_executing(tool="search", call_id="c1")),
+            )
+        ]
+        await node.store.append([append_of(event, step) for event, step in zip(made, (first, second), strict=True)])
+        shown = [one["event"] for one in await client.events(4)]
+    assert [event["type"] for event in shown] == [
+        "agent_started",
+        "tool_executing",
+        "tool_completed",
+        "agent_completed",
+    ]
+    assert [event["seq"] for event in shown] == [1, 2, 3, 4]
+    assert shown[-1]["data"]["outcome"] == "failed"
+    (abandoned,) = await told(node, 1)
+    assert (abandoned["kind"], abandoned["run"], abandoned["agent"]) == ("run_abandoned", "run_1", "planner")
+    await until(lambda: receiver.accepted)
+    await nothing_due(node)
+    figures = snapshot(NodeFigures(node))
+    assert figures["eventbus_runs_abandoned_total", ()] == figures["eventbus_runs_closed_total", ()] == 1

@@ -64,10 +64,11 @@ class Bench:
             nodes_ms=5_000,
         )
 
-    async def _close(self, record: RunRecord) -> None:
+    async def _close(self, record: RunRecord) -> bool:
         if self.close_error is not None:
             raise self.close_error
         self.closed.append(record)
+        return True
 
     def bus(self) -> Bus:
         return Bus(settings=Settings(store=self.settings), store=self.store, clock=self.clock)
