@@ -27,7 +27,7 @@ from tests.support.wire_client import Nodes, ids, opened, publish
 
 ALICE = UserId("alice")
 SECRET = "a secret of the webhook, of 32 bytes"
-QUICK = {"watch_ms": 30, "node_heartbeat_ms": 200}
+QUICK: dict[str, Any] = {"watch_ms": 30, "node_heartbeat_ms": 200}
 
 
 @pytest.fixture

@@ -90,6 +90,10 @@ async def bench() -> AsyncIterator[Bench]:
             await webhook.aclose()
 
 
+def state_of(webhook: Webhook) -> BreakerState:
+    return webhook.breaker.state
+
+
 # --- what is posted -------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +229,7 @@ async def test_a_receiver_that_keeps_failing_is_left_alone_probed_and_used_again
     for _ in range(5):
         await bench.turn(webhook)
         bench.clock.advance(1)
-    assert webhook.breaker.state is BreakerState.OPEN
+    assert state_of(webhook) is BreakerState.OPEN
     for _ in range(20):
         await bench.turn(webhook)
         bench.clock.advance(10)
@@ -233,11 +237,11 @@ async def test_a_receiver_that_keeps_failing_is_left_alone_probed_and_used_again
     bench.clock.advance(1_000)
     await bench.turn(webhook)
     assert len(bench.receiver.received) == 6, "a probe"
-    assert webhook.breaker.state is BreakerState.OPEN
+    assert state_of(webhook) is BreakerState.OPEN
     bench.receiver.always = 200
     bench.clock.advance(3_000)
     await bench.turn(webhook)
-    assert webhook.breaker.state is BreakerState.CLOSED
+    assert state_of(webhook) is BreakerState.CLOSED
     assert bench.counters.webhooks == {"failed": 6, "delivered": 1}
 
 
