@@ -11,14 +11,17 @@ from functools import partial
 from typing import Any, Unpack, cast, overload
 
 from eventbus.bus_answers import BusAnswers
+from eventbus.commanding import Commands
 from eventbus.event import Deliver, Event, Require
-from eventbus.ids import RunId
+from eventbus.ids import RunId, parse_session_id, parse_user_id
 from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each
 from eventbus.receipt import Receipt, Receipts
+from eventbus.run_inbound import OnCancel
 from eventbus.run_requests import request_run
 from eventbus.runline import RunLine
 from eventbus.runs import PublicError, Run, RunContext
 from eventbus.store import Durability
+from eventbus.store.inbound import inbox_group
 
 __all__ = ["Bus"]
 
@@ -139,6 +142,7 @@ class Bus(BusAnswers):
         tier: str | None = None,
         requested_ms: int | None = None,
         resume: bool = False,
+        on_cancel: OnCancel | str = OnCancel.TASK,
     ) -> Run:
         """A run of an agent: `async with bus.run(user="ada", agent="planner") as run:`. What it owes always comes.
 
@@ -154,6 +158,8 @@ class Bus(BusAnswers):
             resume: go on with the run `run` where its last process left it, if it has begun and is not completed. It
                 becomes this process's alone: another that still works on it gets `RunClosed` from its next call. Calls
                 of tools that were open end with an error, for nobody knows how far they came.
+            on_cancel: what happens when the user cancels the run: `task` cancels the task that entered it, `flag` sets
+                `run.cancelled` and no more.
 
         Raises:
             InvalidEvent: `field` names what is wrong.
@@ -169,7 +175,33 @@ class Bus(BusAnswers):
         context = RunContext.of(
             line, self._opened_services(), tiers=self.settings.tiers, tier=tier, user=user, thread=thread
         )
-        return Run(context, agent=agent, run=run, public_error=public_error, requested_ms=requested_ms, resume=resume)
+        return Run(
+            context,
+            agent=agent,
+            run=run,
+            public_error=public_error,
+            requested_ms=requested_ms,
+            resume=resume,
+            on_cancel=on_cancel,
+        )
+
+    def commands(self, *, user: str, group: str = "inbox") -> Commands:
+        """What a user sends to no run in particular: `async for command in bus.commands(user="ada"): ...`.
+
+        The workers of a group share the commands, each of which goes to one of them, at least once; another group gets
+        them all again. A group begins with the oldest command that is kept. Asking for the next one acks the one
+        before.
+
+        Args:
+            user: whose commands.
+            group: `[A-Za-z0-9_-]{1,64}`.
+
+        Raises:
+            InvalidField: an argument has not its form.
+        Source: docs/commands.md.
+        """
+        commanding = self._opened_services().commanding
+        return Commands(commanding, parse_user_id(user), inbox_group(parse_session_id(group, "group")), None)
 
     async def request_run(
         self,

@@ -12,6 +12,7 @@ from typing import Final, Protocol, Self, TypeVar
 from eventbus.awaiting import Awaiting
 from eventbus.breaker import BreakerState
 from eventbus.clock import Clock, SystemClock
+from eventbus.commanding import Commanding
 from eventbus.config import Settings
 from eventbus.errors import EventBusError
 from eventbus.leases import Leases
@@ -141,13 +142,15 @@ class BusBase:
 
     def _run_services(self, store: Store, timers: Timers) -> RunServices:
         publish = self.settings.publish
+        policy = RetryPolicy(base_ms=publish.retry_base_ms, max_ms=publish.retry_max_ms)
         return RunServices(
             store=store,
             leases=self._add_part(Leases(store, timers, publish.run_lease_ms)),
             clock=self._clock,
             timers=timers,
-            policy=RetryPolicy(base_ms=publish.retry_base_ms, max_ms=publish.retry_max_ms),
+            policy=policy,
             deadline_ms=publish.publish_deadline_ms,
+            commanding=self._add_part(Commanding(store, self._clock, timers, policy, publish.publish_deadline_ms)),
             texts=self._text_way(),
             schemas=self.schemas,
             max_event_bytes=publish.max_event_bytes,

@@ -307,9 +307,17 @@ class RunMisused(EventBusError):
 
 
 class RunCancelled(EventBusError):
-    """The user cancelled the run; the message is the reason. Raised by `run.check()`, and ends the run without more."""
+    """The user cancelled a run; the message is the reason. Raised by `run.check()`, and ends the run without more.
+
+    Attributes:
+        run: which one.
+    """
 
     code = "run_cancelled"
+
+    def __init__(self, message: str, *, run: str = "") -> None:
+        super().__init__(message)
+        self.run = run
 
 
 class AnswerTimeout(EventBusError):

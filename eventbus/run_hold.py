@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, Self, TypeVar
 
 from eventbus.clock import Clock
+from eventbus.commanding import Commanding
 from eventbus.errors import InvalidEvent, InvalidField, RunClosed
 from eventbus.event import Event
 from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_thread_id, parse_user_id
@@ -56,6 +57,7 @@ class RunServices:
         deadline_ms: within which such a call succeeds or fails.
         schemas: what the data of the application's own types must hold.
         max_event_bytes: the most that the data of an event may take as MessagePack.
+        commanding: hears what users send.
         texts: how token streams get to the store; None for none.
     """
 
@@ -67,6 +69,7 @@ class RunServices:
     deadline_ms: int
     schemas: Schemas
     max_event_bytes: int
+    commanding: Commanding
     texts: TextWay | None = None
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:

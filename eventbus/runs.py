@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from eventbus import events
 from eventbus.clock import new_event_id
-from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunMisused
+from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunCancelled, RunMisused
 from eventbus.event import Event, Require, make_event
 from eventbus.events import CallId, Outcome
 from eventbus.fields import parse_integer
@@ -39,6 +39,7 @@ from eventbus.run import (
     step,
 )
 from eventbus.run_hold import MAX_RECEIPTS, RunContext, RunHold
+from eventbus.run_inbound import FromUser, OnCancel, RunInbound, on_cancel_of
 from eventbus.run_tools import PublicError, Tool, public_words, words_of
 from eventbus.schemas import Schemas
 from eventbus.streaming import TextStream
@@ -50,12 +51,13 @@ __all__ = ["MAX_RECEIPTS", "PublicError", "Run", "RunContext", "Tool"]
 _log = logging.getLogger("eventbus.runs")
 
 
-class Run:
+class Run(FromUser):
     """A run of an agent: `async with bus.run(user=..., agent=...) as run:`.
 
     Entering it sends `agent_started`. Leaving it ends the tools and child runs that are still open, sends
     `agent_completed` and waits until everything is stored. An exception passes on after that: `CancelledError` ends the
-    run as `cancelled`, any other as `failed`.
+    run as `cancelled`, any other as `failed`. Where the user has cancelled the run, and nobody else its task, the
+    `CancelledError` ends with the block, and `outcome` says so.
 
     Calls return when their event is on its way, in the order of the calls. That one could not be stored is raised by
     the next call, which has done nothing then, or at the end of the run; what is not stored is sent again in its order.
@@ -66,6 +68,7 @@ class Run:
         parent: the run that this one works for, None for a run of its own.
         result: what the agent found, any JSON value; set it before the end.
         error: set it to words for the user, and the run ends as `failed` with them.
+        outcome: how it ended, None before.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Run:
         public_error: PublicError | None = None,
         requested_ms: int | None = None,
         resume: bool = False,
+        on_cancel: OnCancel | str = OnCancel.TASK,
     ) -> None:
         events.agent_started(agent=agent)  # refused here rather than when it is entered
         try:
@@ -93,7 +97,17 @@ class Run:
         self.parent: Final = None if parent is None else parent.id
         self.result: Any = None
         self.error: str | None = None
+        self.outcome: Outcome | None = None
         self._context = context
+        self._on_cancel = on_cancel_of(on_cancel)
+        self._inbound = RunInbound(
+            context.services.commanding,
+            context.services.clock,
+            user=context.user,
+            run=self.id,
+            thread=context.thread,
+            on_cancel=self._on_cancel,
+        )
         self._hold = RunHold(context, self.id, agent=agent, parent=self.parent, requested_ms=requested_ms)
         self._resumes = resume
         self._above = parent
@@ -143,6 +157,7 @@ class Run:
         if self._above is not None:
             self._above._children.append(self)
             self._family.append(self)
+        self._inbound.enter()
         return self
 
     async def _resumed(self) -> bool:
@@ -159,20 +174,29 @@ class Run:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the run. Cancelled, it waits for what is owed all the same, at most the publish deadline."""
+    ) -> bool:
+        """End the run. Cancelled, it waits for what is owed all the same, at most the publish deadline.
+
+        Returns:
+            Whether the exception ends here: it is the user's cancel of this run.
+        """
+        ends_here = self._inbound.leave(error)
         late: BaseException | None = None
         for stream in self._open_streams():  # left by nobody else
             try:
                 await stream.__aexit__(kind, error, trace)
             except (EventBusError, asyncio.CancelledError) as failed:
                 late = late or failed
-        await self._leave(error or late)
+        await self._leave(error or late, passes_on=not ends_here)
+        await self._inbound.close()
         if late is not None and error is None:
             raise late
+        return ends_here
 
-    async def _leave(self, error: BaseException | None) -> None:
+    async def _leave(self, error: BaseException | None, *, passes_on: bool) -> None:
         problem = self._end(error)
+        if not passes_on:
+            error = None
         if self._above is not None:
             if problem is not None and error is None:
                 raise problem
@@ -203,6 +227,7 @@ class Run:
         for child in tuple(self._children):
             child._abandon(error)
         outcome, words = self._judged(error)
+        self.outcome = outcome
         result = self.result if outcome is Outcome.SUCCESS else None
         return self._owe(
             Complete(outcome=outcome, result=result, error=words),
@@ -213,8 +238,8 @@ class Run:
         if error is None:
             words = words_of(self.error)
             return (Outcome.SUCCESS, None) if words is None else (Outcome.FAILED, words)
-        if isinstance(error, asyncio.CancelledError):
-            return Outcome.CANCELLED, words_of(self.error)
+        if isinstance(error, asyncio.CancelledError | RunCancelled):
+            return Outcome.CANCELLED, words_of(self.error) or words_of(self.cancelled.reason)
         _log.error("run %s of agent %r failed", self.id, self.agent, exc_info=error)
         return Outcome.FAILED, words_of(self.error) or public_words(self._public_error, error) or AGENT_FAILED
 
@@ -222,7 +247,8 @@ class Run:
         """End a child run that is open when the run above it ends."""
         for child in tuple(self._children):
             child._abandon(error)
-        cancelled = isinstance(error, asyncio.CancelledError)
+        cancelled = isinstance(error, asyncio.CancelledError | RunCancelled)
+        self.outcome = Outcome.CANCELLED if cancelled else Outcome.FAILED
         completed = Complete(outcome=Outcome.CANCELLED) if cancelled else _LEFT
         self._owe(completed, instead=completed)
         if self._above is not None:
@@ -293,7 +319,9 @@ class Run:
             run: its run id; made when absent.
             public_error: as for `Bus.run`.
         """
-        return Run(self._context, agent=agent, run=run, parent=self, public_error=public_error)
+        return Run(
+            self._context, agent=agent, run=run, parent=self, public_error=public_error, on_cancel=self._on_cancel
+        )
 
     def stream(self, name: str = DEFAULT_STREAM) -> TextStream:
         """Text for the user as it is made: `async with run.stream() as stream: await stream.write(token)`.
