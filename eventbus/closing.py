@@ -1,8 +1,8 @@
 """Closing a run whose process is gone: what it owes its user comes all the same, as failed.
 
-A node does this when a run's lease is over (`gateway.watching`). It claims the run first, so that its old process, should
-it come back, stores nothing any more. The ids of the events follow from the run and their numbers: two nodes that close
-one run store each event once, and whichever claimed it last goes on.
+A node does this when a run's lease is over (`gateway.watching`). It claims the run first: its old process stores
+nothing any more, should it come back. The ids of the events follow from the run and their numbers: two nodes that
+close one run store each event once, and whichever claimed it last goes on.
 """
 
 from __future__ import annotations

@@ -59,6 +59,9 @@ class Run(FromUser):
     run as `cancelled`, any other as `failed`. Where the user has cancelled the run, and nobody else its task, the
     `CancelledError` ends with the block, and `outcome` says so.
 
+    A run is its process's for a lease (`EVENTBUS_RUN_LEASE_MS`), renewed as long as the process lives. When that is
+    killed, a node ends the run as `failed`.
+
     Calls return when their event is on its way, in the order of the calls. That one could not be stored is raised by
     the next call, which has done nothing then, or at the end of the run; what is not stored is sent again in its order.
 
@@ -269,6 +272,7 @@ class Run(FromUser):
         Raises:
             InvalidEvent: `field` names what is wrong; nothing was sent.
             RunMisused: the run has not started, or is over.
+            RunClosed: it is another's: a node closed it after its lease was lost, or another process resumed it.
             PublishTimeout, ...: an earlier event of the run could not be stored yet; this one was not taken.
 
         Cancelled, nothing was sent.
@@ -366,10 +370,12 @@ class Run(FromUser):
 
         Raises:
             PublishTimeout, ...: one could not be stored; it is sent again.
+            RunClosed: the run is another's, or over: what is not stored yet never will be.
 
         A cancelled call leaves them on their way.
         """
         await self._context.line.flush()
+        self._hold.check()
 
     # --- from moves to events -----------------------------------------------------------------------------------------
 
