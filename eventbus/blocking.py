@@ -20,10 +20,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, cast, overload
 
+from eventbus.blocking_commands import Commands
 from eventbus.blocking_runs import Run
 from eventbus.breaker import BreakerState
 from eventbus.bus import Bus as AsyncBus
 from eventbus.clock import Clock, seconds
+from eventbus.commanding import Commands as AsyncCommands
 from eventbus.config import Settings
 from eventbus.confirmation import Confirmation, Sessions
 from eventbus.errors import EventBusError, PartialPublish
@@ -31,6 +33,7 @@ from eventbus.event import Event, Level
 from eventbus.publishing import EventFields, recipients
 from eventbus.receipt import PublishStatistics, Receipts
 from eventbus.receipt import Receipt as AsyncReceipt
+from eventbus.run_inbound import OnCancel
 from eventbus.runs import PublicError
 from eventbus.runs import Run as AsyncRun
 from eventbus.schemas import Schemas
@@ -234,6 +237,12 @@ class Bus:
         begun = _begun(self._opened(), user=user, agent=agent, thread=thread, run=run, public_error=public_error)
         return Run(_runner.run(begun), _call, self._receipt)
 
+    def commands(self, *, user: str, group: str = "inbox") -> Commands:
+        """What a user sends to no run in particular: `for command in bus.commands(user="ada"): ...`, else as
+        `eventbus.Bus.commands`.
+        """
+        return Commands(partial(_commands_of, self._opened(), user, group), _call)
+
     def publish_many(
         self,
         events: Sequence[Mapping[str, Any] | Event],
@@ -312,7 +321,12 @@ def _call(work: Coroutine[Any, Any, T], /) -> T:
 
 
 async def _begun(bus: AsyncBus, **about: Any) -> AsyncRun:
-    return bus.run(**about)
+    # Each call is a task of its own, so there is none that a cancel could end.
+    return bus.run(**about, on_cancel=OnCancel.FLAG)
+
+
+async def _commands_of(bus: AsyncBus, user: str, group: str) -> AsyncCommands:
+    return bus.commands(user=user, group=group)
 
 
 async def _statistics(bus: AsyncBus) -> PublishStatistics:

@@ -7,7 +7,10 @@ from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from eventbus import runs
+from eventbus.blocking_commands import Cancelled, Commands
+from eventbus.commanding import Commands as AsyncCommands
 from eventbus.event import Require
+from eventbus.events import Outcome
 from eventbus.ids import EventId, RunId, ThreadId, UserId
 from eventbus.receipt import Receipt
 
@@ -83,14 +86,39 @@ class Run(Generic[R]):
     def error(self, words: str | None) -> None:
         self._inner.error = words
 
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended, None before."""
+        return self._inner.outcome
+
+    @property
+    def cancelled(self) -> Cancelled:
+        """Whether the user has cancelled the run. Nothing interrupts a thread: look at it, or call `check`."""
+        return Cancelled(self._inner.cancelled)
+
     def __enter__(self) -> Self:
         self._call(self._inner.__aenter__())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._call(self._inner.__aexit__(kind, error, trace))
+    ) -> bool:
+        return self._call(self._inner.__aexit__(kind, error, trace))
+
+    def check(self) -> None:
+        """Raise `RunCancelled` when the user has cancelled the run; it ends the `with` block without more."""
+        self._inner.check()
+
+    def commands(self) -> Commands:
+        """What the user sends to this run: `for command in run.commands(): ...`, else as `eventbus.Run.commands`."""
+        return Commands(self._commands, self._call)
+
+    async def _commands(self) -> AsyncCommands:
+        return self._inner.commands()
+
+    def ask(self, text: str, **about: Any) -> Any:
+        """Ask the user, and wait for the answer: as `eventbus.Run.ask`, with its arguments and errors."""
+        return self._call(self._inner.ask(text, **about))
 
     def thinking(self, text: str, **more: Any) -> EventId:
         """Tell the user what the agent thinks: as `eventbus.Run.thinking`."""
