@@ -30,6 +30,7 @@ from eventbus.config import Settings
 from eventbus.confirmation import Confirmation, Sessions
 from eventbus.errors import EventBusError, PartialPublish
 from eventbus.event import Event, Level
+from eventbus.ids import RunId
 from eventbus.publishing import EventFields, recipients
 from eventbus.receipt import PublishStatistics, Receipts
 from eventbus.receipt import Receipt as AsyncReceipt
@@ -232,10 +233,39 @@ class Bus:
         thread: str | None = None,
         run: str | None = None,
         public_error: PublicError | None = None,
+        tier: str | None = None,
+        requested_ms: int | None = None,
+        resume: bool = False,
     ) -> Run[Receipt]:
         """A run of an agent: `with bus.run(user="ada", agent="planner") as run:`, else as `eventbus.Bus.run`."""
-        begun = _begun(self._opened(), user=user, agent=agent, thread=thread, run=run, public_error=public_error)
+        begun = _begun(
+            self._opened(),
+            user=user,
+            agent=agent,
+            thread=thread,
+            run=run,
+            public_error=public_error,
+            tier=tier,
+            requested_ms=requested_ms,
+            resume=resume,
+        )
         return Run(_runner.run(begun), _call, self._receipt)
+
+    def request_run(
+        self,
+        *,
+        user: str,
+        agent: str,
+        thread: str | None = None,
+        run: str | None = None,
+        tier: str | None = None,
+        requested_ms: int | None = None,
+    ) -> RunId:
+        """Write down that a run is asked for, before a worker has it: as `eventbus.Bus.request_run`."""
+        asked = self._opened().request_run(
+            user=user, agent=agent, thread=thread, run=run, tier=tier, requested_ms=requested_ms
+        )
+        return _runner.run(asked)
 
     def commands(self, *, user: str, group: str = "inbox") -> Commands:
         """What a user sends to no run in particular: `for command in bus.commands(user="ada"): ...`, else as

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import pytest
 import redis
 
 from eventbus.config import StoreSettings
-from eventbus.ids import EntryId
-from eventbus.store import DeadLetter, Durability, NodeRecord, ReleaseReason, Ticket
+from eventbus.errors import StoreError
+from eventbus.ids import EntryId, RunId
+from eventbus.store import DeadLetter, Durability, NodeRecord, ReleaseReason, RunStep, Ticket
 from eventbus.store.redis_store import RedisStore
+from eventbus.store.running import Settlement
 from tests.support.redis_stores import ALICE, NODE, Listened, event_of, fence_of, open_session, publish, read
 from tests.support.waiting import until
 
 PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
-PARTS = {"p": r"\d+", "user": ".+", "bucket": "[01]", "ticket": ".+", "node": ".+"}
+PARTS = {"p": r"\d+", "user": ".+", "bucket": "[01]", "ticket": ".+", "node": ".+", "run": "[^/]+"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,17 @@ async def exercise(store: RedisStore) -> None:
     await store.beat_node(NodeRecord(node=NODE, address="a", version="1", state="ready", started_ms=1, figures={}))
     await store.probe(NODE, "token-1")
     await store.append([event_of("replicated")], Durability.REPLICATED)
+    await _exercise_runs(store)
     await listening.aclose()
+
+
+async def _exercise_runs(store: RedisStore) -> None:
+    step = RunStep(run=RunId("run_1"), seq=1, owner="me", lease_ms=60_000, watch={"agent": 1, "thinking": 60_000})
+    await publish(store, replace(event_of("of a run"), step=step))
+    while not (due := await store.due([store.keys.partition_of(ALICE)], 1))[0]:
+        pass
+    assert not isinstance(due[0], StoreError)
+    await store.settle([Settlement(due=due[0][0], announce={"kind": "missed_deadline"})])
 
 
 @pytest.fixture
