@@ -386,9 +386,9 @@ export class Commands {
     return all;
   }
 
-  /** When something is to be done next: Infinity when nothing is. */
-  get dueMs() {
-    const due = ({ sent, readyMs, endMs }) => (sent || readyMs === 0 ? endMs : Math.min(readyMs, endMs));
+  /** When the next one ends its wait or is given up: Infinity when there is none. */
+  dueMs(nowMs) {
+    const due = ({ sent, readyMs, endMs }) => (sent || readyMs <= nowMs ? endMs : Math.min(readyMs, endMs));
     return Math.min(...[...this.#waiting.values()].map(due));
   }
 
@@ -1465,9 +1465,9 @@ export class EventBusClient {
       reject(new EventBusError("send_timeout", message, { retryable: true, cause }));
     }
     if (this.#commands.ready(nowMs)) this.#flushSoon();
-    const { dueMs } = this.#commands;
+    const dueMs = this.#commands.dueMs(nowMs);
     if (dueMs === Infinity) this.#disarm("commands");
-    else this.#arm("commands", Math.max(0, dueMs - nowMs), () => this.#watchCommands());
+    else this.#arm("commands", dueMs - nowMs, () => this.#watchCommands());
   }
 
   // ---- token streams
