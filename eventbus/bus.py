@@ -18,6 +18,7 @@ from eventbus.publishing import EventFields, append_of, receipts_of, recipients,
 from eventbus.receipt import Receipt, Receipts
 from eventbus.run_inbound import OnCancel
 from eventbus.run_requests import request_run
+from eventbus.run_timeout import OnTimeout
 from eventbus.runline import RunLine
 from eventbus.runs import PublicError, Run, RunContext
 from eventbus.store import Durability
@@ -143,6 +144,7 @@ class Bus(BusAnswers):
         requested_ms: int | None = None,
         resume: bool = False,
         on_cancel: OnCancel | str = OnCancel.TASK,
+        on_timeout: OnTimeout | str = OnTimeout.MARK,
     ) -> Run:
         """A run of an agent: `async with bus.run(user="ada", agent="planner") as run:`. What it owes always comes.
 
@@ -160,6 +162,8 @@ class Bus(BusAnswers):
                 of tools that were open end with an error, for nobody knows how far they came.
             on_cancel: what happens when the user cancels the run: `task` cancels the task that entered it, `flag` sets
                 `run.cancelled` and no more.
+            on_timeout: what happens when it takes longer than its tier's agent timeout: operators are told (`mark`), or
+                its task is cancelled too (`cancel`): it ends as failed, and the block raises `RunTimeout`.
 
         Raises:
             InvalidEvent: `field` names what is wrong.
@@ -183,6 +187,7 @@ class Bus(BusAnswers):
             requested_ms=requested_ms,
             resume=resume,
             on_cancel=on_cancel,
+            on_timeout=on_timeout,
         )
 
     def commands(self, *, user: str, group: str = "inbox") -> Commands:

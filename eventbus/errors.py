@@ -43,6 +43,7 @@ __all__ = [
     "RunCancelled",
     "RunClosed",
     "RunMisused",
+    "RunTimeout",
     "SendTimeout",
     "SessionEnded",
     "StoreBusy",
@@ -314,6 +315,20 @@ class RunCancelled(EventBusError):
     """
 
     code = "run_cancelled"
+
+    def __init__(self, message: str, *, run: str = "") -> None:
+        super().__init__(message)
+        self.run = run
+
+
+class RunTimeout(EventBusError):
+    """A run was not done within the agent timeout of its tier, and its publisher wanted it ended (`on_timeout`).
+
+    Attributes:
+        run: which one.
+    """
+
+    code = "run_timeout"
 
     def __init__(self, message: str, *, run: str = "") -> None:
         super().__init__(message)

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from eventbus import events
 from eventbus.clock import new_event_id
-from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunCancelled, RunMisused
+from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunCancelled, RunMisused, RunTimeout
 from eventbus.event import Event, Require, make_event
 from eventbus.events import CallId, Outcome
 from eventbus.fields import parse_integer
@@ -40,6 +40,7 @@ from eventbus.run import (
 )
 from eventbus.run_hold import MAX_RECEIPTS, RunContext, RunHold
 from eventbus.run_inbound import FromUser, OnCancel, RunInbound, on_cancel_of
+from eventbus.run_timeout import TOOK_TOO_LONG, OnTimeout, RunTimer, on_timeout_of
 from eventbus.run_tools import PublicError, Tool, public_words, words_of
 from eventbus.schemas import Schemas
 from eventbus.streaming import TextStream
@@ -85,6 +86,7 @@ class Run(FromUser):
         requested_ms: int | None = None,
         resume: bool = False,
         on_cancel: OnCancel | str = OnCancel.TASK,
+        on_timeout: OnTimeout | str = OnTimeout.MARK,
     ) -> None:
         events.agent_started(agent=agent)  # refused here rather than when it is entered
         try:
@@ -111,8 +113,11 @@ class Run(FromUser):
             thread=context.thread,
             on_cancel=self._on_cancel,
         )
+        timers, run_ms = context.services.timers, context.limits.run_ms
+        self._timer = RunTimer(self.id, timers, on_timeout_of(on_timeout), run_ms)
         self._hold = RunHold(context, self.id, agent=agent, parent=self.parent, requested_ms=requested_ms)
         self._resumes = resume
+        self._spent_ms = 0
         self._above = parent
         self._public_error = public_error
         self._state = RunState()
@@ -161,6 +166,7 @@ class Run(FromUser):
             self._above._children.append(self)
             self._family.append(self)
         self._inbound.enter()
+        self._timer.enter(self._spent_ms)
         return self
 
     async def _resumed(self) -> bool:
@@ -172,6 +178,7 @@ class Run(FromUser):
             return False
         state, owed = resumed(seq_of(record), open_calls(record))
         time_ms = self._context.services.clock.now_ms()
+        self._spent_ms = max(0, time_ms - int(record.fields.get("started_ms", time_ms)))
         self._take(state, [self._event(one, time_ms, None) for one in owed])
         return True
 
@@ -184,14 +191,17 @@ class Run(FromUser):
             Whether the exception ends here: it is the user's cancel of this run.
         """
         ends_here = self._inbound.leave(error)
+        ended_by = self._timer.leave(error)
         late: BaseException | None = None
         for stream in self._open_streams():  # left by nobody else
             try:
                 await stream.__aexit__(kind, error, trace)
             except (EventBusError, asyncio.CancelledError) as failed:
                 late = late or failed
-        await self._leave(error or late, passes_on=not ends_here)
+        await self._leave(ended_by or late, passes_on=not ends_here)
         await self._inbound.close()
+        if ended_by is not None and ended_by is not error:
+            raise ended_by from error
         if late is not None and error is None:
             raise late
         return ends_here
@@ -243,6 +253,9 @@ class Run(FromUser):
             return (Outcome.SUCCESS, None) if words is None else (Outcome.FAILED, words)
         if isinstance(error, asyncio.CancelledError | RunCancelled):
             return Outcome.CANCELLED, words_of(self.error) or words_of(self.cancelled.reason)
+        if isinstance(error, RunTimeout) and error.run == self.id:
+            _log.warning("%s", error)
+            return Outcome.FAILED, words_of(self.error) or TOOK_TOO_LONG
         _log.error("run %s of agent %r failed", self.id, self.agent, exc_info=error)
         return Outcome.FAILED, words_of(self.error) or public_words(self._public_error, error) or AGENT_FAILED
 
@@ -324,7 +337,13 @@ class Run(FromUser):
             public_error: as for `Bus.run`.
         """
         return Run(
-            self._context, agent=agent, run=run, parent=self, public_error=public_error, on_cancel=self._on_cancel
+            self._context,
+            agent=agent,
+            run=run,
+            parent=self,
+            public_error=public_error,
+            on_cancel=self._on_cancel,
+            on_timeout=self._timer.on_timeout,
         )
 
     def stream(self, name: str = DEFAULT_STREAM) -> TextStream:
@@ -388,6 +407,7 @@ class Run(FromUser):
     def _do_now(self, move: Move, time_ms: int, require: Require | None = None) -> EventId:
         self._context.line.check()
         self._hold.check()
+        self._timer.check()
         state, owed = step(self._state, move)
         made = [self._event(one, time_ms, self._context.services.schemas, require) for one in owed]
         self._take(state, made)
