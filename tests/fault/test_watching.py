@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from typing import Any
 
@@ -128,7 +127,6 @@ async def test_a_receiver_that_is_away_for_a_while_gets_everything_when_it_is_ba
         await _demand(installation)
 
         async def all_told() -> bool:
-            await asyncio.sleep(0.1)
             return len(await _told(installation)) == ALL
 
         await until(all_told, 20_000)
