@@ -134,7 +134,7 @@ class Commands:
         self._buffer: deque[CommandRecord] = deque()
         self._in_hand: EntryId | None = None
         self._begun = False
-        self._again_ms = POLL_MS
+        self._nacked_due: list[int] = []  # when what was nacked comes again; monotonic
         self._ended = False
         self._asking = False
         self.is_renewed = False
@@ -217,8 +217,12 @@ class Commands:
             self._rung.clear()
             self._commanding.joined(self)
             if not await self._take():
-                await self._commanding.wait(self._rung, self._again_ms)
-                self._again_ms = POLL_MS
+                await self._commanding.wait(self._rung, self._wait_ms())
+
+    def _wait_ms(self) -> int:
+        now_ms = self._commanding.now_ms()
+        self._nacked_due = [due_ms for due_ms in self._nacked_due if due_ms > now_ms]
+        return min([POLL_MS, *(due_ms - now_ms for due_ms in self._nacked_due)])
 
     async def _take(self) -> bool:
         # A run has one reader: what an earlier one of it left is this one's at once. The workers of an inbox take one
@@ -265,8 +269,9 @@ class Commands:
         if type(delay_ms) is not int or not 0 <= delay_ms <= HOLD_MS:
             raise InvalidField("delay_ms", f"must be a whole number from 0 to {HOLD_MS}, not {delay_ms!r}")
         self._let_go(command)
-        self._again_ms = min(self._again_ms, max(1, delay_ms))
         commanding = self._commanding
+        # A little later than the store counts, by whose clock it is due.
+        self._nacked_due = [*self._nacked_due[-_PAGE:], commanding.now_ms() + delay_ms + 10]
         call = partial(commanding.store.hold_commands, self.user, self.group, [command], HOLD_MS - delay_ms)
         await commanding.insist(call)
 
@@ -495,6 +500,10 @@ class Commanding:
         self.renew_later(reader)
 
     # --- small things -------------------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Monotonic time."""
+        return self._clock.monotonic_ms()
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call of the store that is safe to repeat. Raises: StoreError, after the deadline."""
