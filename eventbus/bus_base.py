@@ -16,6 +16,7 @@ from eventbus.commanding import Commanding
 from eventbus.config import Settings
 from eventbus.errors import EventBusError
 from eventbus.leases import Leases
+from eventbus.looks import Looks
 from eventbus.publisher import Publisher
 from eventbus.publishing import EventMaker
 from eventbus.receipt import PublishStatistics
@@ -66,6 +67,7 @@ class BusBase:
         self._timers: Timers | None = None
         self._awaiting: Awaiting | None = None
         self._services: RunServices | None = None
+        self._looks: Looks | None = None
         self._parts: list[Part] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -99,6 +101,7 @@ class BusBase:
             store, self.settings.publish, clock=self._clock, timers=timers, on_breaker=self._on_breaker
         )
         self._awaiting = self._add_part(Awaiting(store, self._clock, timers))
+        self._looks = self._add_part(Looks(timers))
         self._services = self._run_services(store, timers)
         return self
 
@@ -155,6 +158,12 @@ class BusBase:
             schemas=self.schemas,
             max_event_bytes=publish.max_event_bytes,
         )
+
+    def _opened_looks(self) -> Looks:
+        self._opened()
+        if self._looks is None:
+            raise EventBusError(NOT_OPEN)
+        return self._looks
 
     def _opened_services(self) -> RunServices:
         self._opened()

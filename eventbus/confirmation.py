@@ -17,7 +17,7 @@ from eventbus.fields import Level
 from eventbus.ids import EntryId, SessionId
 from eventbus.store import ConfirmationRecord
 
-__all__ = ["Confirmation", "Goal", "Sessions", "Standing", "parse_goal"]
+__all__ = ["Confirmation", "Goal", "Sessions", "Standing", "parse_goal", "parse_timeout"]
 
 _LEVELS: Final = {level.value: level for level in Level}
 
@@ -69,6 +69,13 @@ def parse_goal(level: Level | str, sessions: Sessions) -> Goal:
     if sessions not in (ANY, ALL_LIVE):
         raise InvalidField("sessions", f"must be `any`, `all_live` or a whole number above 0, not {sessions!r}")
     return Goal(level=Level(level), count=1, all_live=sessions == ALL_LIVE)
+
+
+def parse_timeout(timeout_ms: int) -> int:
+    """Check how long somebody wants to wait. Raises: InvalidField."""
+    if type(timeout_ms) is not int or timeout_ms < 1:
+        raise InvalidField("timeout_ms", f"must be a whole number of milliseconds above 0, not {timeout_ms!r}")
+    return timeout_ms
 
 
 class Standing:

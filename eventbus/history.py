@@ -19,6 +19,7 @@ __all__ = [
     "ThreadList",
     "Wanted",
     "event_page",
+    "parse_limit",
     "read_history",
     "read_threads",
 ]
@@ -27,6 +28,8 @@ PAGES_MAX: Final = 20
 """Most pages of the stream that one filtered read walks; the next one goes on where it stopped."""
 PAGE_MIN: Final = 100
 """A filtered read asks for so many entries at a time at the least, for few of them may be wanted."""
+
+LIMIT_MAX: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,13 @@ def event_page(answer: HistoryAnswer) -> EventPage:
         except InvalidEvent:
             continue
     return EventPage(events=events, cursor=answer.cursor, more=answer.more)
+
+
+def parse_limit(limit: int) -> int:
+    """Check how much a page may hold. Raises: InvalidField."""
+    if type(limit) is not int or not 1 <= limit <= LIMIT_MAX:
+        raise InvalidField("limit", f"must be a whole number from 1 to {LIMIT_MAX}, not {limit!r}")
+    return limit
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
