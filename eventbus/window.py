@@ -106,7 +106,7 @@ class Window:
         self._held_bytes = 0
         self._entry_bytes = ENTRY_GUESS_BYTES
         self._unstored: dict[EntryId, ReleaseReason | None] = {}
-        # What ended elsewhere and is not held: the read that brings it may have been carried out before that.
+        # What ended elsewhere: a read that brings it may have been carried out before that.
         self._ended: set[EntryId] = set()
         self._waiting = 0
         self._owed = 0
@@ -202,12 +202,12 @@ class Window:
         return self._withdraw([entry for entry_id in event.ids if (entry := self._end(entry_id)) is not None])
 
     def _end(self, entry_id: EntryId) -> _Entry | None:
-        """Forgets what is pending no more; what is not held may be on its way."""
+        """Forgets what is pending no more; a read under way may bring it all the same."""
+        if len(self._ended) < 4 * self._window:
+            self._ended.add(entry_id)
         entry = self._held.get(entry_id)
         if entry is not None:
             self._forget(entry)
-        elif len(self._ended) < 4 * self._window:
-            self._ended.add(entry_id)
         return entry
 
     def _withdraw(self, entries: Sequence[_Entry]) -> list[Effect]:

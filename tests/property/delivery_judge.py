@@ -60,6 +60,8 @@ class Connection:
         asked: entries whose redelivery or dead letter is being recorded.
         failed: entries whose redelivery could not be recorded, and that are in flight for it.
         uncertain: entries whose redelivery may have been recorded since they were sent last.
+        told: entries of which it heard that another session acked them.
+        withdrawn: those of which the client was told.
     """
 
     token: int
@@ -84,6 +86,8 @@ class Connection:
     asked: set[Order] = field(default_factory=set)
     failed: set[Order] = field(default_factory=set)
     uncertain: set[Order] = field(default_factory=set)
+    told: set[Order] = field(default_factory=set)
+    withdrawn: set[Order] = field(default_factory=set)
 
 
 class Judge:
@@ -141,6 +145,9 @@ class Judge:
                 case moves.Dropped():
                     for entry in effect.ids:
                         self._judge_dropped(self.server.ever[entry_order(entry)], effect.reason)
+                case moves.Withdrawn():
+                    for entry in effect.ids:
+                        self._judge_withdrawn(at, entry_order(entry))
                 case moves.CaughtUp():
                     self._judge_caught_up(at)
         if isinstance(event, moves.GivenUp) and event.dead:
@@ -163,6 +170,8 @@ class Judge:
         assert sending.payload == stored.event
         assert not stored.poison
         assert not stored.filtered
+        assert order not in self.server.released_unread, "released before it was read, and sent"
+        assert order not in at.told, "known to be released, and sent"
         assert delivery > 1 or order not in self.sent, "an unmarked duplicate"
         if order in at.here:
             self._judge_again(at, event, order, delivery)
@@ -197,6 +206,8 @@ class Judge:
             assert stored.filtered
         elif reason is ReleaseReason.EXPIRED:
             assert self._has_expired(stored)
+        elif reason is ReleaseReason.RELEASED:
+            assert order in self.server.released
         else:
             assert order not in self.server.stream, "released as trimmed, and is there"
             # A release is said again without its gap, which was announced with the first.
@@ -230,13 +241,22 @@ class Judge:
         else:
             assert "dead" in self.server.fates[stored.event], "said to be dead, and is not"
 
+    def _judge_withdrawn(self, at: Connection, order: Order) -> None:
+        self.note("withdrawn")
+        at.withdrawn.add(order)
+        assert self.server.ever[order].shared, "withdrawn, and no other session can have acked it"
+        assert order in at.here, "withdrawn and never sent"
+        assert order in self.server.released or order in self.elsewhere or at.disturbed, (
+            "withdrawn, and still to be acked"
+        )
+
     def _judge_caught_up(self, at: Connection) -> None:
         assert not at.caught_up, "caught up twice"
         at.caught_up = True
         for order in at.opening - set(at.here):
             stored = self.server.ever[order]
             handled = order in self.said or order in self.elsewhere or self.server.fates[stored.event]
-            skipped = stored.filtered or stored.poison or self._has_expired(stored)
+            skipped = stored.filtered or stored.poison or self._has_expired(stored) or order in self.server.released
             gone = order not in self.server.stream or at.disturbed
             assert handled or skipped or gone, f"caught up without {order}"
 

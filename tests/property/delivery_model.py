@@ -33,6 +33,7 @@ class Stored:
     expires_ms: int | None
     filtered: bool
     poison: bool
+    shared: bool
 
 
 @dataclass(slots=True)
@@ -55,7 +56,12 @@ class Attachment:
 
 
 class Server:
-    """The store of one session."""
+    """The store of one session.
+
+    Attributes:
+        released: shared entries that this session or another has acked.
+        released_unread: those of them that this session had not read when another did.
+    """
 
     def __init__(self) -> None:
         self.stream: dict[Order, Stored] = {}
@@ -65,18 +71,32 @@ class Server:
         self.holder = 0
         self.unread_gone: list[Order] = []
         self.fates: dict[int, set[str]] = {}
+        self.released: set[Order] = set()
+        self.released_unread: set[Order] = set()
         self._clock_stands = False
 
     # --- publishing, and what goes wrong with data ------------------------------------------------------------------
 
     def append(
-        self, *, event: int, expires_ms: int | None = None, filtered: bool = False, poison: bool = False
+        self,
+        *,
+        event: int,
+        expires_ms: int | None = None,
+        filtered: bool = False,
+        poison: bool = False,
+        shared: bool = False,
     ) -> None:
         """Stores an event; after a rollback to a server whose clock is behind, ids stay below those that were seen."""
         order = (self.last[0], self.last[1] + 1) if self._clock_stands else (self.last[0] + 1, 0)
         size_bytes = 1 << len(self.ever)
         stored = Stored(
-            order=order, event=event, size_bytes=size_bytes, expires_ms=expires_ms, filtered=filtered, poison=poison
+            order=order,
+            event=event,
+            size_bytes=size_bytes,
+            expires_ms=expires_ms,
+            filtered=filtered,
+            poison=poison,
+            shared=shared,
         )
         self.stream[order] = self.ever[order] = stored
         self.last = order
@@ -123,7 +143,11 @@ class Server:
                 self.group.pending.pop(stored.order, None)
         for stored in gone:
             self.append(
-                event=stored.event, expires_ms=stored.expires_ms, filtered=stored.filtered, poison=stored.poison
+                event=stored.event,
+                expires_ms=stored.expires_ms,
+                filtered=stored.filtered,
+                poison=stored.poison,
+                shared=stored.shared,
             )
 
     # --- the calls ----------------------------------------------------------------------------------------------------
@@ -196,7 +220,9 @@ class Server:
             return Item(
                 id=name(order), payload=None, size_bytes=stored.size_bytes, attempts=attempts, poison="undecodable"
             )
-        if stored.expires_ms is not None and stored.expires_ms <= now_ms:
+        if order in self.released:
+            skip = ReleaseReason.RELEASED
+        elif stored.expires_ms is not None and stored.expires_ms <= now_ms:
             skip = ReleaseReason.EXPIRED
         elif stored.filtered:
             skip = ReleaseReason.FILTERED
@@ -207,11 +233,21 @@ class Server:
             expires_ms=stored.expires_ms,
             skip=skip,
             attempts=attempts,
+            shared=stored.shared,
         )
 
     def ack(self, ids: Iterable[EntryId]) -> None:
         """XACK: not fenced."""
-        self._off(ids, "acked")
+        gone = self._off(ids, "acked")
+        self.released.update(order for order in gone if self.ever[order].shared)
+
+    def ack_of_another_session(self, order: Order) -> bool:
+        """Another session of the user is the first to ack a shared entry. Returns whether this one had read it."""
+        self.released.add(order)
+        if self._off([name(order)], "released by another session"):
+            return True
+        self.released_unread.add(order)
+        return False
 
     def release(self, token: int, ids: Iterable[EntryId], reason: ReleaseReason) -> bool:
         """False is `lost`."""

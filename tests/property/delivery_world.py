@@ -45,12 +45,13 @@ class World(Judge):
         self.events = 0
         self.late_reads: list[tuple[int, moves.ReadNew | moves.ReadPending]] = []
         self.left_behind: list[tuple[int, Call]] = []
+        self.messages: list[Order] = []
         self.at = self._connection(window)
 
     # --- the publisher, and what happens to data ----------------------------------------------------------------------
 
     def publish(self, count: int = 1, *, kind: str = "", life_ms: int = 0, woken: bool = True) -> None:
-        """Stores events: plain ones, or `filtered`, `poison`, `expiring`."""
+        """Stores events: plain ones, or `filtered`, `poison`, `expiring`, `shared`."""
         for _ in range(count):
             self.events += 1
             self.server.append(
@@ -58,6 +59,7 @@ class World(Judge):
                 expires_ms=self.now_ms + life_ms if kind == "expiring" else None,
                 filtered=kind == "filtered",
                 poison=kind == "poison",
+                shared=kind == "shared",
             )
         if woken:
             self.at.stored_then = self.server.last
@@ -364,6 +366,35 @@ class World(Judge):
             self.feed(moves.AckedElsewhere([name(order), UNKNOWN]))
             assert order not in [stored.order for stored in self.held(self.at)]
 
+    def others_ack(self, pick: int, *, tells: bool) -> None:
+        """Another session acks a shared event; the message for this node comes at once, or later."""
+        server = self.server
+        shared = [order for order, stored in server.stream.items() if stored.shared and order not in server.released]
+        if shared:
+            order = shared[pick % len(shared)]
+            # What nobody here has read nobody here is told of.
+            if server.ack_of_another_session(order):
+                self.messages.append(order)
+        if tells:
+            self.hear()
+
+    def others_ack_under_a_read(self, pick: int) -> None:
+        """The message of an ack overtakes the answer of the read that brings its entry."""
+        self.publish(kind="shared")
+        self.write_read()
+        self.execute_read()
+        self.messages.clear()
+        self.others_ack(pick, tells=True)
+        self.answer_read()
+
+    def hear(self) -> None:
+        """A message of an ack by another session comes, to whichever connection is there."""
+        if self.messages and self.at.opened:
+            order = self.messages.pop(0)
+            self.feed(moves.ReleasedElsewhere([name(order), UNKNOWN]))
+            self.at.told.add(order)
+            assert order not in [stored.order for stored in self.held(self.at)], "released and held"
+
     def nack(self, pick: int, delay_ms: int | None = None) -> None:
         """The client nacks."""
         order = self.picked(pick)
@@ -482,6 +513,9 @@ class World(Judge):
         lost = [event for event, fates in self.server.fates.items() if not fates]
         assert not lost, f"lost without a word: {lost}"
         assert at.disturbed or machine.cursor == name(group.position)
+        for order in at.here.keys() & self.server.released - self.said - at.withdrawn:
+            stored = self.server.ever[order]
+            assert at.disturbed or order in self.elsewhere or self._has_expired(stored), "released without a word"
 
     def _rest(self, *, acks: bool) -> bool:
         """What comes when the node has nothing to do: an ack, time, a sweep. Returns False when nothing is left."""

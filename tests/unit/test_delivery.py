@@ -697,3 +697,75 @@ def test_every_input_has_a_place_while_the_session_is_open() -> None:
 
 def test_operator_can_read_a_machine() -> None:
     assert repr(live(1).machine) == "<Delivery live in_flight=1/10 waiting=0 last_read=1-0 dirty=False>"
+
+
+# --- ended elsewhere ----------------------------------------------------------------------------------------------------
+
+
+def shared(number: int, **changes: Any) -> moves.Item:
+    return item(number, shared=True, **changes)
+
+
+def test_what_another_session_released_leaves_the_window_and_the_client_is_told() -> None:
+    played = live(shared(1), shared(2), 3, window=3)
+    assert played.feed(moves.ReleasedElsewhere(ids(1, 9))) == [moves.Withdrawn(ids(1))]
+    assert (played.machine.in_flight, played.machine.room) == (2, 1)
+    assert played.feed(moves.ReleasedElsewhere(ids(1))) == []
+
+
+def test_what_was_nacked_or_is_being_sent_again_is_withdrawn_too() -> None:
+    played = live(shared(1), shared(2))
+    played.feed(moves.Nacked(eid(1), None))
+    played.at(ACK_MS)
+    assert played.feed(moves.ReleasedElsewhere(ids(1, 2))) == [moves.Withdrawn(ids(1, 2))]
+    assert played.feed(moves.Redelivered([(eid(1), READY), (eid(2), GONE)])) == []
+
+
+def test_a_read_that_was_carried_out_before_a_release_does_not_bring_it_back() -> None:
+    played = live()
+    played.feed(moves.Woken())
+    played.machine.take_read()
+    assert played.feed(moves.ReleasedElsewhere(ids(1))) == []
+    effects = played.feed(moves.NewItems(items=[shared(1), shared(2)]))
+    assert sent(effects) == [(2, 1)]
+    assert (played.machine.in_flight, played.machine.cursor) == (1, eid(1))
+    assert sent(played.new(shared(3))) == [(3, 1)]
+
+
+@pytest.mark.parametrize("ended", [moves.ReleasedElsewhere, moves.AckedElsewhere])
+def test_a_page_that_was_read_before_an_ack_elsewhere_does_not_bring_a_held_entry_back(ended: type[Any]) -> None:
+    played = live(shared(1))
+    played.reattach(1, pending=1)
+    assert isinstance(played.machine.take_read(), moves.ReadPending)
+    played.feed(ended(ids(1)))
+    effects = played.feed(moves.PendingItems(items=[shared(1)], last=True))
+    assert (sent(effects), played.machine.in_flight) == ([], 0)
+
+
+def test_a_release_that_was_not_heard_of_is_told_when_a_merge_or_a_redelivery_shows_it() -> None:
+    merged = live(shared(1), 2)
+    merged.reattach(2)
+    assert merged.page()[0] == moves.Withdrawn(ids(1))
+    redelivered = live(shared(1), 2)
+    redelivered.at(ACK_MS)
+    assert redelivered.feed(moves.Redelivered([(eid(1), GONE), (eid(2), GONE)])) == [moves.Withdrawn(ids(1))]
+    given_up = live(shared(1, attempts=3))
+    given_up.at(60_000)
+    assert given_up.feed(moves.GivenUp(eid(1), dead=False)) == [moves.Withdrawn(ids(1))]
+
+
+def test_what_was_released_before_it_was_read_is_released_unsent() -> None:
+    played = live()
+    skipped = shared(1, skip=ReleaseReason.RELEASED)
+    effects = played.new(skipped, shared(2))
+    assert (sent(effects), effects[1]) == ([(2, 1)], moves.Release(ids(1), ReleaseReason.RELEASED))
+
+
+def test_acks_and_releases_carry_the_payloads_that_are_known() -> None:
+    played = live(1, item(2, skip=ReleaseReason.FILTERED))
+    (acked,) = played.feed(moves.Acked(ids(1, 7)))
+    assert isinstance(acked, moves.Acknowledge)
+    assert list(acked.payloads) == ["p1", None]
+    (_, filtered) = played.new(3, item(4, skip=ReleaseReason.FILTERED))
+    assert isinstance(filtered, moves.Release)
+    assert list(filtered.payloads) == ["p4"]
