@@ -148,7 +148,7 @@ class Commands:
             return _evalsha("append", used, given, parse, pinned=True)
         return _evalsha(
             "append_run",
-            (*used, self.keys.run(user, step.run)),
+            (*used, self.keys.run(user, step.run), partition.operators),
             (*given, *step_arguments(step, event.event)),
             parse,
             pinned=True,

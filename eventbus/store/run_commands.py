@@ -57,6 +57,7 @@ def step_arguments(step: RunStep, event: EventId) -> list[Argument]:
         step.lease_ms,
         step.order.value,
         event,
+        OPERATOR_EVENTS_LIFE_MS,
         *_changes("set", step.fields),
         *_changes("gone", dict.fromkeys(step.gone, "")),
         *_changes("watch", step.watch),

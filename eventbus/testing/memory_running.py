@@ -74,6 +74,10 @@ class MemoryRuns(MemoryBase):
         due, member = self._partition(name).due, f"run {name} {step.run} "
         run = self._known_run(name, step.run) or MemoryRun()
         self._user(name).runs[step.run] = run
+        last = int(run.fields.get("seq", "0"))
+        if step.seq != last + 1:
+            told = {"kind": "order", "user": name, "run": step.run, "after_seq": str(last), "seq": str(step.seq)}
+            self._partition(name).operators.record(told, now_ms)
         fields = {"state": "running", **run.fields, "user": name, "seq": str(step.seq), "owner": step.owner}
         fields |= {"lease_ms": str(step.lease_ms), "entry": entry, **step.fields}
         for gone in step.gone:

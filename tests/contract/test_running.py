@@ -115,12 +115,15 @@ async def test_first_step_of_a_run_that_is_not_known_must_be_the_first(world: Wo
     assert await world.store.run(ALICE, RUN) is None
 
 
+@pytest.mark.requirement("R18")
 @pytest.mark.corner("D6")
-async def test_step_anew_goes_on_behind_events_that_are_lost(world: World) -> None:
+async def test_step_anew_goes_on_behind_events_that_are_lost_and_operators_are_told(world: World) -> None:
     (answer,) = await take(world, event(step(7, order=StepOrder.ANEW)))
 
     assert not stored(answer).duplicate
     assert (await fields(world))["seq"] == "7"
+    (told,) = await world.store.operator_events(partition_of(world), ENTRY_ZERO, 10)
+    assert dict(told.fields) == {"kind": "order", "user": ALICE, "run": RUN, "after_seq": "0", "seq": "7"}
 
 
 async def test_known_event_id_is_answered_and_changes_nothing_else(world: World) -> None:

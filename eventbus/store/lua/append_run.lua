@@ -11,6 +11,7 @@
 --   due              what the partition watches
 --   counts           the partition's counts
 --   run              the run's hash
+--   operators        the events for the operators
 -- ARGV
 --   field            16 bytes that stand for user and event id
 --   body             the envelope
@@ -32,6 +33,7 @@
 --   lease_ms         the lease from now on, 0 to give it up
 --   order            next, or anew: events before this one are lost, and the run goes on behind the hole
 --   event            the event id
+--   announced_ms     life of the events for the operators
 --   change...        repeated: set, gone, watch, unwatch or by
 --   name...          repeated: of a field, or of a deadline
 --   value...         repeated: of a field; of a deadline, milliseconds from now (watch) or Unix milliseconds (by); else empty
@@ -99,7 +101,7 @@ if not stands[3] then
   fields[11], fields[12] = 'state', 'running'
 end
 local gone = {}
-for i = 21, #ARGV, 3 do
+for i = 22, #ARGV, 3 do
   local change, name, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if change == 'set' then
     fields[#fields + 1] = name
@@ -127,5 +129,10 @@ if ARGV[18] == '0' then
   redis.call('ZREM', due, member .. 'lease')
 else
   redis.call('ZADD', due, now + ARGV[18], member .. 'lease')
+end
+if seq ~= last + 1 then
+  local told = { 'kind', 'order', 'user', user, 'run', ARGV[15], 'after_seq', last, 'seq', ARGV[16] }
+  redis.call('XADD', KEYS[9], 'MAXLEN', '~', 10000, '*', unpack(told))
+  prolong(KEYS[9], tonumber(ARGV[21]))
 end
 return { 'stored', entry, woken }
