@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from zlib import crc32
 
 from eventbus.awaiting import Awaiting
@@ -29,11 +29,14 @@ class BusAnswers(BusBase):
     """What a bus answers about events, runs, sessions and threads of its users."""
 
     async def wait(
-        self, receipt: Receipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+        self, receipt: Receipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
     ) -> list[Confirmation]:
         """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
         awaiting = self._awaits()
         goal = parse_goal(level, sessions)
+        if timeout_ms is None:
+            tiers = self.settings.tiers
+            timeout_ms = tiers[tiers.default_tier].confirmation_timeout_ms
         parse_timeout(timeout_ms)
         self._check_records()
         return await awaiting.wait(receipt.user, receipt.entry, goal, timeout_ms)
@@ -98,6 +101,9 @@ class BusAnswers(BusBase):
         self._check_records()
         subject = subject_of(run, user)
         return RunConfirmations(store, self._clock, looks, subject, goal=goal, timeout_ms=timeout_ms)
+
+    def _run_confirmations(self) -> Callable[..., RunConfirmations]:
+        return self.run_confirmations
 
     # --- who is there -------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from eventbus.publisher import Publisher
 from eventbus.publishing import EventMaker
 from eventbus.receipt import PublishStatistics
 from eventbus.retries import RetryPolicy
+from eventbus.run_confirmations import RunConfirmations
 from eventbus.run_hold import RunServices
 from eventbus.schemas import Schemas
 from eventbus.store import Store
@@ -157,7 +158,12 @@ class BusBase:
             texts=self._text_way(),
             schemas=self.schemas,
             max_event_bytes=publish.max_event_bytes,
+            confirmations=self._run_confirmations(),
         )
+
+    def _run_confirmations(self) -> Callable[..., RunConfirmations] | None:
+        """How a run asks for the confirmations of its events: the half of the class that answers says how."""
+        return None
 
     def _opened_looks(self) -> Looks:
         self._opened()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from eventbus.clock import Clock
 from eventbus.commanding import Commanding
@@ -26,6 +26,9 @@ from eventbus.streaming import TextWay
 from eventbus.tiers import TierTable
 from eventbus.timers import Timers
 from eventbus.watch import RunAbout, RunLimits, RunPhase, Watch, step_of, watch_of
+
+if TYPE_CHECKING:
+    from eventbus.run_confirmations import RunConfirmations
 
 __all__ = ["MAX_RECEIPTS", "RunContext", "RunHold", "RunServices", "limits_of"]
 
@@ -59,6 +62,7 @@ class RunServices:
         max_event_bytes: the most that the data of an event may take as MessagePack.
         commanding: hears what users send.
         texts: how token streams get to the store; None for none.
+        confirmations: `Bus.run_confirmations`; None for none.
     """
 
     store: Store
@@ -71,6 +75,7 @@ class RunServices:
     max_event_bytes: int
     commanding: Commanding
     texts: TextWay | None = None
+    confirmations: Callable[..., RunConfirmations] | None = None
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call of the store that is safe to repeat. Raises: StoreError, after the deadline."""

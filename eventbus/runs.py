@@ -11,14 +11,15 @@ import logging
 import secrets
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from eventbus import events
 from eventbus.clock import new_event_id
+from eventbus.confirmation import Sessions
 from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunCancelled, RunMisused, RunTimeout
 from eventbus.event import Event, Require, make_event
 from eventbus.events import CallId, Outcome
-from eventbus.fields import parse_integer
+from eventbus.fields import Level, parse_integer
 from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_run_id, run_id_from
 from eventbus.receipt import Receipt
 from eventbus.run import (
@@ -46,6 +47,9 @@ from eventbus.schemas import Schemas
 from eventbus.streaming import TextStream
 from eventbus.text import AROUND_BYTES, DEFAULT_STREAM, TEXT_EVENT, free_name, parse_stream
 from eventbus.watch import MAX_CALL_ID, open_calls, seq_of
+
+if TYPE_CHECKING:
+    from eventbus.run_confirmations import RunConfirmations
 
 __all__ = ["MAX_RECEIPTS", "PublicError", "Run", "RunContext", "Tool"]
 
@@ -144,6 +148,17 @@ class Run(FromUser):
     def receipts(self) -> tuple[Receipt, ...]:
         """The receipts of the events that are known to be stored, oldest first; at most `MAX_RECEIPTS`."""
         return tuple(self._hold.receipts)
+
+    def confirmations(
+        self, *, level: Level | str = Level.RECEIVED, sessions: Sessions = "any", timeout_ms: int = 60_000
+    ) -> RunConfirmations:
+        """The confirmations of the run's events as they come, from inside the run or after it: as
+        `Bus.run_confirmations`.
+        """
+        confirmations = self._context.services.confirmations
+        if confirmations is None:
+            raise RunMisused("the run is not one of a bus's")
+        return confirmations(self, level=level, sessions=sessions, timeout_ms=timeout_ms)
 
     # --- the life of a run --------------------------------------------------------------------------------------------
 
