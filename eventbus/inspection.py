@@ -25,6 +25,7 @@ from eventbus.lookup import (
     state_of_entry,
 )
 from eventbus.store import NodeRecord, PendingRecord, SessionRecord, Store
+from eventbus.timeline import RunTimeline, run_timeline
 from eventbus.verdicts import (
     EXPLANATIONS,
     Fate,
@@ -48,6 +49,7 @@ __all__ = [
     "NodeRow",
     "PendingRow",
     "PendingRows",
+    "RunTimeline",
     "SessionFate",
     "SessionRow",
     "SessionState",
@@ -60,6 +62,7 @@ __all__ = [
     "parse_dead_id",
     "pending_of_user",
     "pending_of_users",
+    "run_timeline",
     "sessions",
 ]
 
