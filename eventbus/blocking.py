@@ -131,7 +131,7 @@ class Receipt(AsyncReceipt):
 
     # Nobody awaits here, so this is another call than that of the class above.
     def wait(  # type: ignore[override]
-        self, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+        self, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
     ) -> list[Confirmation]:
         """Wait until the user's sessions have confirmed the event: as `eventbus.Receipt.wait`, with its errors."""
         if self.blocking_bus is None:
@@ -286,7 +286,7 @@ class Bus:
             return [self._receipt(receipt) for receipt in _runner.run(work)]
 
     def wait(
-        self, receipt: AsyncReceipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+        self, receipt: AsyncReceipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
     ) -> list[Confirmation]:
         """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
         return _runner.run(self._opened().wait(receipt, level, sessions=sessions, timeout_ms=timeout_ms))

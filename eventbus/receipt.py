@@ -19,7 +19,7 @@ class Waits(Protocol):
     """The bus that gave a receipt, or another that is open."""
 
     async def wait(
-        self, receipt: Receipt, level: Level | str, *, sessions: Sessions, timeout_ms: int
+        self, receipt: Receipt, level: Level | str, *, sessions: Sessions, timeout_ms: int | None
     ) -> list[Confirmation]:
         """See `Receipt.wait`."""
 
@@ -53,7 +53,7 @@ class Receipt:
         return entry_order(self.entry)[0]
 
     async def wait(
-        self, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int = 30_000
+        self, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
     ) -> list[Confirmation]:
         """Wait until the user's sessions have confirmed the event.
 
@@ -61,7 +61,7 @@ class Receipt:
             level: `received`, `displayed` or `confirmed`; what is beyond it counts as well.
             sessions: `any` one of them; so many of them; or `all_live`: those that were there when the event was stored
                 and live when the wait began, as long as they are live and want the event, and one at the least.
-            timeout_ms: the longest wait.
+            timeout_ms: the longest wait; the confirmation time-out of the default tier when absent.
 
         Returns:
             A confirmation of that level for each session that gave it, oldest first.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eventbus import Bus
 from eventbus.breach import OperatorKind
 from eventbus.config import Settings, Tier, TierTable
-from eventbus.errors import ConfigError
+from eventbus.errors import ConfigError, ConfirmationTimeout
+from eventbus.testing import ManualClock, MemoryStore
 from gateway.config import NodeSettings, WatchSettings
 
 FOUR: dict[str, Any] = {
@@ -109,3 +112,19 @@ def test_a_webhook_is_off_unless_it_is_configured_and_its_secret_is_never_shown(
     assert OperatorKind.WEBHOOK_FAILED not in watch.webhook_kinds
     assert SECRET not in repr(watch)
     assert "t0ken" not in repr(watch)
+
+
+@pytest.mark.requirement("R24")
+async def test_a_wait_for_a_confirmation_that_gives_no_time_has_that_of_the_default_tier(tmp_path: Path) -> None:
+    clock = ManualClock()
+    tiers = from_file(tmp_path, {"free": {"confirmation_timeout_ms": 7_000}})
+    async with Bus(settings=Settings(tiers=tiers), store=MemoryStore(clock=clock), clock=clock) as bus:
+        receipt = await bus.publish(user="ada", type="note", data={})
+        waiting = asyncio.ensure_future(receipt.wait("displayed"))
+        begin_ms = clock.monotonic_ms()
+        while not waiting.done():
+            clock.advance(100)
+            await asyncio.sleep(0)
+        with pytest.raises(ConfirmationTimeout, match="7000 ms"):
+            await waiting
+        assert 7_000 <= clock.monotonic_ms() - begin_ms < 8_000
