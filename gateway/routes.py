@@ -57,6 +57,9 @@ HISTORY_DEFAULT: Final = 100
 KEY_CHARACTERS_MAX: Final = 255
 TICKET_LIFE_MS: Final = 60_000
 RETRY_AFTER_S: Final = 1
+_CLIENT_FILES: Final = frozenset(
+    {"eventbus-client.js", "eventbus-client.d.ts", "eventbus-tabs.js", "eventbus-tabs.d.ts"}
+)
 
 
 class Services(Protocol):
@@ -131,6 +134,7 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
         ("/readyz", "GET", readiness),
         ("/client.js", "GET", client_js),
         ("/client.d.ts", "GET", client_types),
+        ("/client/{name}", "GET", client_module),
     ]
     return Starlette(
         routes=[
@@ -414,6 +418,14 @@ async def client_js(node: Services, request: Request) -> Response:
 async def client_types(node: Services, request: Request) -> Response:
     """`GET /client.d.ts`: its types."""
     return _file("eventbus-client.d.ts", "text/plain")
+
+
+async def client_module(node: Services, request: Request) -> Response:
+    """`GET /client/NAME`: the client's files under their own names, by which they import each other."""
+    name = str(request.path_params["name"])
+    if name not in _CLIENT_FILES:
+        raise HTTPException(404)
+    return _file(name, "text/javascript" if name.endswith(".js") else "text/plain")
 
 
 def _file(name: str, media_type: str) -> Response:
