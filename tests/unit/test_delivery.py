@@ -699,7 +699,7 @@ def test_operator_can_read_a_machine() -> None:
     assert repr(live(1).machine) == "<Delivery live in_flight=1/10 waiting=0 last_read=1-0 dirty=False>"
 
 
-# --- ended elsewhere ----------------------------------------------------------------------------------------------------
+# --- ended elsewhere --------------------------------------------------------------------------------------------------
 
 
 def shared(number: int, **changes: Any) -> moves.Item:
