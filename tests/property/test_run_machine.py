@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventbus.closing import owed_by_record
 from eventbus.errors import InvalidEvent, RunMisused
 from eventbus.events import CallId, Outcome
+from eventbus.ids import RunId, UserId
 from eventbus.run import (
     TABLE,
     TOOL_LEFT,
@@ -25,9 +27,12 @@ from eventbus.run import (
     ToolEnd,
     ToolStart,
     next_call_id,
+    resumed,
     step,
 )
 from eventbus.schemas import CRITICAL_TYPES
+from eventbus.store.running import RunRecord
+from eventbus.watch import RunAbout, RunLimits, Watch, open_calls, seq_of, step_of, watch_of
 
 pytestmark = pytest.mark.requirement("R16")
 
@@ -122,6 +127,100 @@ def test_ids_made_for_calls_are_never_used_again(walked: list[Move], count: int)
         call_id = next_call_id(state)
         state = walk(state, told, [ToolStart(call_id=call_id, tool="t"), *[ToolEnd(call_id=call_id)] * (number % 2)])
         assert told.events[-1].data["call_id"] == call_id
+
+
+# --- against the hash in the store ------------------------------------------------------------------------------------
+
+ABOUT = RunAbout(
+    user=UserId("ada"), run=RunId("run_1"), agent="planner", owner="me", lease_ms=9_000, limits=RunLimits()
+)
+
+
+@dataclass
+class Stored:
+    """A run's hash and what is due of it, as the store would have them after each step."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    due: set[str] = field(default_factory=set)
+    watch: Watch = field(default_factory=Watch)
+
+    def take(self, owed: Owed, time_ms: int) -> None:
+        self.watch, made = step_of(self.watch, ABOUT, owed.seq, owed.type, owed.data, time_ms)
+        assert self.fields.get("state") != "completed"
+        assert made.seq == int(self.fields.get("seq", "0")) + 1
+        self.fields |= {"user": ABOUT.user, "seq": str(made.seq), "owner": made.owner, **made.fields}
+        for name in made.gone:
+            del self.fields[name]
+        self.due |= set(made.watch)
+        assert set(made.unwatch) - {"started"} <= self.due, "only what is watched is met"
+        self.due -= set(made.unwatch)
+        self.due = self.due | {"lease"} if made.lease_ms else self.due - {"lease"}
+
+    @property
+    def record(self) -> RunRecord:
+        return RunRecord(user=ABOUT.user, run=ABOUT.run, fields=dict(self.fields))
+
+
+def as_stored(walked: list[Move]) -> tuple[RunState, Stored]:
+    state, stored = RunState(), Stored()
+    for number, move in enumerate([Start(agent="planner"), *walked]):
+        try:
+            state, owed = step(state, move)
+        except (RunMisused, InvalidEvent):
+            continue
+        for one in owed:
+            stored.take(one, 1_000 + number)
+    return state, stored
+
+
+@given(st.lists(moves, max_size=40))
+def test_the_hash_of_a_run_says_what_its_process_knows(walked: list[Move]) -> None:
+    state, stored = as_stored(walked)
+    record = stored.record
+    assert seq_of(record) == state.seq
+    assert open_calls(record) == dict(state.open)
+    assert record.fields["state"] == ("completed" if state.phase is Phase.COMPLETED else "running")
+    assert watch_of(record) == stored.watch
+    assert stored.due == (set() if state.phase is Phase.COMPLETED else {*stored.watch.names, "lease"})
+
+
+@given(st.lists(moves, max_size=40))
+def test_whoever_closes_a_run_owes_what_its_process_would(walked: list[Move]) -> None:
+    """A process may be killed behind any of its events."""
+    state, stored = as_stored(walked)
+    owed = owed_by_record(stored.record, "lost")
+    if state.phase is Phase.COMPLETED:
+        assert owed == ()
+        return
+    _, expected = step(state, Complete(outcome=Outcome.FAILED, error="lost"))
+    assert owed == expected
+    for one in owed:
+        stored.take(one, 9_000)
+    assert stored.fields["state"] == "completed"
+    assert stored.due == set()
+    assert owed_by_record(stored.record) == ()
+
+
+@given(st.lists(moves, max_size=20), st.lists(moves, max_size=20))
+def test_a_resumed_run_goes_on_in_order(walked: list[Move], further: list[Move]) -> None:
+    state, stored = as_stored(walked)
+    if state.phase is Phase.COMPLETED:
+        return
+    again, owed = resumed(seq_of(stored.record), open_calls(stored.record))
+    assert [one.data["call_id"] for one in owed] == list(state.open)
+    stored.watch = watch_of(stored.record)
+    for one in owed:
+        stored.take(one, 2_000)
+    for move in [*further, Complete(outcome=Outcome.SUCCESS)]:
+        try:
+            again, made = step(again, move)
+        except (RunMisused, InvalidEvent):
+            continue
+        for one in made:
+            stored.take(one, 3_000)
+    assert again.phase is Phase.COMPLETED
+    assert stored.fields["state"] == "completed"
+    assert seq_of(stored.record) == again.seq
 
 
 def test_every_move_is_known_to_the_table_or_refused_in_every_phase() -> None:
