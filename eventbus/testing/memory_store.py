@@ -49,6 +49,7 @@ from eventbus.store import (
     StoreInfo,
     Ticket,
 )
+from eventbus.store.inbound import Told
 from eventbus.testing.memory_acking import MemoryAcks
 from eventbus.testing.memory_base import MemoryBase
 from eventbus.testing.memory_figures import MemoryFigures
@@ -216,6 +217,8 @@ class MemoryStore(MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigu
                 self._tell(held.node, lambda listener: listener.displaced(fence.user, fence.session, fence.connection))
             self._keep_stream(user, now_ms)
             user.renew(fence.session, request.node, fence.connection, now_ms)
+            if held is None:
+                self._tell_followers(fence.user, Told.PRESENCE)
             stream = user.opened_stream()
             group = stream.groups[fence.session]
             waiting = group.pending_after()
@@ -260,13 +263,17 @@ class MemoryStore(MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigu
             live = user.live[fence.session]
             user.renew(fence.session, live.node, live.connection, now_ms).cursor = cursor
             del user.live[fence.session]
+            self._tell_followers(fence.user, Told.PRESENCE)
             user.told.pop(fence.session, None)
             self._keep_stream(user, now_ms)
             return True
 
     async def end_session(self, user: UserId, session: SessionId) -> int:
         async with self._call():
-            return self._user(user).destroy(session, self.clock.now_ms())
+            state = self._user(user)
+            if session in state.live:
+                self._tell_followers(user, Told.PRESENCE)
+            return state.destroy(session, self.clock.now_ms())
 
     # --- delivering -------------------------------------------------------------------------------------------------
 

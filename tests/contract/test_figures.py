@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from eventbus.errors import StoreError
 from eventbus.ids import ENTRY_ZERO, EventId, SessionId, ThreadId, UserId, entry_order
 from eventbus.store import Append, Appended
 from eventbus.store.figures import ThreadRecord
+from eventbus.store.inbound import Told
 from tests.contract.conftest import MakeWorld
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, World, fence_of, stored
+from tests.support.waiting import until
 
 BOB = UserId("bob")
 PHONE, TABLET = fence_of("phone-1"), fence_of("tablet-1", session=SessionId("tablet"))
@@ -164,6 +167,56 @@ async def test_marks_of_holes_are_no_sessions(world: World) -> None:
     await world.power.trim(ALICE, 1)
     await world.reattach(PHONE)
     assert await online(world) == [("phone", NODE)]
+
+
+class Heard:
+    """Counts what a follower is told of presence."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.changes = 0
+
+    def told(self, user: UserId, what: Told) -> None:
+        self.looks += what is Told.ANYTHING
+        self.changes += what is Told.PRESENCE
+
+    def has_heard(self, changes: int) -> bool:
+        return self.changes == changes
+
+
+@pytest.mark.requirement("R35")
+async def test_who_follows_a_user_is_told_of_sessions_that_come_and_go_and_of_nothing_else(world: World) -> None:
+    told, other = Heard(), Heard()
+    following = world.store.follow(ALICE, told)
+    also = world.store.follow(BOB, other)
+    await until(lambda: told.looks and other.looks, 5_000, "both follow")
+
+    steps = (
+        world.open(PHONE),
+        world.open(TABLET),
+        world.store.detach(TABLET, ENTRY_ZERO),
+        world.store.end_session(ALICE, PHONE.session),
+    )
+    for number, step in enumerate(steps, 1):
+        await step
+        await until(partial(told.has_heard, number), 5_000, f"change {number} is told")
+
+    # A session taken over, attached again, renewed, or ended while it was away changes nothing.
+    await world.open(PHONE)
+    await until(lambda: told.changes == 5, 5_000, "phone is back")
+    taken = fence_of("phone-2")
+    await world.open(taken, node=OTHER_NODE)
+    await world.reattach(taken, node=OTHER_NODE)
+    await world.store.heartbeat([taken], OTHER_NODE)
+    await world.store.detach(PHONE, ENTRY_ZERO)
+    await world.store.end_session(ALICE, TABLET.session)
+    await world.store.detach(taken, ENTRY_ZERO)
+    await until(lambda: told.changes == 6, 5_000, "phone is away")
+    await world.open(fence_of("b", user=BOB))
+    await until(lambda: other.changes == 1, 5_000, "bob is there")
+    assert (told.changes, other.changes) == (6, 1)
+    following.close()
+    also.close()
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
