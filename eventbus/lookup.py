@@ -14,7 +14,7 @@ from zlib import crc32
 
 from eventbus.confirmation import Confirmation, Standing
 from eventbus.errors import InvalidEvent, InvalidField
-from eventbus.event import peek
+from eventbus.event import Deliver, peek
 from eventbus.ids import (
     ENTRY_ZERO,
     EntryId,
@@ -27,7 +27,7 @@ from eventbus.ids import (
     parse_entry_id,
 )
 from eventbus.store import ConfirmationRecord, DeadLetterRecord, PendingRecord, Store, StoredEntry
-from eventbus.verdicts import SessionFate, WaitingState, fate_of
+from eventbus.verdicts import SessionFate, WaitingState, fate_of, release_unread
 
 __all__ = [
     "DeadRow",
@@ -261,6 +261,19 @@ async def fate(
     event, kind = _head(body, dead)
     letters = {letter.session: letter for letter in dead}
     waiting = state_of_entry(found, await store.ping())
+    fates = [
+        fate_of(
+            entry,
+            session=name,
+            known=known.get(name),
+            pending=pending[name],
+            records=records.get(name, ()),
+            dead=letters.get(name),
+            waiting=waiting,
+            records_kept=records_kept,
+        )
+        for name in names
+    ]
     return EventReport(
         user=user,
         event=event,
@@ -268,19 +281,7 @@ async def fate(
         stored=found is not None,
         type=kind,
         body=body,
-        fates=[
-            fate_of(
-                entry,
-                session=name,
-                known=known.get(name),
-                pending=pending[name],
-                records=records.get(name, ()),
-                dead=letters.get(name),
-                waiting=waiting,
-                records_kept=records_kept,
-            )
-            for name in names
-        ],
+        fates=release_unread(fates) if _is_shared(body) else fates,
     )
 
 
@@ -367,6 +368,14 @@ def _head(body: bytes, dead: Sequence[DeadLetterRecord]) -> tuple[EventId, str]:
     except InvalidEvent:
         return (dead[0].event, dead[0].type) if dead else (EventId(""), "")
     return EventId(head.id), head.type
+
+
+def _is_shared(body: bytes) -> bool:
+    """Whether an envelope is `deliver: any`."""
+    try:
+        return peek(body).deliver is Deliver.ANY
+    except InvalidEvent:
+        return False
 
 
 def _entry_or_none(text: str) -> EntryId | None:

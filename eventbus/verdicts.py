@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -27,6 +27,7 @@ __all__ = [
     "WaitingState",
     "fate_of",
     "level_rank",
+    "release_unread",
     "state_of",
     "verdict_of",
 ]
@@ -278,6 +279,12 @@ def fate_of(
         # Acked and its record trimmed too, or trimmed unread and announced as a gap.
         return SessionFate(session=session, state=Fate.UNKNOWN)
     return SessionFate(session=session, state=Fate.ACKED)
+
+
+def release_unread(fates: Sequence[SessionFate]) -> list[SessionFate]:
+    """The fates of a `deliver: any` event: once a session has acked it, those that have not read it will not get it."""
+    acked = any(fate.state is Fate.ACKED for fate in fates)
+    return [replace(fate, state=Fate.RELEASED) if acked and fate.state is Fate.NOT_READ else fate for fate in fates]
 
 
 def _recorded(session: SessionId, records: Sequence[ConfirmationRecord]) -> SessionFate:
