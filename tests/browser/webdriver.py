@@ -115,6 +115,32 @@ class Browser:
         """Minimizes the window, which hides its page."""
         await self._post("window/minimize")
 
+    async def restore(self) -> None:
+        """Shows the window again after `minimize`."""
+        await self._post("window/rect", x=0, y=0)
+
+    async def tab(self) -> str:
+        """The tab that the commands go to."""
+        return str(_value(await self._client.get(f"{self._path}/window")))
+
+    async def open_tab(self, url: str) -> str:
+        """Loads a page in a new tab, which the commands go to from here on; returns the tab."""
+        opened = await self._post("window/new", type="tab")
+        await self.switch(str(opened["handle"]))
+        await self.open(url)
+        return str(opened["handle"])
+
+    async def switch(self, tab: str) -> None:
+        """Sends the commands to another tab."""
+        await self._post("window", handle=tab)
+
+    async def close_tab(self, tab: str) -> None:
+        """Closes a tab as a user does. The commands go on to where they went, which must be another one."""
+        now = await self.tab()
+        await self.switch(tab)
+        _value(await self._client.delete(f"{self._path}/window"))
+        await self.switch(now)
+
     async def screenshot(self, path: Path) -> None:
         """Writes what the window shows as a PNG."""
         path.write_bytes(base64.b64decode(_value(await self._client.get(f"{self._path}/screenshot"))))

@@ -56,6 +56,7 @@ window.client = new EventBusClient(plan.url, {
     inHandler -= 1;
     handled += 1;
     document.querySelector("#count").textContent = `${handled}`;
+    window.whenHandled?.(event);
   },
   onState: (state, detail) => {
     say("state", { state, ...detail, session: window.client.session, cursor: window.client.cursor });
