@@ -1,4 +1,4 @@
-"""The confirmation `displayed` by element, in Chromium: what a user had in sight for a second, and nothing else. R11."""
+"""The confirmation `displayed` by element, in Chromium: what a user had in sight for a second, nothing else. R11."""
 
 from __future__ import annotations
 
