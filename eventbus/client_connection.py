@@ -10,15 +10,17 @@ import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Final, Protocol
 
 from eventbus.client_callbacks import Callbacks, State, told
 from eventbus.client_confirms import Confirms
 from eventbus.client_inbox import CaughtUpMark, Inbox
 from eventbus.client_link import Act, Link, Lost, make_hello
+from eventbus.client_sends import Sends
 from eventbus.client_texts import TextFeed
 from eventbus.clock import Clock, seconds
-from eventbus.errors import BadFrame, CloseCode, InvalidField, NodeFault, TokenFailed, UnknownOp
+from eventbus.errors import BadFrame, CloseCode, EventBusError, InvalidField, NodeFault, TokenFailed, UnknownOp
 from eventbus.frames import (
     Acked,
     CaughtUp,
@@ -30,8 +32,10 @@ from eventbus.frames import (
     Gap,
     GoAway,
     Hello,
+    Ref,
     Refreshed,
     Released,
+    Sent,
     ServerFrame,
     Text,
     Welcome,
@@ -56,6 +60,8 @@ __all__ = [
 TOKEN_TIMEOUT_MS: Final = 30_000
 CLOSE_TIMEOUT_MS: Final = 2_000
 DEFAULT_WINDOW: Final = 256
+MAX_FRAME_BYTES: Final = 65_536
+"""A node's default; its welcome says what it takes."""
 ABNORMAL: Final = int(CloseCode.ABNORMAL)
 _NORMAL: Final = int(CloseCode.NORMAL)
 
@@ -178,6 +184,9 @@ class Core:
     epoch: Epoch | None = None
     timers: Timers = field(init=False)
     confirms: Confirms = field(default_factory=Confirms)
+    sends: Sends = field(default_factory=lambda: Sends(f"s{token_hex(4)}"))
+    answered: dict[Ref, asyncio.Event] = field(default_factory=dict)
+    max_frame_bytes: int = MAX_FRAME_BYTES
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -198,7 +207,32 @@ class Core:
             self.inbox.tracker.passed(welcome.cursor)
         self.session = welcome.session
         self.epoch = welcome.epoch
+        self.max_frame_bytes = welcome.max_frame_bytes
         self.tokens.accepted()
+
+    async def wait_sent(self, ref: Ref, timeout_ms: int) -> EntryId | EventBusError | None:
+        """Wait until a node has answered a command, the time is over, or the subscriber is closed.
+
+        Returns:
+            The command's id, or why it was refused; None when there was no answer. It is not sent any more then.
+        """
+        rung = self.answered[ref] = asyncio.Event()
+        timer = self.timers.call_later(timeout_ms, rung.set)
+        try:
+            await rung.wait()
+            return self.sends.result(ref)
+        finally:
+            timer.cancel()
+            self.sends.forget(ref)
+            del self.answered[ref]
+
+    def told(self, frame: Sent | ErrorFrame) -> bool:
+        """The node has answered something. Returns whether a command of the application's was meant."""
+        if not self.sends.answered(frame):
+            return False
+        if frame.ref is not None and (rung := self.answered.get(frame.ref)) is not None:
+            rung.set()
+        return True
 
 
 class Connection:
@@ -211,7 +245,7 @@ class Connection:
     """
 
     def __init__(self, core: Core, socket: Socket, number: int) -> None:
-        self.link = Link(number, core.hello(), core.clock.monotonic_ms(), core.confirms)
+        self.link = Link(number, core.hello(), core.clock.monotonic_ms(), core.confirms, core.sends)
         self._core = core
         self._socket = socket
         self._helpers: set[asyncio.Task[None]] = set()
@@ -332,13 +366,16 @@ class Connection:
                 inbox.withdrawn(frame.ids)
             case Acked():
                 core.confirms.answered(frame.ref)
+            case Sent():
+                core.told(frame)
             case Refreshed():
                 self._token_lives_until(frame.token_expires_ms)
             case GoAway():
                 self.link.goaway(frame, now_ms)
                 self.touch()
             case ErrorFrame():
-                core.callbacks.report(NodeFault(f"the node refused a frame: {frame.code}: {frame.message}"))
+                if not core.told(frame):
+                    core.callbacks.report(NodeFault(f"the node refused a frame: {frame.code}: {frame.message}"))
             case _:
                 pass  # answers to what is not asked here
         core.arrived.set()

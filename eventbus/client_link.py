@@ -14,6 +14,7 @@ from typing import Final
 
 from eventbus.client_confirms import Confirms
 from eventbus.client_inbox import Inbox
+from eventbus.client_sends import Sends
 from eventbus.client_state import MAX_REASON_CHARACTERS, Outbox, Pacer, ids_a_frame, refresh_delay_ms
 from eventbus.frames import ClientFrame, GoAway, Hello, Nack, Ping, Refresh, Welcome, Working
 from eventbus.ids import EntryId, Epoch, SessionId
@@ -89,9 +90,17 @@ class Link:
         hello: its first frame.
         now_ms: monotonic time.
         confirms: what the session has said beyond `received`; none when absent.
+        sends: what it has sent to agents; nothing when absent.
     """
 
-    def __init__(self, number: int, hello: Hello, now_ms: int, confirms: Confirms | None = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        hello: Hello,
+        now_ms: int,
+        confirms: Confirms | None = None,
+        sends: Sends | None = None,
+    ) -> None:
         self.number = number
         self.welcome: Welcome | None = None
         self.come_back_ms: int | None = None
@@ -103,6 +112,7 @@ class Link:
         self._frames: deque[ClientFrame] = deque([hello])
         self._outbox: Outbox | None = None
         self._confirms = Confirms() if confirms is None else confirms
+        self._sends = Sends("s") if sends is None else sends
         self._pacer = Pacer(now_ms)
         self._due: dict[_Duty, int] = {_Duty.WELCOME: now_ms + WELCOME_TIMEOUT_MS}
 
@@ -119,6 +129,7 @@ class Link:
         self._welcomed_ms = now_ms
         self._outbox = Outbox(welcome.max_frame_bytes)
         self._confirms.reconnected()
+        self._sends.reconnected()
         self._pacer = Pacer(now_ms)
         del self._due[_Duty.WELCOME]
         self._due[_Duty.WATCH] = now_ms + welcome.heartbeat_ms
@@ -158,7 +169,7 @@ class Link:
         """The next frame that may be sent now; for one that must wait, `due_ms` says how long."""
         if self._frames:
             return self._frames.popleft()
-        if self._outbox is None or not (self._outbox or self._confirms) or _Duty.FLUSH in self._due:
+        if self._outbox is None or not (self._outbox or self._confirms or self._sends) or _Duty.FLUSH in self._due:
             return None
         wait_ms = self._pacer.take(now_ms)
         if wait_ms > 0:
@@ -176,7 +187,8 @@ class Link:
         """Acks and nacks first: the later levels are of what is handled."""
         if self._outbox is None or self.welcome is None:
             return None
-        return self._outbox.next() or self._confirms.next(ids_a_frame(self.welcome.max_frame_bytes))
+        most = ids_a_frame(self.welcome.max_frame_bytes)
+        return self._outbox.next() or self._confirms.next(most) or self._sends.next()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ from eventbus.client_connection import (
     TokenSource,
 )
 from eventbus.client_inbox import CaughtUpMark, Inbox, Item
+from eventbus.client_sending import Sending
 from eventbus.client_state import (
     STABLE_MS,
     Backoff,
@@ -123,7 +124,7 @@ def _closed(error: ConnectionClosed) -> SocketClosed:
     return SocketClosed(ABNORMAL, "" if error.__cause__ is None else told(error.__cause__), refused)
 
 
-class Subscriber:
+class Subscriber(Sending):
     """One session of a user, as an asynchronous iterator of deliveries or with a handler and `run`.
 
     It has more arguments than most: each is an option of the protocol or a callback, and all but two may be left out.
@@ -398,6 +399,10 @@ class Subscriber:
         what = f"on_event failed with {delivery!r}: {told(error)}"
         self._callbacks.report(HandlerFailed(what, event=delivery.event), error)
 
+    @property
+    def _is_open(self) -> bool:
+        return self._task is not None and self.state is not State.CLOSED
+
     # --- connecting ---------------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
@@ -505,6 +510,8 @@ class Subscriber:
         self._failure = error
         self._inbox.clear()
         self._texts.end()
+        for rung in self._core.answered.values():
+            rung.set()
         code: int | None = int(CloseCode.NORMAL)
         if error is not None:
             code = getattr(error, "closed_with", None) or error.close_code
