@@ -62,7 +62,9 @@ class BusBase:
         self._given_store = store
         self._clock: Clock = clock or SystemClock()
         self._on_breaker = on_breaker
-        self._maker = EventMaker(self.settings.publish, self._clock, self.schemas)
+        self._maker = EventMaker(
+            self.settings.publish, self._clock, self.schemas, self.settings.store.confirmation_records
+        )
         self._store: Store | None = None
         self._publisher: Publisher | None = None
         self._timers: Timers | None = None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final, Required, TypedDict, cast
 
 from eventbus.clock import Clock, new_event_id
-from eventbus.config import PublishSettings
+from eventbus.config import ConfirmationRecords, PublishSettings
 from eventbus.errors import EventBusError, InvalidEvent, InvalidField, PartialPublish
 from eventbus.event import Deliver, Event, Level, Require, encode_envelope, make_event
 from eventbus.ids import UserId, parse_user_id
@@ -97,12 +97,20 @@ class EventMaker:
         settings: bounds and defaults.
         clock: for ids and times that were not given.
         schemas: what data must hold.
+        records: which confirmations the store records: a demand that nothing can meet is refused.
     """
 
-    __slots__ = ("_clock", "_deadline_ms", "_durability", "_max_event_bytes", "_schemas")
+    __slots__ = ("_clock", "_deadline_ms", "_durability", "_max_event_bytes", "_records", "_schemas")
 
-    def __init__(self, settings: PublishSettings, clock: Clock, schemas: Schemas) -> None:
+    def __init__(
+        self,
+        settings: PublishSettings,
+        clock: Clock,
+        schemas: Schemas,
+        records: ConfirmationRecords = ConfirmationRecords.ALL,
+    ) -> None:
         self._clock = clock
+        self._records = records
         self._schemas = schemas
         self._max_event_bytes = settings.max_event_bytes
         self._durability = settings.durability
@@ -125,7 +133,7 @@ class EventMaker:
         time_ms: int | None = None,
     ) -> Event:
         """An event of the arguments of `Bus.publish`. Raises: InvalidEvent."""
-        return make_event(
+        event = make_event(
             id=new_event_id(self._clock) if id is None else id,
             type=type,
             user=user,
@@ -140,14 +148,23 @@ class EventMaker:
             max_event_bytes=self._max_event_bytes,
             schemas=self._schemas,
         )
+        self._check_demand(event)
+        return event
+
+    def _check_demand(self, event: Event) -> None:
+        if event.require is not None and self._records is ConfirmationRecords.OFF:
+            raise InvalidEvent(
+                "require", "can not be met, for no confirmations are recorded; set EVENTBUS_CONFIRMATION_RECORDS"
+            )
 
     def append(self, event: Mapping[str, Any] | Event, index: int) -> Append:
         """What the store is given for an event of a batch, or for the fields of one. Raises: InvalidEvent."""
-        if not isinstance(event, Event):
-            try:
+        try:
+            if not isinstance(event, Event):
                 event = self._made_of(event)
-            except InvalidField as error:
-                raise error.at(index) from None
+            self._check_demand(event)
+        except InvalidField as error:
+            raise error.at(index) from None
         return append_of(event)
 
     def _made_of(self, fields: object) -> Event:
