@@ -205,8 +205,6 @@ class Watcher:
         else:
             look.wait_ms = self._watch_ms if busy else min(2 * look.wait_ms, longest_ms)
             look.at_ms = now_ms + look.wait_ms
-        # A look comes a little after the time for which it was planned; without this every second one would be missed.
-        look.at_ms -= self._watch_ms // 2
 
     # --- what -------------------------------------------------------------------------------------------------------
 

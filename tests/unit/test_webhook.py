@@ -151,7 +151,7 @@ def test_waits_double_with_half_of_them_left_to_chance_up_to_the_longest() -> No
 @pytest.mark.parametrize("failure", [500, 404, 302, CLOSE, HANG], ids=str)
 async def test_a_post_that_failed_comes_again_under_its_name_after_its_wait(bench: Bench, failure: int | str) -> None:
     bench.receiver.script = [failure, failure]
-    bench.receiver.extra = ["Location: http://127.0.0.1:1/elsewhere"] if failure == 302 else []
+    bench.receiver.extra = ["Location: /elsewhere"] if failure == 302 else []
     webhook = bench.webhook(chance=0.5)
     await bench.announce()
     assert await bench.turn(webhook) == 1
@@ -164,7 +164,7 @@ async def test_a_post_that_failed_comes_again_under_its_name_after_its_wait(benc
     await bench.turn(webhook)
     assert len(bench.receiver.received) == 3
     assert len(set(bench.receiver.keys)) == 1
-    assert len({post.body for post in bench.receiver.received}) == 1
+    assert len({(post.target, post.body) for post in bench.receiver.received}) == 1
     assert bench.counters.webhooks == {"failed": 2, "delivered": 1}
     assert await bench.due() == []
     bench.clock.advance(OLD_MS)
