@@ -491,11 +491,15 @@ class Member {
       caughtUp: () => this.#present(),
     });
     for (const [type, listener] of Object.entries(this.#listeners)) this.#place.page.addEventListener(type, listener);
-    queueMicrotask(() => this.#come());
+    this.#state = "idle"; // so that `connecting` is told
+    queueMicrotask(() => {
+      this.#setState("connecting", {});
+      this.#come();
+    });
   }
 
   get state() {
-    return this.#state;
+    return this.#state === "idle" && this.#intake ? "connecting" : this.#state;
   }
 
   get session() {
