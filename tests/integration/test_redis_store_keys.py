@@ -12,8 +12,9 @@ import redis
 
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
-from eventbus.ids import EntryId, RunId
-from eventbus.store import DeadLetter, Durability, NodeRecord, ReleaseReason, RunStep, Ticket
+from eventbus.ids import EntryId, RunId, SessionId
+from eventbus.store import AckRequest, DeadLetter, Durability, EntryFacts, NodeRecord, ReleaseReason, RunStep, Ticket
+from eventbus.store.inbound import Ask, NewCommand, TakeCommands, inbox_group
 from eventbus.store.redis_store import RedisStore
 from eventbus.store.running import Settlement
 from tests.support.redis_stores import ALICE, NODE, Listened, event_of, fence_of, open_session, publish, read
@@ -64,6 +65,8 @@ async def exercise(store: RedisStore) -> None:
     await read(store, fence)
     await store.ack(ALICE, fence.session, [stored[0].entry])
     await store.release(fence, [stored[1].entry], ReleaseReason.FILTERED)
+    shared = EntryFacts("note", shared=True)
+    await store.ack_many([AckRequest(user=ALICE, session=fence.session, entries=[stored[3].entry], facts=[shared])])
     letter = DeadLetter(id=stored[2].entry, event=event_of("e2").event, type="t", reason="r", attempts=5, body=b"")
     await store.dead_letter(fence, letter)
     await store.heartbeat([fence], NODE)
@@ -74,7 +77,16 @@ async def exercise(store: RedisStore) -> None:
     await store.probe(NODE, "token-1")
     await store.append([event_of("replicated")], Durability.REPLICATED)
     await _exercise_runs(store)
+    await _exercise_inbound(store)
     await listening.aclose()
+
+
+async def _exercise_inbound(store: RedisStore) -> None:
+    run = RunId("run_9")
+    await store.send_command(NewCommand(user=ALICE, session=SessionId("s"), type="a", data=b"", ref="r", run=run))
+    group = inbox_group("inbox")
+    await store.take_commands(TakeCommands(user=ALICE, group=group, run=None, count=1, idle_ms=1_000, max_deliveries=5))
+    await store.ask(Ask(user=ALICE, run=run, question="q1", body=b"", timeout_ms=None))
 
 
 async def _exercise_runs(store: RedisStore) -> None:

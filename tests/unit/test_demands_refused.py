@@ -19,15 +19,16 @@ def bus(records: ConfirmationRecords) -> Bus:
 
 @pytest.mark.requirement("R13")
 async def test_a_demand_is_refused_where_no_confirmations_are_recorded() -> None:
-    demand: dict[str, Any] = {"user": "ada", "type": "note", "data": {}, "require": {"level": "displayed", "within_ms": 1000}}
+    note: dict[str, Any] = {"user": "ada", "type": "note", "data": {}}
+    demand = note | {"require": {"level": "displayed", "within_ms": 1000}}
     async with bus(ConfirmationRecords.OFF) as off:
         with pytest.raises(InvalidEvent, match="EVENTBUS_CONFIRMATION_RECORDS") as refused:
             await off.publish(**demand)
         assert refused.value.field == "require"
         with pytest.raises(InvalidEvent, match="no confirmations are recorded") as refused:
-            await off.publish_many([{"user": "ada", "type": "note", "data": {}}, demand])
+            await off.publish_many([note, demand])
         assert refused.value.index == 1
-        await off.publish(user="ada", type="note", data={})
+        await off.publish(**note)
     for records in (ConfirmationRecords.ALL, ConfirmationRecords.REQUIRED):
         async with bus(records) as on:
             await on.publish(**demand)
