@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eventbus.breaker import BreakerState as BreakerState
     from eventbus.bus import Bus as Bus
+    from eventbus.commanding import Command as Command
+    from eventbus.commanding import Commands as Commands
     from eventbus.config import Settings as Settings
     from eventbus.confirmation import Confirmation as Confirmation
+    from eventbus.errors import AnswerRefused as AnswerRefused
+    from eventbus.errors import AnswerTimeout as AnswerTimeout
     from eventbus.errors import BreakerOpen as BreakerOpen
+    from eventbus.errors import CommandRefused as CommandRefused
     from eventbus.errors import ConfigError as ConfigError
     from eventbus.errors import ConfirmationTimeout as ConfirmationTimeout
     from eventbus.errors import EventBusError as EventBusError
@@ -22,7 +27,10 @@ if TYPE_CHECKING:
     from eventbus.errors import NotReplicated as NotReplicated
     from eventbus.errors import PartialPublish as PartialPublish
     from eventbus.errors import PublishTimeout as PublishTimeout
+    from eventbus.errors import RunCancelled as RunCancelled
+    from eventbus.errors import RunClosed as RunClosed
     from eventbus.errors import RunMisused as RunMisused
+    from eventbus.errors import SendTimeout as SendTimeout
     from eventbus.errors import StoreBusy as StoreBusy
     from eventbus.errors import StoreError as StoreError
     from eventbus.errors import StoreFull as StoreFull
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from eventbus.receipt import PublishStatistics as PublishStatistics
     from eventbus.receipt import Receipt as Receipt
     from eventbus.receipt import Receipts as Receipts
+    from eventbus.run_inbound import Cancelled as Cancelled
     from eventbus.runs import Run as Run
     from eventbus.runs import Tool as Tool
     from eventbus.schemas import Schema as Schema
@@ -54,6 +63,9 @@ _HOMES = {
     "Receipts": "receipt",
     "Run": "runs",
     "Tool": "runs",
+    "Cancelled": "run_inbound",
+    "Commands": "commanding",
+    "Command": "commanding",
     "TextStream": "streaming",
     "Chunk": "text",
     "Outcome": "events",
@@ -72,6 +84,12 @@ _HOMES = {
     "ConfigError": "errors",
     "InvalidEvent": "errors",
     "PublishTimeout": "errors",
+    "AnswerRefused": "errors",
+    "AnswerTimeout": "errors",
+    "CommandRefused": "errors",
+    "RunCancelled": "errors",
+    "SendTimeout": "errors",
+    "RunClosed": "errors",
     "RunMisused": "errors",
     "BreakerOpen": "errors",
     "NotReplicated": "errors",
