@@ -35,6 +35,7 @@ from eventbus.publishing import EventFields, recipients
 from eventbus.receipt import PublishStatistics, Receipts
 from eventbus.receipt import Receipt as AsyncReceipt
 from eventbus.run_inbound import OnCancel
+from eventbus.run_timeout import OnTimeout
 from eventbus.runs import PublicError
 from eventbus.runs import Run as AsyncRun
 from eventbus.schemas import Schemas
@@ -236,8 +237,12 @@ class Bus:
         tier: str | None = None,
         requested_ms: int | None = None,
         resume: bool = False,
+        on_timeout: OnTimeout | str = OnTimeout.MARK,
     ) -> Run[Receipt]:
-        """A run of an agent: `with bus.run(user="ada", agent="planner") as run:`, else as `eventbus.Bus.run`."""
+        """A run of an agent: `with bus.run(user="ada", agent="planner") as run:`, else as `eventbus.Bus.run`.
+
+        Nothing interrupts a thread: with `on_timeout="cancel"` its next call raises `RunTimeout`.
+        """
         begun = _begun(
             self._opened(),
             user=user,
@@ -248,6 +253,7 @@ class Bus:
             tier=tier,
             requested_ms=requested_ms,
             resume=resume,
+            on_timeout=on_timeout,
         )
         return Run(_runner.run(begun), _call, self._receipt)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventbus import Bus
+from eventbus import Bus, blocking
+from eventbus.config import Settings
 from eventbus.errors import InvalidEvent, RunTimeout
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import ENTRY_ZERO, UserId
@@ -185,3 +187,24 @@ async def test_another_word_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidEvent, match="on_timeout") as caught:
         bench.bus.run(user="ada", agent="planner", on_timeout="explode")
     assert caught.value.field == "on_timeout"
+
+
+def test_a_run_of_a_thread_is_told_by_its_next_call(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """Nothing interrupts a thread."""
+    file = tmp_path / "tiers.json"
+    file.write_text('{"free": {"agent_timeout_ms": 50}}')
+    settings = Settings.from_env({"EVENTBUS_TIERS_FILE": str(file)})
+    store = MemoryStore()
+
+    def work(bus: blocking.Bus) -> None:
+        with bus.run(user="ada", agent="planner", on_timeout="cancel") as run:
+            while True:
+                run.thinking("still here")
+                run.flush()
+
+    with blocking.Bus(settings=settings, store=store) as bus, pytest.raises(RunTimeout):
+        work(bus)
+    blocking.shutdown()
+    page = asyncio.run(store.history(ADA, ENTRY_ZERO, 100_000))
+    assert decode_envelope(page.entries[-1].body).data == {"outcome": "failed", "error": TOOK_TOO_LONG}
+    caplog.clear()

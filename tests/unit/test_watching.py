@@ -14,9 +14,19 @@ from eventbus.config import ConfirmationRecords, Settings, StoreSettings
 from eventbus.errors import StoreError, StoreUnavailable
 from eventbus.event import Require
 from eventbus.fields import Level
-from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, NodeName, RunId, SessionId, UserId
-from eventbus.store import Attach, AttachMode, ConfirmRequest, Fence, NodeRecord, ReadRequest, ReleaseReason, Start
-from eventbus.store.running import DueRecord, RunRecord, RunRequest, Settlement
+from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, UserId
+from eventbus.store import (
+    Append,
+    Attach,
+    AttachMode,
+    ConfirmRequest,
+    Fence,
+    NodeRecord,
+    ReadRequest,
+    ReleaseReason,
+    Start,
+)
+from eventbus.store.running import Demand, DueRecord, RunRecord, RunRequest, Settlement
 from eventbus.testing import ManualClock, MemoryStore
 from gateway.counters import Counters
 from gateway.watching import IDLE_FACTOR, LATE_FACTOR, PAGE, UNKNOWN_MS, Watcher
@@ -267,12 +277,12 @@ async def test_a_nodes_own_release_does_not_meet_a_demand() -> None:
 
 @pytest.mark.requirement("R13")
 async def test_where_nothing_is_recorded_no_demand_is_called_missed() -> None:
+    """A publisher with these settings refuses a demand; one with others may have stored it."""
     bench = Bench(confirmation_records=ConfirmationRecords.OFF)
-    await bench.request("run_1", lease=10**9)
-    async with bench.bus() as bus:
-        require = Require(level=Level.RECEIVED, within_ms=1)
-        await bus.publish(user="ann", type="note", data={}, require=require)
+    demand = Demand(level=Level.RECEIVED, within_ms=1)
+    await bench.store.append([Append(user=ANN, event=EventId("e1"), body=b"", demand=demand)])
     bench.clock.advance(100)
+    assert len(await bench.due()) == 1
     await bench.watcher().look()
     assert await bench.told() == []
     assert await bench.due() == []
