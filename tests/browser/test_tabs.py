@@ -137,6 +137,52 @@ async def test_when_the_leaders_tab_is_closed_in_the_midst_of_a_stream_the_other
     other.well()
 
 
+@pytest.mark.requirement("R2")
+@pytest.mark.requirement("R8")
+async def test_when_the_leaders_tab_crashes_the_other_goes_on(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    tabs = Tabs(browser, bus)
+    leader, other = await tabs.open("leader"), await tabs.open("other")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bus.publish(200, pace_s=0.005))
+        await other.until(lambda seen: len(seen.events) >= 60, "some events")
+        await browser.crash_tab(leader.handle)
+    await other.has(bus.published)
+    assert len((await leader.look()).events) < 200
+    await bus.all_acked()
+    assert len(await bus.sessions()) == await live_sessions(bus) == 1
+    other.well()
+
+
+@pytest.mark.requirement("R8")
+@pytest.mark.requirement("R9")
+async def test_a_frozen_tab_holds_nobody_up_and_has_everything_when_it_thaws(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    tabs = Tabs(browser, bus)
+    frozen, other = await tabs.open("frozen"), await tabs.open("other")
+    early = await bus.publish(10)
+    await frozen.has(early)
+    await browser.switch(frozen.handle)
+    await browser.cdp("Page.setWebLifecycleState", state="frozen")
+    await browser.switch(other.handle)
+    await bus.publish(50)
+    await other.has(bus.published)
+    await bus.all_acked()
+    assert (await frozen.look()).events == early
+    await browser.switch(frozen.handle)
+    await browser.cdp("Page.setWebLifecycleState", state="active")
+    await bus.publish(10)
+    await frozen.has(bus.published)
+    await other.has(bus.published)
+    assert await live_sessions(bus) == 1
+    frozen.well()
+    other.well()
+
+
 @pytest.mark.requirement("R7")
 async def test_a_third_tab_that_joins_late_has_everything_from_its_cursor(
     browser: Browser, new_installation: NewInstallation
