@@ -139,3 +139,49 @@ async def test_a_client_sees_a_run_of_a_thread(nodes: Nodes) -> None:
     finally:
         await asyncio.to_thread(blocking.shutdown)
     assert len(complete(events, run)) == 5
+
+
+@pytest.mark.requirement("R17")
+async def test_a_client_sees_the_end_of_a_run_whose_process_is_gone(nodes_on_each: Nodes) -> None:
+    """Its bus is closed without the run's end, as if killed: the node ends the run after the lease, and the client is
+    told of the open call first.
+    """
+    node = await nodes_on_each.start(watch_ms=100)
+    async with opened(node) as client:
+        await client.expect("caught_up")
+        async with Bus.from_env(redis_url=nodes_on_each.url, run_lease_ms=500) as bus:
+            run_id = await bus.request_run(user="alice", agent="planner", thread="t1")
+            run = bus.run(user="alice", agent="planner", thread="t1", run=run_id)
+            await run.__aenter__()
+            await run.tool("search").__aenter__()
+            await run.flush()
+        events = await client.events(4)
+        await client.nothing_more()
+    told = complete(events, run_id)
+    assert [event["type"] for event in told[2:]] == ["tool_completed", "agent_completed"]
+    assert told[-1]["data"]["outcome"] == "failed"
+    assert {event["thread"] for event in told} == {"t1"}
+
+
+async def test_a_run_of_a_thread_is_requested_and_resumed_in_another(nodes: Nodes) -> None:
+    node = await nodes.start()
+
+    def ask() -> str:
+        with blocking.Bus(nodes.url) as bus:
+            return bus.request_run(user="alice", agent="planner", tier="pro")
+
+    def work(run_id: str) -> None:
+        with blocking.Bus(nodes.url) as bus, bus.run(user="alice", agent="planner", run=run_id, resume=True) as run:
+            run.thinking("Hm")
+
+    try:
+        async with opened(node) as client:
+            await client.expect("caught_up")
+            with ThreadPoolExecutor(1) as pool:
+                run = await asyncio.wrap_future(pool.submit(ask))
+                await asyncio.wrap_future(pool.submit(work, run))
+            events = await client.events(3)
+            await client.nothing_more()
+    finally:
+        await asyncio.to_thread(blocking.shutdown)
+    assert len(complete(events, run)) == 3
