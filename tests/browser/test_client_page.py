@@ -6,13 +6,15 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
+from eventbus.ids import UserId
+from eventbus.store.keys import Keys
 from tests.browser.page_reader import PageReader, open_reader
 from tests.browser.webdriver import Browser
-from tests.support.installation import NewInstallation
+from tests.support.installation import USER, Installation, NewInstallation
 from tests.support.processes import ROOT
 from tests.support.waiting import until
 
@@ -254,6 +256,50 @@ async def test_a_page_that_the_node_itself_serves_needs_no_list_of_origins(
     await bus.all_acked()
 
 
+@pytest.mark.fault
+@pytest.mark.requirement("R20")
+async def test_each_command_is_stored_once_though_connections_are_cut_and_a_node_is_killed(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation(nodes=2)
+    reader = await open_reader(browser, bus, speed=5)
+    await reader.live()
+    await browser.script(
+        """
+        window.stored = 0;
+        window.failures = [];
+        let number = 0;
+        const timer = setInterval(() => {
+          number += 1;
+          if (number === 100) clearInterval(timer);
+          window.client.message(`${number}`).then(() => (window.stored += 1), ({ code }) => window.failures.push(code));
+        }, 30);
+        """
+    )
+
+    async def stored(least: int) -> None:
+        await browser.wait_for(f"window.stored >= {least} || window.failures.length", 20_000)
+
+    for least in (10, 30):
+        await stored(least)
+        bus.proxy.cut()
+    await stored(50)
+    bus.nodes[0].child.kill()
+    bus.switch()
+    await stored(100)
+    assert await browser.script("return [window.stored, window.failures]") == [100, []]
+
+    heard = []
+    async with bus.bus.commands(user=USER) as commands:
+        async for command in commands:
+            heard.append(int(command.data["text"]))
+            if len(heard) == 100:
+                break
+    assert sorted(heard) == list(range(1, 101))
+    assert await bus.redis.xlen(Keys("eb", 1024).user(UserId(USER)).commands) == 100
+    await reader.check_page()
+
+
 # --- the guide --------------------------------------------------------------------------------------------------------
 @pytest.mark.requirement("R8")
 async def test_the_guides_page_works_as_it_stands_there(browser: Browser, new_installation: NewInstallation) -> None:
@@ -276,3 +322,128 @@ async def test_the_guides_page_works_as_it_stands_there(browser: Browser, new_in
     await until(lambda: bus.pages.requests[loaded:].count("/") == 1, 10_000, "a gap makes it load its state anew")
     await browser.wait_for("document.querySelector('#state')?.textContent === 'live'")
     assert await browser.console() == []
+
+
+async def open_piece(browser: Browser, bus: Installation, number: int, page: str) -> None:
+    """Runs a piece of the guide in a page; `EventBusClient`, `token` and `list` are there."""
+    guide = (ROOT / "docs" / "javascript.md").read_text()
+    pieces = re.findall(r"^```javascript\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    assert len(pieces) == 5
+    piece = pieces[number].replace("https://bus.example.com", bus.url)
+    bus.pages.routes["/"] = lambda: page
+    await browser.open(f"{bus.pages.origin}/")
+    await browser.script(
+        """
+        const [module, token, piece] = arguments;
+        const list = document.querySelector("#list");
+        import(module).then(({ EventBusClient }) => {
+          const Piece = (async () => {}).constructor;
+          return new Piece("EventBusClient", "token", "list", piece)(EventBusClient, token, list);
+        }).then(() => (window.ended = true), (error) => (window.failure = `${error.stack}`));
+        """,
+        f"{bus.nodes[0].url}/client.js",
+        bus.token(),
+        piece,
+    )
+
+
+async def publish_notes(bus: Installation, numbers: Iterable[int]) -> None:
+    """Publishes notes, those with even numbers in the thread `dinner`, the others in `trip`."""
+    for number in numbers:
+        thread = ("dinner", "trip")[number % 2]
+        await bus.bus.publish(user=USER, thread=thread, type="note", data={"text": f"n{number}"})
+
+
+BARE_PAGE = '<!doctype html><link rel="icon" href="data:,"><ul id="list"></ul>'
+SHOWN = "[...document.querySelectorAll('#list li')].map((line) => line.textContent).join()"
+
+
+@pytest.mark.requirement("R11")
+async def test_the_guides_list_tells_what_was_seen_and_clicked(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    await open_piece(browser, bus, 0, BARE_PAGE)
+    receipt = await bus.bus.publish(user=USER, type="note", data={"text": "hello"})
+    assert [one.level.value for one in await receipt.wait("displayed", timeout_ms=10_000)] == ["displayed"]
+    await browser.click("#list li")
+    [confirmed] = await receipt.wait("confirmed", timeout_ms=10_000)
+    assert confirmed.note == "clicked"
+
+
+@pytest.mark.requirement("R19")
+async def test_the_guides_page_shows_a_text_while_it_is_written(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    await open_piece(browser, bus, 1, BARE_PAGE)
+    async with bus.bus.run(user=USER, thread="dinner", agent="waiter") as run:
+        await run.thinking("of food")
+        async with run.stream() as stream:
+            await stream.write("Soup 🍲, ")
+            await browser.wait_for(f"{SHOWN} === 'Soup 🍲, '")
+            bus.proxy.cut()
+            await stream.write("bread 🥖 and ")
+            await stream.write("cheese")
+            await browser.wait_for(f"{SHOWN} === 'Soup 🍲, bread 🥖 and cheese'")
+        run.result = "eaten"
+    await bus.all_acked()
+    assert await browser.script(f"return {SHOWN}") == "Soup 🍲, bread 🥖 and cheese"
+    assert await browser.script("return window.failure ?? null") is None
+
+
+@pytest.mark.requirement("R20")
+async def test_the_guides_page_speaks_to_the_agent(browser: Browser, new_installation: NewInstallation) -> None:
+    bus = await new_installation()
+    await open_piece(browser, bus, 2, BARE_PAGE)
+    await browser.wait_for("window.ended || window.failure")
+    assert await browser.script("return window.failure ?? null") is None
+    async with bus.bus.commands(user=USER) as commands:
+        command = await anext(commands)
+        assert (command.type, command.thread) == ("message", "dinner")
+        assert command.data == {"text": "Book me a table for four"}
+
+    async def click_an_option() -> None:
+        await browser.wait_for("document.querySelector('#list li button')")
+        await browser.click("#list li button:last-child")
+
+    async with bus.bus.run(user=USER, thread="dinner", agent="waiter") as run:
+        await run.thinking("of tables")
+        clicking = asyncio.create_task(click_an_option())
+        assert await run.ask("When?", options=["seven", "eight"], timeout_ms=20_000) == "eight"
+        await clicking
+        await browser.wait_for("document.querySelectorAll('#list li').length === 0")
+        await browser.click("#list button")
+        await asyncio.Event().wait()  # until the user cancels
+    assert run.outcome == "cancelled"
+    await bus.all_acked()
+
+
+@pytest.mark.requirement("R26")
+async def test_the_guides_page_goes_on_live_behind_its_history(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    await publish_notes(bus, range(150))
+    await open_piece(browser, bus, 3, BARE_PAGE)
+    await browser.wait_for("window.ended || window.failure")
+    await publish_notes(bus, range(150, 170))
+    await bus.all_acked()
+    expected = "".join(f"dinner: n{number} " for number in range(0, 170, 2))
+    await browser.wait_for("document.querySelector('#list').textContent.includes('n168')")
+    assert await browser.script("return document.querySelector('#list').textContent") == expected
+
+
+@pytest.mark.requirement("R26")
+async def test_the_guides_page_switches_threads_on_the_live_socket(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    await publish_notes(bus, range(30))
+    await open_piece(browser, bus, 4, BARE_PAGE)
+    await browser.wait_for("window.ended || window.failure")
+    assert await browser.script("return window.failure ?? null") is None
+    await publish_notes(bus, range(30, 40))
+    expected = ",".join(f"n{number}" for number in range(1, 40, 2))
+    await browser.wait_for(f"{SHOWN} === '{expected}'")
+    assert len(await bus.sessions()) == 1
