@@ -44,12 +44,7 @@
 --@include life
 --@include live
 --@include counts
---@include storing
-
-local known = known_entry()
-if known then
-  return { 'duplicate', known }
-end
+--@include known_event
 
 local run, seq, owner = KEYS[8], tonumber(ARGV[16]), ARGV[17]
 local stands = redis.call('HMGET', run, 'seq', 'owner', 'state', 'entry')
@@ -89,10 +84,7 @@ if seq <= last or (seq ~= last + 1 and ARGV[19] ~= 'anew') then
   return { 'out_of_order', last }
 end
 
-local entry, woken = store_event()
-if not entry then
-  return woken
-end
+--@include storing
 
 local due = KEYS[6]
 local member = 'run ' .. user .. ' ' .. ARGV[15] .. ' '
