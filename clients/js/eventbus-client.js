@@ -1026,10 +1026,12 @@ export class EventBusClient {
 
   /**
    * Sends a command to the agent; resolves with its id once it is stored. Kept over reconnects, and repeated under the same
-   * ref when the node could not store it just then; given up after `timeoutMs`.
+   * ref when the node could not store it just then; given up after `timeoutMs`. `ref` is for who repeats a command of
+   * another client of this session: a word of its own for each command.
    */
-  async send(type, data = {}, { run, thread, timeoutMs = COMMAND_TIMEOUT_MS, ref = `${this.#word}-${this.#newRef()}` } = {}) {
+  async send(type, data = {}, { run, thread, timeoutMs = COMMAND_TIMEOUT_MS, ref } = {}) {
     checkedCommand({ type, data, run, thread, timeoutMs });
+    ref ??= `${this.#word}-${this.#newRef()}`;
     if (this.#state === "closed") throw this.#closedError();
     if (this.#commands.size >= MAX_COMMANDS) {
       throw new EventBusError("too_many_commands", `${MAX_COMMANDS} commands wait to be stored already`, { retryable: true });
