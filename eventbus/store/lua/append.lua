@@ -31,7 +31,14 @@
 --@include life
 --@include live
 --@include counts
---@include known_event
 --@include storing
 
+local known = known_entry()
+if known then
+  return { 'duplicate', known }
+end
+local entry, woken = store_event()
+if not entry then
+  return woken
+end
 return { 'stored', entry, woken }

@@ -44,7 +44,12 @@
 --@include life
 --@include live
 --@include counts
---@include known_event
+--@include storing
+
+local known = known_entry()
+if known then
+  return { 'duplicate', known }
+end
 
 local run, seq, owner = KEYS[8], tonumber(ARGV[16]), ARGV[17]
 local stands = redis.call('HMGET', run, 'seq', 'owner', 'state', 'entry')
@@ -84,7 +89,10 @@ if seq <= last or (seq ~= last + 1 and ARGV[19] ~= 'anew') then
   return { 'out_of_order', last }
 end
 
---@include storing
+local entry, woken = store_event()
+if not entry then
+  return woken
+end
 
 local due = KEYS[6]
 local member = 'run ' .. user .. ' ' .. ARGV[15] .. ' '
