@@ -8,12 +8,13 @@ close one run store each event once, and whichever claimed it last goes on.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
 from eventbus.clock import Clock
-from eventbus.errors import OutOfOrder, RunClosed
+from eventbus.errors import OutOfOrder, RunClosed, StoreError
 from eventbus.event import Event, make_event
 from eventbus.events import Outcome
 from eventbus.ids import EventId, RunId, ThreadId, UserId
@@ -21,6 +22,8 @@ from eventbus.publishing import append_of
 from eventbus.run import Complete, Owed, Phase, RunState, step
 from eventbus.store import Append, Appended, Store
 from eventbus.store.running import Lease, RunRecord
+from eventbus.streaming import texts_left
+from eventbus.text import TEXT_EVENT, text_data
 from eventbus.watch import RunAbout, RunLimits, RunPhase, open_calls, seq_of, step_of, watch_of
 
 __all__ = ["AGENT_LOST", "close_run", "closing_event_id", "owed_by_record"]
@@ -29,6 +32,8 @@ AGENT_LOST: Final = "the agent stopped before it was done"
 """What the user is told of a run whose process is gone."""
 LEASE_MS: Final = 10_000
 """So long whoever closes a run has it; then another node tries."""
+_TEXT_BYTES: Final = 1 << 25
+"""More than any installation allows: the process that wrote the text had to keep to its own limit."""
 
 
 def owed_by_record(record: RunRecord, error: str = AGENT_LOST) -> tuple[Owed, ...]:
@@ -44,9 +49,11 @@ def owed_by_record(record: RunRecord, error: str = AGENT_LOST) -> tuple[Owed, ..
     return step(state, Complete(outcome=Outcome.FAILED, error=error))[1]
 
 
-def closing_event_id(user: UserId, run: RunId, seq: int) -> EventId:
-    """The id of an event that closes a run: the same whoever makes it."""
-    return EventId("closing-" + blake2b(f"{user}\0{run}\0{seq}".encode(), digest_size=16).hexdigest())
+def closing_event_id(user: UserId, run: RunId, place: int | str) -> EventId:
+    """The id of an event that closes a run, by its number or by the stream whose text it has: the same whoever makes
+    it.
+    """
+    return EventId("closing-" + blake2b(f"{user}\0{run}\0{place}".encode(), digest_size=16).hexdigest())
 
 
 async def close_run(store: Store, clock: Clock, record: RunRecord, error: str = AGENT_LOST) -> bool:
@@ -71,7 +78,9 @@ async def close_run(store: Store, clock: Clock, record: RunRecord, error: str = 
     claimed = await store.claim_run(lease, record.fields.get("owner", ""))
     if claimed is None:
         return await _is_completed(store, record)
-    results = await store.append(_appends(claimed, clock.now_ms(), error))
+    left = await texts_left(store, record.user, record.run)
+    now_ms = clock.now_ms()
+    results = await store.append([*_texts(record, left, now_ms), *_appends(claimed, now_ms, error)])
     for result in results:
         if isinstance(result, Appended):
             continue
@@ -79,6 +88,8 @@ async def close_run(store: Store, clock: Clock, record: RunRecord, error: str = 
             # Another goes on with it, or the store has lost events meanwhile: the lease tells when it is time again.
             return await _is_completed(store, record)
         raise result
+    with suppress(StoreError):  # they stay on the index then, and whoever comes late is sent them beside their events
+        await store.close_texts(record.user, record.run)
     return True
 
 
@@ -105,15 +116,40 @@ def _appends(record: RunRecord, now_ms: int, error: str) -> Sequence[Append]:
     return appends
 
 
-def _event(record: RunRecord, owed: Owed, now_ms: int) -> Event:
+def _texts(record: RunRecord, left: Mapping[str, str], now_ms: int) -> Sequence[Append]:
+    """What the process wrote and could not send whole. Without numbers: whoever closes the run next does not count
+    them.
+    """
+    return [
+        append_of(
+            make_event(
+                id=closing_event_id(record.user, record.run, stream),
+                type=TEXT_EVENT,
+                user=record.user,
+                time_ms=now_ms,
+                data=text_data(stream, text, partial=True),
+                thread=_thread(record),
+                run=record.run,
+                max_event_bytes=_TEXT_BYTES,
+            )
+        )
+        for stream, text in left.items()
+    ]
+
+
+def _thread(record: RunRecord) -> ThreadId | None:
     thread = record.fields.get("thread")
+    return None if thread is None else ThreadId(thread)
+
+
+def _event(record: RunRecord, owed: Owed, now_ms: int) -> Event:
     return make_event(
         id=closing_event_id(record.user, record.run, owed.seq),
         type=owed.type,
         user=record.user,
         time_ms=now_ms,
         data=owed.data,
-        thread=None if thread is None else ThreadId(thread),
+        thread=_thread(record),
         run=record.run,
         seq=owed.seq,
     )

@@ -61,7 +61,7 @@ class RunServices:
         schemas: what the data of the application's own types must hold.
         max_event_bytes: the most that the data of an event may take as MessagePack.
         commanding: hears what users send.
-        texts: how token streams get to the store; None for none.
+        texts: how token streams get to the store.
         confirmations: `Bus.run_confirmations`; None for none.
     """
 
@@ -74,7 +74,7 @@ class RunServices:
     schemas: Schemas
     max_event_bytes: int
     commanding: Commanding
-    texts: TextWay | None = None
+    texts: TextWay
     confirmations: Callable[..., RunConfirmations] | None = None
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:

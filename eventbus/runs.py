@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from eventbus import events
 from eventbus.clock import new_event_id
 from eventbus.confirmation import Sessions
-from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunCancelled, RunMisused, RunTimeout
+from eventbus.errors import InvalidEvent, InvalidField, RunCancelled, RunMisused, RunTimeout
 from eventbus.event import Event, Require, make_event
 from eventbus.events import CallId, Outcome
 from eventbus.fields import Level, parse_integer
@@ -41,11 +41,12 @@ from eventbus.run import (
 )
 from eventbus.run_hold import MAX_RECEIPTS, RunContext, RunHold
 from eventbus.run_inbound import FromUser, OnCancel, RunInbound, on_cancel_of
+from eventbus.run_streams import RunStreams
 from eventbus.run_timeout import TOOK_TOO_LONG, OnTimeout, RunTimer, on_timeout_of
 from eventbus.run_tools import PublicError, Tool, public_words, words_of
 from eventbus.schemas import Schemas
 from eventbus.streaming import TextStream
-from eventbus.text import AROUND_BYTES, DEFAULT_STREAM, TEXT_EVENT, free_name, parse_stream
+from eventbus.text import DEFAULT_STREAM, TEXT_EVENT
 from eventbus.watch import MAX_CALL_ID, open_calls, seq_of
 
 if TYPE_CHECKING:
@@ -127,8 +128,7 @@ class Run(FromUser):
         self._state = RunState()
         self._children: list[Run] = []
         self._family: list[Run] = [self] if parent is None else parent._family
-        self._stream_names: set[str] = set()
-        self._streams: list[TextStream] = []  # those that are not left
+        self._streams = RunStreams(context, self.id, self._owe_text)
 
     def __repr__(self) -> str:
         state = self._state
@@ -195,6 +195,7 @@ class Run(FromUser):
         time_ms = self._context.services.clock.now_ms()
         self._spent_ms = max(0, time_ms - int(record.fields.get("started_ms", time_ms)))
         self._take(state, [self._event(one, time_ms, None) for one in owed])
+        await self._streams.take_over(self._state.seq)
         return True
 
     async def __aexit__(
@@ -208,11 +209,8 @@ class Run(FromUser):
         ends_here = self._inbound.leave(error)
         ended_by = self._timer.leave(error)
         late: BaseException | None = None
-        for stream in self._open_streams():  # left by nobody else
-            try:
-                await stream.__aexit__(kind, error, trace)
-            except (EventBusError, asyncio.CancelledError) as failed:
-                late = late or failed
+        for run in self._with_children():  # streams that nobody else left
+            late = await run._streams.leave(kind, error, trace) or late
         await self._leave(ended_by or late, passes_on=not ends_here)
         await self._inbound.close()
         if ended_by is not None and ended_by is not error:
@@ -368,36 +366,21 @@ class Run(FromUser):
 
         Args:
             name: tells streams of the run apart, `[A-Za-z0-9_.:-]{1,64}`; a second one of a name gets a number behind
-                it.
+                it, and so does one of a run that was resumed: `TextStream.name` says which.
 
         Raises:
             InvalidEvent: it is no name.
-            RunMisused: the run is not one of a bus's.
         Source: docs/texts.md.
         """
-        context = self._context
-        name = free_name(parse_stream(name), self._stream_names)
-        self._stream_names.add(name)
-        stream = TextStream(
-            context.services.texts,
-            user=context.user,
-            run=self.id,
-            thread=context.thread,
-            name=name,
-            max_bytes=max(1, context.services.max_event_bytes - AROUND_BYTES),
-            owe=self._owe_text,
-            left=self._streams.remove,
-        )
-        self._streams.append(stream)
-        return stream
+        return self._streams.make(name)
+
+    def _with_children(self) -> list[Run]:
+        return [self, *(run for child in self._children for run in child._with_children())]
 
     def _owe_text(self, data: Mapping[str, Any]) -> InvalidEvent | None:
         if self._state.phase is not Phase.STARTED:
             return None  # the run was left before its stream
         return self._owe(Emit(type=TEXT_EVENT, data=data), instead=Emit(type=TEXT_EVENT, data=data))
-
-    def _open_streams(self) -> list[TextStream]:
-        return [*self._streams, *(stream for child in self._children for stream in child._open_streams())]
 
     async def flush(self) -> None:
         """Wait until every event so far is stored, those of other runs of the family too.
