@@ -31,6 +31,7 @@ __all__ = [
     "ANSWER",
     "CANCEL",
     "CANCELLED_BY_USER",
+    "MAX_ANSWER_BYTES",
     "MAX_OPTIONS",
     "MAX_REASON_CHARACTERS",
     "MESSAGE",
@@ -60,6 +61,8 @@ MAX_QUESTION_ID_CHARACTERS: Final = 64
 MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_OPTIONS: Final = 64
 MAX_OPTION_CHARACTERS: Final = 256
+MAX_ANSWER_BYTES: Final = 16_384
+"""As MessagePack: the answers of a user are kept together, and read together."""
 CANCELLED_BY_USER: Final = "the user cancelled the run"
 """The words of a cancel that gives no reason."""
 
@@ -103,7 +106,7 @@ def check_command(type: str, data: Mapping[str, Any]) -> None:
             _words(_member(data, "text"), "data.text", MAX_EVENT_BYTES)
         elif type == ANSWER:
             parse_question_id(_member(data, "question"), "data.question")
-            _member(data, "answer")
+            plain_value(_member(data, "answer"), "data.answer", max_bytes=MAX_ANSWER_BYTES)
     except InvalidField as error:
         raise InvalidCommand(error.field, error.problem) from None
 

@@ -205,6 +205,9 @@ class RunInbound:
         if not self._is_open:
             raise RunMisused("commands come to a run that is open: read them inside `async with bus.run(...)`")
         self._is_used = True
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
         reader = Commands(self._commanding, self._user, run_group(self.id), self.id)
         self._readers.append(reader)
         return reader
@@ -342,8 +345,8 @@ class FromUser:
         """What the user sends to this run: `async for command in run.commands(): ...`. Ends with the run.
 
         Asking for the next one acks the one before; what was not acked comes again, also to the process that resumes
-        the run. One reader at a time: a second call takes over what the first has not acked. A `cancel` does not come
-        here, see `cancelled`.
+        the run. One reader at a time: a second call ends the first iterator and takes over what it has not acked. A
+        `cancel` does not come here, see `cancelled`.
 
         Raises:
             RunMisused: the run is not open.

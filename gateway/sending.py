@@ -147,9 +147,7 @@ class Sending:
             for session in sessions:
                 del self._asking[session]
             self._reminding = len(sessions)
-            done = await asyncio.gather(
-                *(self._store_next(line) for line in lines), *(self._remind(session) for session in sessions)
-            )
+            done = await asyncio.gather(*(self._store_next(line) for line in lines), self._remind_all(sessions))
             self._reminding = 0
             for connection in [connection for connection, line in self._lines.items() if not line]:
                 del self._lines[connection]
@@ -253,6 +251,31 @@ class Sending:
 
     # --- questions --------------------------------------------------------------------------------------------------
 
+    async def _remind_all(self, sessions: Sequence[Session]) -> bool:
+        """Sends sessions the questions that are open. Returns whether the store answered.
+
+        Few users are asked anything, and thousands of sessions may come at once: a look for each in one write.
+        """
+        sessions = [session for session in sessions if session.is_open]
+        if not sessions:
+            return True
+        answers: Sequence[bool | StoreError]
+        try:
+            answers = await self._store.have_questions([session.user for session in sessions])
+        except StoreError as error:
+            answers = [error] * len(sessions)
+        for session, answer in zip(sessions, answers, strict=True):
+            if isinstance(answer, StoreError):
+                self._missed(session, answer)
+        asked = [session for session, answer in zip(sessions, answers, strict=True) if answer is True]
+        done = await asyncio.gather(*(self._remind(session) for session in asked))
+        return all(done) and not any(isinstance(answer, StoreError) for answer in answers)
+
+    def _missed(self, session: Session, error: StoreError) -> None:
+        self._counters.store_errors[error.code] += 1
+        if error.retryable and not session.is_closed:
+            self._asking[session] = None
+
     async def _remind(self, session: Session) -> bool:
         """Sends a session the questions that are open. Returns whether the store answered; if not, they are due still.
 
@@ -262,9 +285,7 @@ class Sending:
             if session.is_open:
                 session.remind(await self._open_questions(session))
         except StoreError as error:
-            self._counters.store_errors[error.code] += 1
-            if error.retryable and not session.is_closed:
-                self._asking[session] = None
+            self._missed(session, error)
             return False
         return True
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
+from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, SessionId, ThreadId, UserId
 
 if TYPE_CHECKING:
@@ -288,7 +289,10 @@ class InboundStore(Protocol):
         """Writes down which event asks a question: from now on it is sent again to every device that comes."""
 
     async def questions(self, user: UserId) -> Sequence[QuestionRecord]:
-        """The questions that are kept, oldest first."""
+        """The questions that are kept, oldest first; `body` and `settled` of those that are not open are left out."""
+
+    async def have_questions(self, users: Sequence[UserId]) -> Sequence[bool | StoreError]:
+        """Whether any question of a user is kept; one result for each, in order, in one write."""
 
     async def answer(self, answer: Answer) -> AnswerOutcome:
         """Settles a question, if it can be, and stores the event that tells of it; the followers are told.

@@ -35,6 +35,7 @@ __all__ = [
     "ask",
     "asked",
     "close_inbound",
+    "have_questions",
     "hold_commands",
     "questions",
     "request_field",
@@ -178,6 +179,11 @@ def questions(keys: Keys, user: UserId) -> Command[list[QuestionRecord]]:
         return sorted((_question(now_ms, raw) for raw in found), key=lambda record: record.created_ms)
 
     return Command(_evalsha("questions", keys.user(user).questions), parse, scripted=True)
+
+
+def have_questions(keys: Keys, user: UserId) -> Command[bool]:
+    """Whether any question is kept."""
+    return Command(("EXISTS", keys.user(user).questions), lambda reply, _primary: reply == 1)
 
 
 def answer(keys: Keys, commands: Commands, given: Answer) -> Command[AnswerOutcome]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, UserId
 from eventbus.store import inbound_commands as commands
 from eventbus.store.following import Followers
@@ -63,6 +65,12 @@ class RedisInbound(Linked):
     async def questions(self, user: UserId) -> Sequence[QuestionRecord]:
         """See `InboundStore.questions`."""
         return await self._call(commands.questions(self.keys, user))
+
+    async def have_questions(self, users: Sequence[UserId]) -> Sequence[bool | StoreError]:
+        """See `InboundStore.have_questions`."""
+        made = [commands.have_questions(self.keys, user) for user in users]
+        futures: list[asyncio.Future[bool | StoreError]] = [self.link.execute(command) for command in made]
+        return [await future for future in futures]
 
     async def answer(self, answer: Answer) -> AnswerOutcome:
         """See `InboundStore.answer`."""

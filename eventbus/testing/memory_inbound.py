@@ -226,7 +226,16 @@ class MemoryInbound(MemoryBase):
         """See `InboundStore.questions`."""
         async with self._call():
             now_ms = self.clock.now_ms()
-            return [replace(record, now_ms=now_ms) for record, _ in self._inbound(user).questions.values()]
+            found = [replace(record, now_ms=now_ms) for record, _ in self._inbound(user).questions.values()]
+            return [
+                record if record.state is QuestionState.OPEN else replace(record, body=b"", settled=b"")
+                for record in found
+            ]
+
+    async def have_questions(self, users: Sequence[UserId]) -> Sequence[bool | StoreError]:
+        """See `InboundStore.have_questions`."""
+        async with self._call():
+            return [bool(self._inbound(user).questions) for user in users]
 
     async def answer(self, answer: Answer) -> AnswerOutcome:
         """See `InboundStore.answer`."""

@@ -107,10 +107,18 @@ async def test_an_accepted_answer_is_stored_with_its_event_and_both_are_told(wor
     assert await world.retained() == ["answered q1"]
     stored = await world.store.entry(ALICE, outcome.entry or EntryId("0-1"))
     assert stored is not None
-    record = await only(world)
+    record = await ask(world)
     assert (record.state, record.settled, record.is_open) == (QuestionState.ANSWERED, b"by user tea", False)
+    record = await only(world)
+    assert (record.state, record.settled, record.body) == (QuestionState.ANSWERED, b"", b"")
     await heard.until(Told.ANSWER)
     following.close()
+
+
+async def test_it_is_known_who_was_asked_anything(world: World) -> None:
+    await ask(world)
+    assert list(await world.store.have_questions([ALICE, BOB, ALICE])) == [True, False, True]
+    assert list(await world.store.have_questions([])) == []
 
 
 async def test_one_of_two_answers_is_accepted(world: World) -> None:

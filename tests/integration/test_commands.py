@@ -108,6 +108,7 @@ async def test_commands_of_a_session_are_stored_in_their_order(node: Node) -> No
         ("answer", {"answer": 1}, "data.question"),
         ("answer", {"question": "q 1", "answer": 1}, "data.question"),
         ("answer", {"question": "q1"}, "data.answer"),
+        ("answer", {"question": "q1", "answer": "x" * 17_000}, "data.answer"),
     ],
 )
 async def test_a_command_of_a_wrong_form_is_refused_with_its_ref_and_its_field(

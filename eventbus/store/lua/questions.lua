@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- The questions of a user that are kept.
+-- The questions of a user that are kept; of those that are not open neither what was asked nor what was answered.
 --
 -- KEYS
 --   questions        the user's questions
@@ -12,6 +12,10 @@
 local found = { now_ms() }
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  found[#found + 1] = question_words(all[i], cmsgpack.unpack(all[i + 1]))
+  local question = cmsgpack.unpack(all[i + 1])
+  if question[STATE] ~= 'open' then
+    question[BODY], question[SETTLED] = '', ''
+  end
+  found[#found + 1] = question_words(all[i], question)
 end
 return found
