@@ -23,7 +23,7 @@ HEAD_TIMEOUT_MS: Final = 10_000
 CHUNK_BYTES: Final = 64 * 1024
 NODE_TRIES: Final = 3
 
-_FOR_NODES: Final = re.compile(rb"^[A-Z]+ /(?:v1/|client\.)")
+_FOR_NODES: Final = re.compile(rb"^[A-Z]+ /(?:v1/|client[./])")
 _UPGRADE: Final = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
 _CONNECTION: Final = re.compile(rb"\r\n(?:connection|keep-alive):[^\r\n]*", re.IGNORECASE)
 _NO_NODE: Final = (
