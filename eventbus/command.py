@@ -106,7 +106,9 @@ def check_command(type: str, data: Mapping[str, Any]) -> None:
             _words(_member(data, "text"), "data.text", MAX_EVENT_BYTES)
         elif type == ANSWER:
             parse_question_id(_member(data, "question"), "data.question")
-            plain_value(_member(data, "answer"), "data.answer", max_bytes=MAX_ANSWER_BYTES)
+            size = len(msgpack.packb(_member(data, "answer")))
+            if size > MAX_ANSWER_BYTES:
+                raise InvalidField("data.answer", f"takes {size} bytes, and {MAX_ANSWER_BYTES} are allowed")
     except InvalidField as error:
         raise InvalidCommand(error.field, error.problem) from None
 

@@ -227,7 +227,8 @@ class Sending:
             user=user,
             time_ms=self._clock.now_ms(),
             data=settled.data(name),
-            thread=Question.of(record.body).thread,
+            # Of one that is settled nothing is told but that: its event is stored already.
+            thread=Question.of(record.body).thread if record.body else None,
             run=record.run,
         )
         outcome = await self._store.answer(
