@@ -6,15 +6,16 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
-from eventbus import runs
+from eventbus import runs, streaming
 from eventbus.blocking_commands import Cancelled, Commands
 from eventbus.commanding import Commands as AsyncCommands
 from eventbus.event import Require
 from eventbus.events import Outcome
 from eventbus.ids import EventId, RunId, ThreadId, UserId
 from eventbus.receipt import Receipt
+from eventbus.text import DEFAULT_STREAM
 
-__all__ = ["Call", "Run", "Tool"]
+__all__ = ["Call", "Run", "TextStream", "Tool"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -143,9 +144,43 @@ class Run(Generic[R]):
         """A run of an agent that works for this one: as `eventbus.Run.child`."""
         return Run(self._inner.child(agent=agent, run=run, public_error=public_error), self._call, self._receipt)
 
+    def stream(self, name: str = DEFAULT_STREAM) -> TextStream:
+        """Text for the user as it is made: as `eventbus.Run.stream`, for a `with` statement."""
+        return TextStream(self._inner.stream(name), self._call)
+
     def flush(self) -> None:
         """Wait until every event so far is stored: as `eventbus.Run.flush`."""
         self._call(self._inner.flush())
+
+
+class TextStream:
+    """`eventbus.TextStream` for a `with` statement; threads may share it."""
+
+    def __init__(self, inner: streaming.TextStream, call: Call) -> None:
+        self._inner = inner
+        self._call = call
+        self.name: Final = inner.name
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._inner!r}>"
+
+    @property
+    def text(self) -> str:
+        """What was written so far."""
+        return self._inner.text
+
+    def __enter__(self) -> Self:
+        self._call(self._inner.__aenter__())
+        return self
+
+    def write(self, text: str) -> None:
+        """Take text: as `eventbus.TextStream.write`, with its errors."""
+        self._call(self._inner.write(text))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call(self._inner.__aexit__(kind, error, trace))
 
 
 class Tool:

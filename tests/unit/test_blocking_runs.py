@@ -97,6 +97,18 @@ def test_threads_share_a_run_and_its_seq_has_no_hole() -> None:
     assert sorted(calls) == sorted(event.data["call_id"] for event in told if event.type == "tool_completed")
 
 
+@pytest.mark.requirement("R19")
+def test_a_thread_streams_text_and_its_event_has_all_of_it() -> None:
+    store = MemoryStore()
+    with Bus(store=store) as bus, bus.run(user="ada", agent="planner") as run:
+        with run.stream("answer") as stream:
+            for word in ("Grüße ", "an ", "alle"):
+                stream.write(word)
+        assert (stream.name, stream.text) == ("answer", "Grüße an alle")
+    told = [event.data for event in events(store) if event.type == "agent_text"]
+    assert told == [{"stream": "answer", "text": "Grüße an alle"}]
+
+
 def test_misuse_and_bad_events_come_out_as_they_are() -> None:
     with Bus(store=MemoryStore()) as bus:
         with pytest.raises(InvalidEvent, match="user"):
