@@ -65,6 +65,7 @@ class Delivery(Window):
         "_asked",
         "_caught_up",
         "_dirty",
+        "_gap_before",
         "_has_been_live",
         "_last_read",
         "_merging",
@@ -98,6 +99,7 @@ class Delivery(Window):
         self._caught_up = False
         self._verify: EntryId | None = None
         self._after = ENTRY_ZERO
+        self._gap_before = ENTRY_ZERO
         self._last_read = ENTRY_ZERO
         self._tail = ENTRY_ZERO
         self._sent_to = entry_order(cursor)
@@ -177,7 +179,7 @@ class Delivery(Window):
     # --- opening and reading ------------------------------------------------------------------------------------------
 
     def _opened(self, event: moves.Opened, now_ms: int) -> list[Effect]:
-        effects: list[Effect] = [moves.AnnounceGap(event.gap)] if event.gap else []
+        effects = self._announced(event.gap, again=self.phase is not Phase.ATTACHING)
         self._last_read = event.position
         # Entries may be trimmed unread from here on (D7); 0-0 never existed (D15).
         self._verify = event.position if event.position != ENTRY_ZERO else None
@@ -203,6 +205,20 @@ class Delivery(Window):
         self._after = ENTRY_ZERO
         self._enter(Phase.PENDING)
         return effects
+
+    def _announced(self, gap: StoreGap | None, *, again: bool) -> list[Effect]:
+        """Tells the client of a gap. A re-attach brings again what the store takes to be unheard of: what was said on
+        this connection is not said twice.
+        """
+        if gap is None:
+            return []
+        if gap.reason is not GapReason.TRIMMED:
+            self._gap_before = ENTRY_ZERO
+        elif gap.before is not None:
+            if again and entry_order(gap.before) <= entry_order(self._gap_before):
+                return []
+            self._gap_before = max(self._gap_before, gap.before, key=entry_order)
+        return [moves.AnnounceGap(gap)]
 
     def _pending_items(self, event: moves.PendingItems, now_ms: int) -> list[Effect]:
         self._asked = 0
@@ -284,7 +300,7 @@ class Delivery(Window):
         self._finish(sending, {}, effects)
         after = self._after if self._after != ENTRY_ZERO else None
         gap = StoreGap(reason=GapReason.TRIMMED, after=after, before=before, count=len(hole))
-        effects += [moves.AnnounceGap(gap), self._release(hole, ReleaseReason.TRIMMED)]
+        effects += [*self._announced(gap, again=False), self._release(hole, ReleaseReason.TRIMMED)]
         self._after = self._previous = hole[-1].id
         hole.clear()
 
@@ -297,7 +313,7 @@ class Delivery(Window):
 
     def _new_items(self, event: moves.NewItems, now_ms: int) -> list[Effect]:
         asked, self._asked, self._reserved = self._asked, 0, 0
-        effects: list[Effect] = [moves.AnnounceGap(event.gap)] if event.gap else []
+        effects = self._announced(event.gap, again=False)
         if self._stale:
             # Asked before the re-attach: what it brought is pending, and the pages bring it in its place.
             self._stale = False

@@ -271,8 +271,6 @@ class Reader:
                     if released and entry.id in released:
                         item.skip = ReleaseReason.RELEASED
                     items.append(item)
-                if answer.gap:
-                    self._counters.gaps[answer.gap.reason] += 1
                 session.apply(moves.NewItems(items=items, gap=answer.gap))
         return answered
 

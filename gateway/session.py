@@ -216,8 +216,6 @@ class Session:
         self.opening.answered(answer)
         if self.state is State.ATTACHING:
             self._opened(answer)
-        if answer.gap:
-            self._host.counters.gaps[answer.gap.reason] += 1
         self.apply(moves.Opened(position=answer.position, tail=answer.tail, pending=answer.pending, gap=answer.gap))
         if self.dialogue.held:
             self.dialogue.resume()
@@ -340,6 +338,7 @@ class Session:
                     self._step(effect)
                 case moves.AnnounceGap():
                     gap = effect.gap
+                    counters.gaps[gap.reason] += 1
                     self.send(wire.Gap(reason=gap.reason, after=gap.after, before=gap.before, count=gap.count))
                 case moves.Dropped():
                     self.send(wire.Dropped(ids=effect.ids, reason=effect.reason))

@@ -160,7 +160,7 @@ class Commands:
         keys = self.keys.user(fence.user)
         return _evalsha(
             "attach",
-            (keys.stream, keys.live, keys.known, keys.partition.epoch, keys.records, keys.partition.counts),
+            (keys.stream, keys.live, keys.known, keys.partition.epoch, keys.records, keys.partition.counts, keys.gaps),
             (
                 request.mode.value,
                 fence.user,
@@ -191,11 +191,11 @@ class Commands:
     def read_new(self, user: UserId, requests: Sequence[ReadRequest]) -> Command[list[NewRead]]:
         """What is new for sessions of one user."""
         keys = self.keys.user(user)
-        arguments: list[Argument] = [self.settings.live_ttl_ms]
+        arguments: list[Argument] = [self.settings.live_ttl_ms, self.settings.retention_ms]
         for request in requests:
             fence = request.fence
             arguments += (fence.session, fence.connection, max(1, request.count), request.verify or "")
-        return _evalsha("read", (keys.stream, keys.live, keys.released), arguments, new_reads)
+        return _evalsha("read", (keys.stream, keys.live, keys.released, keys.gaps), arguments, new_reads)
 
     def ack(self, request: AckRequest | ConfirmRequest) -> Command[int]:
         """Release what a client acked."""
@@ -237,7 +237,7 @@ class Commands:
         keys, settings = self.keys.user(fence.user), self.settings
         return _evalsha(
             "release",
-            (keys.stream, keys.live, keys.records, keys.partition.counts),
+            (keys.stream, keys.live, keys.records, keys.partition.counts, keys.gaps),
             [
                 settings.live_ttl_ms,
                 fence.session,

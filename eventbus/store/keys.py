@@ -60,6 +60,7 @@ class UserKeys:
         released: entry ids of `deliver: any` events that a session has acked.
         threads: thread -> time of its last event.
         texts: the token streams that are open.
+        gaps: session -> gaps of which its client may not have heard.
         channel: the shard channel on which agents hear of commands and presence.
     """
 
@@ -72,6 +73,7 @@ class UserKeys:
     released: str
     threads: str
     texts: str
+    gaps: str
     channel: str
     partition: PartitionKeys
 
@@ -139,6 +141,7 @@ class Keys:
                 released=f"{tag}:a:{user}",
                 threads=f"{tag}:h:{user}",
                 texts=f"{tag}:v:{user}",
+                gaps=f"{tag}:g:{user}",
                 channel=f"{tag}:d:{user}",
                 partition=partition,
             )

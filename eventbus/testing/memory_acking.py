@@ -19,13 +19,15 @@ from eventbus.store import (
     DeadOutcome,
     EntryFacts,
     Fence,
+    GapReason,
     Listener,
     Lost,
     ReleaseReason,
+    StoreGap,
 )
 from eventbus.testing.memory_base import MemoryBase
 from eventbus.testing.memory_state import UserState
-from eventbus.testing.memory_stream import Group
+from eventbus.testing.memory_stream import Group, entry_id
 
 __all__ = ["MemoryAcks"]
 
@@ -128,6 +130,13 @@ class MemoryAcks(MemoryBase):
                 return LOST
             taken = _taken(user, user.group(fence.session), entries, facts)
             self._put_down(user, fence.session, reason, taken)
+            if reason is ReleaseReason.TRIMMED and taken and user.stream is not None:
+                # Its client was told just now, and may be gone before it has heard of it.
+                last = entry_order(list(taken)[-1])
+                following = user.stream.after(last, 1)
+                before = entry_id(following[0]) if following else None
+                gap = StoreGap(reason=GapReason.TRIMMED, after=None, before=before, count=len(taken))
+                user.noted.setdefault(fence.session, []).append((gap, following[0] if following else last))
             return len(taken)
 
     async def dead_letter(self, fence: Fence, letter: DeadLetter) -> DeadOutcome | Lost:

@@ -219,6 +219,7 @@ class UserState:
         hole: the id up to which entries are gone that a session had not read; None once all are past it.
         told: of how many trimmed entries which connection was told by its attach.
         released: `deliver: any` events that a session has acked.
+        noted: gaps of which a session's client may not have heard, each with the id behind it: who handled that has.
     """
 
     stream: MemoryStream | None = None
@@ -230,6 +231,7 @@ class UserState:
     confirmations: Log[ConfirmationRecord] = field(default_factory=Log)
     released: set[EntryId] = field(default_factory=set)
     released_until_ms: int = 0
+    noted: dict[SessionId, list[tuple[StoreGap, Order]]] = field(default_factory=dict)
     partition: PartitionState = field(default_factory=PartitionState)
     threads: dict[ThreadId, int] = field(default_factory=dict)
     runs: dict[RunId, MemoryRun] = field(default_factory=dict)
@@ -311,6 +313,11 @@ class UserState:
         self.partition.count("expired", "", len(waiting))
         return len(waiting)
 
+    def note_gap(self, session: SessionId, gap: StoreGap, stream: MemoryStream) -> None:
+        """Keep a gap that is being told until the session's client must have heard of it."""
+        upto = entry_order(gap.before) if gap.before is not None else stream.last
+        self.noted.setdefault(session, []).append((gap, upto))
+
     def make_room(self, known_limit: int, now_ms: int) -> None:
         """End the sessions longest unseen until one more fits; those that are live stay."""
         away = sorted(
@@ -324,8 +331,7 @@ class UserState:
 def place_group(user: UserState, request: Attach, *, same_epoch: bool) -> StoreGap | None:
     """Make the session's group, or look whether it still stands where the client believes.
 
-    A `trimmed` gap leaves the group as it is: should this connection die before its client has heard of it, the next
-    one is told again. The first read settles it.
+    What was told to an earlier connection is told again, unless the client has handled what was sent behind it.
 
     Args:
         user: its state; the stream is made when there is none.
@@ -334,6 +340,42 @@ def place_group(user: UserState, request: Attach, *, same_epoch: bool) -> StoreG
 
     Returns:
         What is lost, None when nothing is.
+    """
+    session = request.fence.session
+    existed, stream = user.group(session) is not None, user.opened_stream()
+    if not existed and session not in user.known:
+        user.noted.pop(session, None)
+    gap = _place_group(user, request, same_epoch=same_epoch)
+    noted = user.noted.get(session, [])
+    unheard = [(old, upto) for old, upto in noted if not _has_heard(stream.groups[session], request.cursor, upto)]
+    if request.mode is AttachMode.OPEN:
+        user.noted[session] = unheard
+    if not existed and gap is not None and gap.reason is GapReason.TRIMMED:
+        user.note_gap(session, gap, stream)
+    if not unheard or (gap is not None and gap.reason is not GapReason.TRIMMED):
+        return gap
+    gaps = [old for old, _ in unheard] + ([gap] if gap is not None else [])
+    counts = [one.count for one in gaps if one.count is not None]
+    return StoreGap(
+        reason=GapReason.TRIMMED,
+        after=gaps[0].after,
+        before=gaps[-1].before,
+        count=sum(counts) if len(counts) == len(gaps) else None,
+    )
+
+
+def _has_heard(group: Group, cursor: EntryId | None, upto: Order) -> bool:
+    """Whether a client has handled what was sent behind a gap."""
+    if cursor is not None and entry_order(cursor) != ZERO:
+        return entry_order(cursor) >= upto
+    return group.position >= upto and not any(order <= upto for order in group.pending)
+
+
+def _place_group(user: UserState, request: Attach, *, same_epoch: bool) -> StoreGap | None:
+    """The part of `place_group` that looks at the stream as it is now.
+
+    A `trimmed` gap leaves the group as it is: should this connection die before its client has heard of it, the next
+    one is told again. The first read settles it.
     """
     session = request.fence.session
     existed = user.group(session) is not None
@@ -406,6 +448,8 @@ def verify_read(
         return None
     if _has_unread_trimmed(stream, group):
         gap = _trimmed_gap(stream, group, _told(user, fence))
+        if (whole := _trimmed_gap(stream, group, 0)) is not None:
+            user.note_gap(fence.session, whole, stream)
         # Announced once: from here on the group counts as having read what is gone.
         group.entries_read = stream.trimmed
         user.told.pop(fence.session, None)

@@ -697,3 +697,89 @@ async def test_session_whose_group_vanished_while_it_was_away_skips_nothing(worl
 
     assert attached.position == ENTRY_ZERO
     assert await world.received(SECOND) == ["e0", "unread"]
+
+
+# --- gaps that nobody may have heard of -------------------------------------------------------------------------------
+
+
+async def overtaken(world: World) -> tuple[Attached, list[EntryId], NewRead]:
+    """A session reads behind a gap of two. Returns its opening, the entries, and the read."""
+    opened, entries = await settled(world, "e0")
+    entries += await world.publish("e1", "e2", "e3", "e4")
+    await world.power.trim(ALICE, 2)
+    await world.open(SECOND, cursor=entries[0], epoch=opened.epoch)
+    return opened, entries, await world.read(SECOND)
+
+
+@pytest.mark.requirement("R7")
+async def test_gap_is_told_again_when_the_socket_died_before_the_client_handled_what_came_behind_it(
+    world: World,
+) -> None:
+    opened, entries, read = await overtaken(world)
+    assert [entry.id for entry in read.entries] == entries[3:]
+    expected = StoreGap(reason=GapReason.TRIMMED, after=entries[0], before=entries[3], count=2)
+
+    for fence in (THIRD, FIRST):
+        assert (await world.open(fence, cursor=entries[0], epoch=opened.epoch)).gap == expected
+    await world.ack(FIRST, entries[3])
+    assert (await world.open(SECOND, cursor=entries[3], epoch=opened.epoch)).gap is None
+    assert (await world.open(THIRD, cursor=entries[0], epoch=opened.epoch)).gap is None, "it is done with"
+
+
+@pytest.mark.requirement("R7")
+async def test_gap_is_told_again_to_a_client_that_gives_no_cursor_until_it_acks_what_came_behind_it(
+    world: World,
+) -> None:
+    _, entries, _ = await overtaken(world)
+
+    assert (await world.open(THIRD)).gap is not None
+    await world.ack(THIRD, entries[3])
+    assert (await world.open(FIRST)).gap is None
+
+
+@pytest.mark.requirement("R7")
+@pytest.mark.corner("D1", "D7")
+async def test_gap_in_a_read_whose_answer_was_lost_is_told_by_the_next_attach(make_world: MakeWorld) -> None:
+    world = await make_world(max_stream_entries=3, stream_full_policy=StreamFullPolicy.GAP)
+    opened = await world.open(FIRST)
+    entries = await world.publish("e0", "e1", "e2")
+    await world.read(FIRST, count=2)
+    entries += await world.publish("e3", "e4", "e5", "e6")
+    lost = await world.read(FIRST, count=2, verify=entries[1])
+    assert lost.gap is not None
+
+    again = await world.reattach(FIRST, cursor=entries[1], epoch=opened.epoch)
+
+    assert again.gap == lost.gap
+
+
+@pytest.mark.requirement("R7")
+async def test_trimmed_pending_entries_are_told_again_too(world: World) -> None:
+    await world.open(FIRST)
+    entries = await world.publish("e0", "e1", "e2")
+    await world.read(FIRST)
+    await world.power.trim(ALICE, 1)
+    await world.store.release(FIRST, entries[:2], ReleaseReason.TRIMMED)
+
+    again = await world.open(SECOND)
+
+    assert again.gap == StoreGap(reason=GapReason.TRIMMED, after=None, before=entries[2], count=2)
+    await world.ack(SECOND, entries[2])
+    assert (await world.open(THIRD)).gap is None
+
+
+async def test_a_second_gap_is_told_together_with_one_that_was_not_heard_of(world: World) -> None:
+    opened, entries, _ = await overtaken(world)
+    entries += await world.publish("e5", "e6")
+    await world.power.trim(ALICE, 1)
+
+    attached = await world.open(THIRD, cursor=entries[0], epoch=opened.epoch)
+
+    assert attached.gap == StoreGap(reason=GapReason.TRIMMED, after=entries[0], before=entries[6], count=3)
+
+
+async def test_gap_of_a_session_that_is_over_is_not_told_to_one_of_its_name(world: World) -> None:
+    _, _, _ = await overtaken(world)
+    await world.store.end_session(ALICE, PHONE)
+
+    assert (await world.open(THIRD)).gap is None

@@ -65,6 +65,7 @@ async def exercise(store: RedisStore) -> None:
     await read(store, fence)
     await store.ack(ALICE, fence.session, [stored[0].entry])
     await store.release(fence, [stored[1].entry], ReleaseReason.FILTERED)
+    await store.release(fence, [stored[4].entry], ReleaseReason.TRIMMED)
     shared = EntryFacts("note", shared=True)
     await store.ack_many([AckRequest(user=ALICE, session=fence.session, entries=[stored[3].entry], facts=[shared])])
     letter = DeadLetter(id=stored[2].entry, event=event_of("e2").event, type="t", reason="r", attempts=5, body=b"")

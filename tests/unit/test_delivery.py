@@ -769,3 +769,22 @@ def test_acks_and_releases_carry_the_payloads_that_are_known() -> None:
     (_, filtered) = played.new(3, item(4, skip=ReleaseReason.FILTERED))
     assert isinstance(filtered, moves.Release)
     assert list(filtered.payloads) == ["p4"]
+
+
+def test_a_gap_that_was_told_on_this_connection_is_not_told_again_when_it_is_attached_anew() -> None:
+    gap = StoreGap(reason=GapReason.TRIMMED, after=eid(1), before=eid(4), count=2)
+    later = StoreGap(reason=GapReason.TRIMMED, after=eid(1), before=eid(9), count=6)
+    played = live(1)
+    assert kinds(played.new(4, gap=gap))[0] == "AnnounceGap"
+    assert played.reattach(4, pending=2, gap=gap) == []
+    played.page(1, 4)
+    assert played.reattach(4, pending=2, gap=later) == [moves.AnnounceGap(later)]
+
+
+def test_a_gap_whose_read_was_lost_is_told_by_the_attach_that_follows() -> None:
+    gap = StoreGap(reason=GapReason.TRIMMED, after=eid(1), before=eid(4), count=2)
+    played = live(1)
+    played.feed(moves.Woken())
+    played.machine.take_read()
+    played.feed(moves.ReadFailed())
+    assert played.reattach(4, pending=2, gap=gap) == [moves.AnnounceGap(gap)]

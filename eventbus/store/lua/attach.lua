@@ -8,6 +8,7 @@
 --   epoch            the partition's epoch
 --   records          the user's confirmations
 --   counts           the partition's counts
+--   gaps             gaps of which clients may not have heard
 -- ARGV
 --   mode             open or reattach
 --   user             the user id
@@ -36,6 +37,7 @@
 --@include records
 --@include known
 --@include told
+--@include gaps
 
 local stream, live, known = KEYS[1], KEYS[2], KEYS[3]
 local mode, user, session, connection, node = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -187,6 +189,7 @@ end
 
 -- What is lost: the inclusive check of the cursor, and what was trimmed unread (D4, D15).
 local reason, after, before, count = '', '', '', -1
+local new_gap = nil
 local unread = entries_read and trimmed > entries_read
   or not entries_read and trimmed > 0 and below(position, last) and (not first or below(position, first))
 if not same_epoch then
@@ -221,6 +224,44 @@ elseif unread then
 elseif uncounted and not existed then
   -- A new session that begins at the end.
   reason, after, before = 'trimmed', cursor, first or ''
+  new_gap = { after = cursor, upto = first or last, before = first or '-', count = -1 }
+end
+
+-- What was told to an earlier connection, which may have ended before its client heard of it. That is known by what the client has
+-- handled: it was sent behind the gap. Who gives no cursor has handled what was read and is not pending.
+local noted = noted_gaps(KEYS[7], session)
+local unheard = {}
+for _, gap in ipairs(noted) do
+  local heard
+  if not existed and not kept[session] then
+    heard = true
+  elseif cursor ~= '0-0' then
+    heard = not below(cursor, gap.upto)
+  else
+    heard = not below(position, gap.upto) and #redis.call('XPENDING', stream, session, '-', gap.upto, 1) == 0
+  end
+  if not heard then
+    unheard[#unheard + 1] = gap
+  end
+end
+if #unheard < #noted and mode == 'open' then
+  keep_gaps(KEYS[7], retention_ms, session, unheard)
+end
+if #unheard > 0 and (reason == '' or reason == 'trimmed') then
+  local known_count = reason == '' or count >= 0
+  local total = reason == '' and 0 or count
+  for _, gap in ipairs(unheard) do
+    known_count = known_count and gap.count >= 0
+    total = total + gap.count
+  end
+  if reason == '' then
+    before = unheard[#unheard].before
+  end
+  reason, count, after = 'trimmed', known_count and total or -1, unheard[1].after
+  after, before = after ~= '-' and after or '', before ~= '-' and before or ''
+end
+if new_gap then
+  note_gap(KEYS[7], retention_ms, session, new_gap)
 end
 
 -- The session is the caller's from here on.

@@ -5,8 +5,10 @@
 --   stream           the user's stream
 --   live             the user's live sessions
 --   released         entry ids of `deliver: any` events that were acked
+--   gaps             gaps of which clients may not have heard
 -- ARGV
 --   live_ttl_ms      life of a live field
+--   retention_ms     life of the gaps
 --   session...       repeated: the session id
 --   connection...    repeated: the fencing token
 --   count...         repeated: the room in its window, at least 1
@@ -21,7 +23,7 @@ local stream, live = KEYS[1], KEYS[2]
 local live_ttl_ms = tonumber(ARGV[1])
 local now = now_ms()
 local names = { '#' }
-for i = 2, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
   names[#names + 1] = ARGV[i]
 end
 local holders = redis.call('HMGET', live, unpack(names))
@@ -32,6 +34,7 @@ local hole = holders[1]
 local function look_for_gap(session, connection, verify)
 --@include order
 --@include told
+--@include gaps
   local group = groups_info(stream)[session]
   local info = stream_info(stream)
   if not group or not info then
@@ -47,6 +50,11 @@ local function look_for_gap(session, connection, verify)
     local told = told_count(redis.call('HGET', live, '#' .. session), connection)
     redis.call('XGROUP', 'SETID', stream, session, position, 'ENTRIESREAD', trimmed)
     redis.call('HDEL', live, '#' .. session)
+    local from = position ~= '0-0' and position or '-'
+    local lost = entries_read and trimmed - entries_read or -1
+    note_gap(
+      KEYS[4], tonumber(ARGV[2]), session, { after = from, upto = first or last, before = first or '-', count = lost }
+    )
     if trimmed > told then
       local count = (entries_read or told > 0) and trimmed - math.max(entries_read or 0, told) or -1
       return { 'trimmed', position ~= '0-0' and position or '', first or '', count }
@@ -86,9 +94,9 @@ local function released_among(entries)
 end
 
 local answers = {}
-for i = 2, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
   local session, connection, count, verify = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local _, holder = live_parts(holders[(i + 2) / 4 + 1], now, live_ttl_ms)
+  local _, holder = live_parts(holders[(i + 1) / 4 + 1], now, live_ttl_ms)
   local answer = nil
   if holder ~= connection then
     answer = { 'lost' }

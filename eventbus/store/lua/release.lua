@@ -6,6 +6,7 @@
 --   live             the user's live sessions
 --   records          the user's confirmations
 --   counts           the partition's counts
+--   gaps             gaps of which clients may not have heard
 -- ARGV
 --   live_ttl_ms      life of a live field
 --   session          the session id
@@ -37,5 +38,13 @@ for i, id in ipairs(ids) do
 end
 local gone = released(KEYS[1], ARGV[2], ids)
 tally(KEYS[4], ARGV[4], gone, known)
+if ARGV[4] == 'trimmed' and #gone > 0 then
+--@include gaps
+  -- Its client was told just now, and may be gone before it has heard of it.
+  local following = redis.call('XRANGE', KEYS[1], '(' .. gone[#gone], '+', 'COUNT', 1)[1]
+  local before = following and following[1] or '-'
+  local upto = following and before or gone[#gone]
+  note_gap(KEYS[5], tonumber(ARGV[5]), ARGV[2], { after = '-', upto = upto, before = before, count = #gone })
+end
 record(KEYS[3], tonumber(ARGV[5]), ARGV[4], ARGV[2], gone)
 return { 'released', #gone }
