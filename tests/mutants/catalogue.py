@@ -33,6 +33,7 @@ _CLIENTS = "tests/fault/test_clients.py::"
 _SWEEP = "tests/fault/test_sweep.py::"
 _ISOLATION = "tests/fault/test_isolation.py::"
 _CONTRACT = "tests/contract/"
+_LEASES = "tests/unit/test_run_leases.py::"
 
 MUTANTS = (
     # --- R1: delivered until acked, expired or dead-lettered; nothing ends silently ---------------------------------
@@ -368,7 +369,64 @@ MUTANTS = (
         replacement="        if False:",
         test=_ISOLATION + "test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_http",
     ),
+    # --- R16: a run owes its events, whatever becomes of its process -------------------------------------------------
+    Mutant(
+        requirement="R16",
+        name="an event of a run is stored although one before it is missing",
+        file="eventbus/store/lua/append_run.lua",
+        guard="if seq <= last or (seq ~= last + 1 and ARGV[19] ~= 'anew') then",
+        replacement="if false then",
+        test=_CONTRACT + "test_running.py::test_step_that_does_not_follow_the_last_one_is_refused_and_changes_nothing",
+    ),
+    Mutant(
+        requirement="R16",
+        name="whoever has lost a run goes on with it",
+        file="eventbus/store/lua/append_run.lua",
+        guard="if holder ~= '' and not same then",
+        replacement="if false then",
+        test=_CONTRACT + "test_running.py::test_step_of_another_owner_is_refused",
+    ),
+    Mutant(
+        requirement="R16",
+        name="a lease is renewed once",
+        file="eventbus/leases.py",
+        guard="        self._arm(self.lease_ms // (PER_LEASE_IN_DOUBT if doubts else PER_LEASE))",
+        replacement="        pass",
+        test=_LEASES + "test_the_lease_of_a_run_that_says_nothing_is_renewed_as_long_as_its_process_lives",
+    ),
+    Mutant(
+        requirement="R16",
+        name="the open calls of a killed run are left open",
+        file="eventbus/closing.py",
+        guard="seq=seq_of(record), open=open_calls(record))",
+        replacement="seq=seq_of(record))",
+        test="tests/fault/test_runs.py::test_runs_whose_agent_was_killed_are_closed_as_failed_within_their_lease",
+    ),
+    Mutant(
+        requirement="R16",
+        name="a run is closed by whoever comes, claimed or not",
+        file="eventbus/store/lua/claim_run.lua",
+        guard="(holder ~= ARGV[3] and holder ~= ARGV[4])",
+        replacement="false",
+        test=_CONTRACT + "test_running.py::test_run_is_claimed_by_one_and_its_old_owner_is_refused",
+    ),
+    Mutant(
+        requirement="R16",
+        name="what the store lost of a run does not come again",
+        file="eventbus/publisher.py",
+        guard="            line.send_again([self._again(kept, now_ms) for kept in lost])",
+        replacement="            pass",
+        test=_LEASES + "test_events_of_a_run_come_again_when_the_store_lost_everything",
+    ),
+    Mutant(
+        requirement="R16",
+        name="a run that ends leaves its calls open",
+        file="eventbus/run.py",
+        guard="for call_id, tool in state.open.items()]\n    # A result",
+        replacement="for call_id, tool in ()]\n    # A result",
+        test="tests/unit/test_runs.py::test_what_is_still_open_at_the_end_ends_with_the_run",
+    ),
 )
 
-REQUIRED = frozenset(("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R22"))
+REQUIRED = frozenset(("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R16", "R22"))
 """Rows that must have a mutant."""
