@@ -10,6 +10,7 @@ import click
 
 from eventbus.cli.common import CommandGroup, version
 from eventbus.cli.doctor import doctor
+from eventbus.cli.figures import rates, schemas
 from eventbus.cli.looking import dead, event, nodes, pending, sessions
 from eventbus.cli.publish import publish
 from eventbus.cli.runs import operator_events, runs
@@ -36,7 +37,21 @@ def cli() -> None:
     """
 
 
-for _command in (publish, tail, token, pending, sessions, event, dead, runs, operator_events, nodes, doctor):
+for _command in (
+    publish,
+    tail,
+    token,
+    pending,
+    sessions,
+    event,
+    dead,
+    runs,
+    operator_events,
+    rates,
+    schemas,
+    nodes,
+    doctor,
+):
     cli.add_command(_command)
 
 

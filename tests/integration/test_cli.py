@@ -96,6 +96,39 @@ async def test_publish_prints_the_receipt_and_a_repeated_id_is_stored_once(comma
     assert first["entry"] in shown.stdout
 
 
+@pytest.mark.requirement("R36")
+async def test_publish_for_several_users_prints_a_receipt_each_under_one_id(command: Command, server_url: str) -> None:
+    words = ("publish", "--user", "alice", "--user", "bob", "--type", "note", "--data", "{}")
+    rows = await command.json(*words)
+    assert [row["user"] for row in rows] == ["alice", "bob"]
+    assert len({row["id"] for row in rows}) == 1
+    again = await command.run(*words, "--user", "cyd", "--id", rows[0]["id"])
+    assert [line.endswith("duplicate") for line in again.stdout.splitlines()] == [True, True, False]
+
+
+@pytest.mark.requirement("R14")
+async def test_rates_are_shown_by_type_for_all_and_for_a_user(command: Command, node: Node) -> None:
+    async with opened(node) as client:
+        await publish(node, "a", "b")
+        await publish(node, "c", type="memo")
+        client.send("ack", ids=await delivered(client, 3), ref="r")
+        await client.expect("acked", ref="r")
+    rows = await command.json("rates")
+    assert [row["type"] for row in rows] == ["memo", "note", "all"]
+    wanted = {"stored": 3, "received": 3, "displayed": 0, "dead_lettered": 0, "success": 1.0}
+    assert wanted.items() <= rows[-1].items()
+    assert await command.json("rates", "--user", "alice") == rows
+    (memo, _) = await command.json("rates", "--user", "alice", "--type", "memo")
+    assert (memo["type"], memo["received"]) == ("memo", 1)
+    assert (await command.json("rates", "--user", "bob")) == [
+        {**dict.fromkeys(rows[0], 0), "type": "all", "success": None}
+    ]
+    table = (await command.run("rates")).stdout
+    assert re.search(r"^all +3 +3 +100 %", table, re.MULTILINE)
+    refused = await command.run("rates", "--run", "run_1", status=2)
+    assert refused.stderr.startswith("eventbus: user: ")
+
+
 async def test_publish_takes_its_data_from_a_file(command: Command, server_url: str, tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text('{"text": "Zoë"}')

@@ -29,6 +29,8 @@ COMMANDS = (
     "dead",
     "runs",
     "operator-events",
+    "rates",
+    "schemas",
     "nodes",
     "doctor",
 )
