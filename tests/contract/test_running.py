@@ -222,22 +222,22 @@ async def test_steps_that_a_failover_took_back_come_again_in_order(world: World)
 @pytest.mark.requirement("R17")
 async def test_deadline_is_due_when_its_time_has_come_and_not_before(world: World) -> None:
     now_ms = await world.store.ping()
-    await take(world, event(step(1, watch={"agent": 60_000, "thinking": 50})))
+    await take(world, event(step(1, watch={"agent": 60_000, "thinking": 300})))
     assert await due(world) == []
 
-    await world.pass_time(51)
+    await world.pass_time(301)
     (found,) = await waited_for(world)
 
     assert found.member == f"run {ALICE} {RUN} thinking"
-    assert now_ms + 50 <= found.due_ms <= found.now_ms
+    assert now_ms + 300 <= found.due_ms <= found.now_ms
     assert found.partition == partition_of(world)
 
 
 @pytest.mark.requirement("R17")
 async def test_deadline_that_is_met_is_not_due(world: World) -> None:
-    await take(world, event(step(1, watch={"thinking": 60})), event(step(2, unwatch=("thinking",))))
+    await take(world, event(step(1, watch={"thinking": 300})), event(step(2, unwatch=("thinking",))))
 
-    await world.pass_time(61)
+    await world.pass_time(301)
 
     assert await due(world) == []
 
@@ -495,10 +495,10 @@ async def test_requested_run_is_watched_until_it_starts(world: World) -> None:
 
 @pytest.mark.requirement("R17")
 async def test_requested_run_belongs_to_whoever_starts_it_in_time(world: World) -> None:
-    await world.store.request_run(RunRequest(user=ALICE, run=RUN, fields={}, watch={"started": 60}))
+    await world.store.request_run(RunRequest(user=ALICE, run=RUN, fields={}, watch={"started": 300}))
 
     await take(world, event(step(1, fields={"state": "running"}, unwatch=("started",))))
-    await world.pass_time(61)
+    await world.pass_time(301)
 
     found = await fields(world)
     assert (found["state"], found["owner"], "requested_ms" in found) == ("running", "me", True)
