@@ -21,6 +21,7 @@ from eventbus.errors import (
     UnknownQuestion,
 )
 from eventbus.frames import ErrorFrame, Sent
+from eventbus.ids import EntryId
 from eventbus.subscriber import Subscriber
 from tests.support.subscribing import Log, ScriptedNode
 
@@ -178,8 +179,8 @@ def test_what_is_answered_is_sent_no_more() -> None:
     for ref in refs:
         sends.add(make_send("a", {}, ref=ref, run=None, thread=None))
     assert sends
-    assert sends.answered(Sent(ref=refs[0], id="17-3"))
-    assert not sends.answered(Sent(ref=refs[0], id="17-3"))
+    assert sends.answered(Sent(ref=refs[0], id=EntryId("17-3")))
+    assert not sends.answered(Sent(ref=refs[0], id=EntryId("17-3")))
     assert not sends.answered(ErrorFrame(code="x", message="y"))
     sends.forget(refs[1])
     assert [frame.ref for frame in iter(sends.next, None)] == [refs[2]]
