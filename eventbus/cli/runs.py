@@ -19,7 +19,7 @@ __all__ = ["operator_events", "runs"]
 
 RUN_NAMES: Final = ("run", "user", "thread", "agent", "state", "started_ms", "breaches")
 STATES: Final = ("requested", "running", "completed")
-KINDS: Final = ("missed_deadline", "run_abandoned", "missed_confirmation", "webhook_failed")
+KINDS: Final = ("missed_deadline", "run_abandoned", "missed_confirmation", "webhook_failed", "order")
 
 _FOLLOW_S: Final = 1.0
 
@@ -131,6 +131,8 @@ def _what(row: dict[str, Any]) -> str:
             return f"event {event}: {row.get('level')} was demanded, {row.get('reached') or 'nothing'} was reached"
         case "webhook_failed":
             return f"{row.get('event')} after {row.get('attempts')} attempts: {row.get('reason')}"
+        case "order":
+            return f"events are lost: event {row.get('seq')} came behind event {row.get('after_seq')}"
     return ""
 
 
