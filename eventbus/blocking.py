@@ -20,6 +20,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, cast, overload
 
+from eventbus.blocking_answers import BlockingAnswers
 from eventbus.blocking_commands import Commands
 from eventbus.blocking_runs import Run
 from eventbus.breaker import BreakerState
@@ -140,7 +141,7 @@ class Receipt(AsyncReceipt):
         return self.blocking_bus.wait(self, level, sessions=sessions, timeout_ms=timeout_ms)
 
 
-class Bus:
+class Bus(BlockingAnswers):
     """`eventbus.Bus` with calls that wait, safe to use from many threads at once and after a fork.
 
     A `with` statement closes it. Without one, make it once (at module level, say), and the end of the process closes
@@ -291,15 +292,8 @@ class Bus:
         with self._told():
             return [self._receipt(receipt) for receipt in _runner.run(work)]
 
-    def wait(
-        self, receipt: AsyncReceipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
-    ) -> list[Confirmation]:
-        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
-        return _runner.run(self._opened().wait(receipt, level, sessions=sessions, timeout_ms=timeout_ms))
-
-    def confirmations(self, event: AsyncReceipt | Event | str, *, user: str | None = None) -> list[Confirmation]:
-        """Which sessions confirmed an event, how far and when: as `eventbus.Bus.confirmations`, with its errors."""
-        return _runner.run(self._opened().confirmations(event, user=user))
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        return _runner.run(work)
 
     def _receipt(self, receipt: AsyncReceipt) -> Receipt:
         return Receipt(

@@ -40,6 +40,11 @@ class Run(Generic[R]):
         return f"<blocking {self._inner!r}>"
 
     @property
+    def inner(self) -> runs.Run:
+        """The run itself, whose calls belong to the bus's event loop."""
+        return self._inner
+
+    @property
     def id(self) -> RunId:
         """The run id."""
         return self._inner.id

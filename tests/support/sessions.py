@@ -20,6 +20,7 @@ from eventbus.store import (
     ReadRequest,
     ReleaseReason,
     Start,
+    Store,
 )
 from eventbus.testing import ManualClock, MemoryStore
 
@@ -29,6 +30,30 @@ ADA = UserId("ada")
 def fence_of(session: str, user: str = ADA, connection: str = "c") -> Fence:
     """A fence with a short connection id."""
     return Fence(user=UserId(user), session=SessionId(session), connection=ConnectionId(connection.ljust(32, "0")))
+
+
+async def opening(store: Store, session: str, user: str = ADA, *, connection: str = "c", node: str = "n1") -> None:
+    """Open a session, or take it over."""
+    attached = await store.attach(
+        Attach(
+            fence=fence_of(session, user, connection),
+            node=NodeName(node),
+            mode=AttachMode.OPEN,
+            start=Start.EARLIEST,
+            cursor=None,
+            epoch=None,
+            live_limit=10,
+            known_limit=40,
+        )
+    )
+    assert isinstance(attached, Attached), attached
+
+
+async def reading(store: Store, session: str, user: str = ADA) -> list[EntryId]:
+    """What is new for a session."""
+    (new,) = await store.read_new([ReadRequest(fence=fence_of(session, user), count=1_000)])
+    assert isinstance(new, NewRead), new
+    return [entry.id for entry in new.entries]
 
 
 class Bench:
@@ -41,19 +66,7 @@ class Bench:
 
     async def attach(self, session: str, user: str = ADA, *, connection: str = "c", node: str = "n1") -> None:
         """Open a session, or take it over."""
-        attached = await self.store.attach(
-            Attach(
-                fence=fence_of(session, user, connection),
-                node=NodeName(node),
-                mode=AttachMode.OPEN,
-                start=Start.EARLIEST,
-                cursor=None,
-                epoch=None,
-                live_limit=10,
-                known_limit=40,
-            )
-        )
-        assert isinstance(attached, Attached), attached
+        await opening(self.store, session, user, connection=connection, node=node)
 
     async def detach(self, session: str, user: str = ADA, *, connection: str = "c") -> None:
         """Leave a session."""
@@ -61,9 +74,7 @@ class Bench:
 
     async def read(self, session: str, user: str = ADA) -> list[EntryId]:
         """What is new for a session."""
-        (new,) = await self.store.read_new([ReadRequest(fence=fence_of(session, user), count=1_000)])
-        assert isinstance(new, NewRead), new
-        return [entry.id for entry in new.entries]
+        return await reading(self.store, session, user)
 
     async def ack(self, session: str, entries: Sequence[EntryId], user: str = ADA) -> None:
         """A session received entries."""

@@ -1,0 +1,118 @@
+"""The half of the blocking bus that asks: as `eventbus.bus_answers`, with calls that wait."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from eventbus.blocking_runs import Run
+from eventbus.bus import Bus as AsyncBus
+from eventbus.confirmation import Confirmation, Sessions
+from eventbus.errors import EventBusError
+from eventbus.event import Event, Level
+from eventbus.history import EventPage, ThreadList
+from eventbus.ids import ENTRY_ZERO
+from eventbus.presence import Presence
+from eventbus.rates import Rates
+from eventbus.receipt import Receipt
+from eventbus.run_confirmations import RunConfirmation
+from eventbus.runs import Run as AsyncRun
+from eventbus.store.figures import OnlineRecord
+
+__all__ = ["BlockingAnswers"]
+
+T = TypeVar("T")
+
+
+class BlockingAnswers:
+    """What a blocking bus answers about events, runs, sessions and threads of its users."""
+
+    def _opened(self) -> AsyncBus:
+        raise NotImplementedError  # the bus's
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        raise NotImplementedError  # the bus's
+
+    def wait(
+        self, receipt: Receipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
+    ) -> list[Confirmation]:
+        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
+        return self._wait_for(self._opened().wait(receipt, level, sessions=sessions, timeout_ms=timeout_ms))
+
+    def confirmations(self, event: Receipt | Event | str, *, user: str | None = None) -> list[Confirmation]:
+        """Which sessions confirmed an event, how far and when: as `eventbus.Bus.confirmations`, with its errors."""
+        return self._wait_for(self._opened().confirmations(event, user=user))
+
+    def run_confirmations(
+        self,
+        run: Run[Any] | AsyncRun | Receipt | Iterable[Receipt] | str,
+        *,
+        user: str | None = None,
+        level: Level | str = Level.RECEIVED,
+        sessions: Sessions = "any",
+        timeout_ms: int = 60_000,
+    ) -> Generator[RunConfirmation, None, None]:
+        """The confirmations of a run's events as they come: `for one in bus.run_confirmations(run): ...`, else as
+        `eventbus.Bus.run_confirmations`.
+        """
+        bus, subject = self._opened(), run.inner if isinstance(run, Run) else run
+
+        async def made() -> AsyncIterator[RunConfirmation]:
+            return bus.run_confirmations(subject, user=user, level=level, sessions=sessions, timeout_ms=timeout_ms)
+
+        return self._each(self._wait_for(made()))
+
+    def online(self, user: str) -> list[OnlineRecord]:
+        """The sessions of a user that are live now: as `eventbus.Bus.online`, with its errors."""
+        return self._wait_for(self._opened().online(user))
+
+    def presence(self, user: str) -> Generator[Presence, None, None]:
+        """The sessions of a user as they come and go: `for change in bus.presence("ada"): ...`, else as
+        `eventbus.Bus.presence`. Who leaves the loop early closes what was returned, or drops it.
+        """
+        bus = self._opened()
+
+        async def made() -> AsyncIterator[Presence]:
+            return bus.presence(user)
+
+        return self._each(self._wait_for(made()))
+
+    def threads(self, user: str, *, before: str | None = None, limit: int = 100) -> ThreadList:
+        """The threads of which events are retained: as `eventbus.Bus.threads`, with its errors."""
+        return self._wait_for(self._opened().threads(user, before=before, limit=limit))
+
+    def history(
+        self,
+        user: str,
+        *,
+        thread: str | None = None,
+        run: str | None = None,
+        type: str | None = None,
+        after: str = ENTRY_ZERO,
+        limit: int = 100,
+    ) -> EventPage:
+        """The retained events of a user, a page at a time: as `eventbus.Bus.history`, with its errors."""
+        work = self._opened().history(user, thread=thread, run=run, type=type, after=after, limit=limit)
+        return self._wait_for(work)
+
+    def rates(
+        self, *, user: str | None = None, event: str | None = None, run: str | None = None, type: str | None = None
+    ) -> Rates:
+        """How many deliveries succeeded: as `eventbus.Bus.rates`, with its errors."""
+        return self._wait_for(self._opened().rates(user=user, event=event, run=run, type=type))
+
+    def _each(self, items: AsyncIterator[T]) -> Generator[T, None, None]:
+        async def following() -> T | None:
+            return await anext(items, None)
+
+        async def closed() -> None:
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+        try:
+            while (item := self._wait_for(following())) is not None:
+                yield item
+        finally:
+            with suppress(EventBusError):  # the bus is closed, and with it whatever this one held
+                self._wait_for(closed())
