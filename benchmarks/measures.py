@@ -11,6 +11,7 @@ from typing import Final
 from benchmarks.floor import push_floor, stream_floor
 from benchmarks.processes import cpu_ns, rss_bytes
 from benchmarks.report import Case, figures
+from benchmarks.texts import measure_texts
 from benchmarks.world import Load, World
 from eventbus.embedded import ServerBinary
 
@@ -226,6 +227,17 @@ def idle(plan: Plan) -> list[Case]:
     return cases.cases()
 
 
+def texts(plan: Plan) -> list[Case]:
+    """Token streams: what a delta costs, and how many get through."""
+    cases = _Cases()
+    few = plan.seconds < 1
+    for _ in range(plan.runs):
+        found = measure_texts(plan.binary, deltas=200 if few else 2_000, users=5 if few else 50, say=plan.say)
+        for name, values, faults in found:
+            cases.add(name, values, faults)
+    return cases.cases()
+
+
 def _opening(world: World, sessions: int) -> dict[tuple[str, str], float]:
     before = world.cpu()
     seconds = world.connect(sessions, at_once=200)
@@ -257,4 +269,5 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "delivery": Benchmark("Delivered and acked events, and the floor beside them", delivery),
     "latency": Benchmark("From publish to client", latency),
     "idle": Benchmark("Idle sessions", idle),
+    "texts": Benchmark("Token streams", texts),
 }
