@@ -10,12 +10,12 @@ from functools import partial
 from secrets import token_hex
 from typing import Any, Final, Protocol
 
+from eventbus.answering import default_answer
 from eventbus.clock import Clock
 from eventbus.command import (
     NO_DEFAULT,
     Question,
     Settled,
-    answered_event_id,
     parse_question,
     parse_question_id,
 )
@@ -31,14 +31,10 @@ from eventbus.errors import (
     StoreUnavailable,
     TooManyQuestions,
 )
-from eventbus.event import make_event
 from eventbus.ids import EventId, RunId, SessionId, ThreadId, UserId
-from eventbus.publishing import append_of
 from eventbus.receipt import Receipt
 from eventbus.store.inbound import (
-    Answer,
     Answered,
-    AnsweredBy,
     Ask,
     QuestionRecord,
     QuestionState,
@@ -292,26 +288,7 @@ class RunInbound:
         Returns:
             How long to wait before the question is looked at again: not at all, as a rule.
         """
-        default = Question.of(record.body).default
-        has_default = default is not NO_DEFAULT
-        settled = Settled(answer=default if has_default else None, by=AnsweredBy.DEADLINE, is_answered=has_default)
-        event = make_event(
-            id=answered_event_id(self.id, record.question),
-            type="agent_answered",
-            user=self._user,
-            time_ms=self._clock.now_ms(),
-            data=settled.data(record.question),
-            thread=self._thread,
-            run=self.id,
-        )
-        answer = Answer(
-            event=append_of(event),
-            run=self.id,
-            question=record.question,
-            by=AnsweredBy.DEADLINE,
-            choice=None,
-            settled=settled.packed(),
-        )
+        answer = default_answer(record, self._user, now_ms=self._clock.now_ms())
         outcome = await self._commanding.insist(partial(self._commanding.store.answer, answer))
         return max(1, outcome.left_ms) if outcome.result is Answered.EARLY else 0
 

@@ -17,30 +17,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgpack
 
 from eventbus import wire
+from eventbus.answering import user_answer
 from eventbus.clock import Clock, seconds
-from eventbus.command import (
-    ANSWER,
-    Question,
-    Settled,
-    answered_event_id,
-    check_command,
-    pick_question,
-    ref_word,
-    refused_answer,
-)
+from eventbus.command import ANSWER, check_command, pick_question, ref_word, refused_answer
 from eventbus.errors import EventBusError, RateLimited, RunClosed, StoreError, StoreUnavailable
-from eventbus.event import make_event, peek
+from eventbus.event import peek
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId
-from eventbus.publishing import append_of
 from eventbus.store import Store
-from eventbus.store.inbound import (
-    Answer,
-    Answered,
-    AnsweredBy,
-    CommandRefusal,
-    NewCommand,
-    QuestionRecord,
-)
+from eventbus.store.inbound import Answered, CommandRefusal, NewCommand, QuestionRecord
 from gateway.counters import Counters
 from gateway.payload import Payload
 
@@ -219,28 +203,15 @@ class Sending:
         record = pick_question(await self._store.questions(user), name, frame.run)
         if record is None:
             raise refused_answer(Answered.UNKNOWN_QUESTION, name)
-        given = frame.data["answer"]
-        settled = Settled(answer=given, by=AnsweredBy.USER, session=wait.session.session_id, ref=ref_word(frame.ref))
-        event = make_event(
-            id=answered_event_id(record.run, name),
-            type="agent_answered",
-            user=user,
-            time_ms=self._clock.now_ms(),
-            data=settled.data(name),
-            # Of one that is settled nothing is told but that: its event is stored already.
-            thread=Question.of(record.body).thread if record.body else None,
-            run=record.run,
+        answer = user_answer(
+            record,
+            user,
+            wait.session.session_id,
+            frame.data["answer"],
+            ref=ref_word(frame.ref),
+            now_ms=self._clock.now_ms(),
         )
-        outcome = await self._store.answer(
-            Answer(
-                event=append_of(event),
-                run=record.run,
-                question=name,
-                by=AnsweredBy.USER,
-                choice=given if isinstance(given, str) else None,
-                settled=settled.packed(),
-            )
-        )
+        outcome = await self._store.answer(answer)
         if outcome.result is not Answered.ACCEPTED:
             raise refused_answer(outcome.result, name)
         return outcome.entry or ENTRY_ZERO
