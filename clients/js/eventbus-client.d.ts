@@ -82,12 +82,13 @@ export interface ThreadsPage {
   /** Those of which anything is retained, the latest first; `last_ms`: when its last event was stored, Unix milliseconds. */
   threads: { thread: string; last_ms: number }[];
   /** The `before` of the next page; absent at the end. */
-  next?: string | number;
+  next?: string;
 }
 
 export interface Presence {
   online: boolean;
-  sessions: { session: string; [field: string]: unknown }[];
+  /** `last_seen_ms`: when its node last told that it lives, Unix milliseconds. */
+  sessions: { session: string; node: string; last_seen_ms: number }[];
 }
 
 /** `await` gives the first page, `for await` all of them, each when it is asked for. */
@@ -198,7 +199,7 @@ export declare class EventBusClient {
   text(run: string, stream?: string): string | undefined;
   /** The user's retained events. Read before the first connection, the session begins behind them. */
   history(options?: HistoryOptions): Pages<HistoryPage>;
-  threads(options?: { limit?: number; before?: string | number }): Pages<ThreadsPage>;
+  threads(options?: { limit?: number; before?: string }): Pages<ThreadsPage>;
   /** The user's sessions that are live now. */
   presence(): Promise<Presence>;
 }

@@ -300,6 +300,69 @@ async def test_each_command_is_stored_once_though_connections_are_cut_and_a_node
     await reader.check_page()
 
 
+@pytest.mark.requirement("R26")
+@pytest.mark.requirement("R35")
+async def test_a_page_lists_its_users_threads_page_by_page_and_where_they_are_connected(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    await publish_notes(bus, range(3))
+    reader = await open_reader(browser, bus, options={"session": "tab-1"})
+    await reader.live()
+    found = await browser.script(
+        """
+        const pages = async () => {
+          const threads = [];
+          for await (const page of window.client.threads({ limit: 1 })) threads.push(...page.threads);
+          const { online, sessions } = await window.client.presence();
+          return [threads.map(({ thread }) => thread), online, sessions.map(({ session }) => session)];
+        };
+        return pages();
+        """
+    )
+    assert found == [["dinner", "trip"], True, ["tab-1"]]
+    await reader.check_page()
+
+
+async def test_an_event_that_another_session_was_first_with_is_not_handed_over_behind_a_slow_handler(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    bus = await new_installation()
+    reader = await open_reader(browser, bus, options={"session": "slow"})
+    await reader.live()
+    await browser.script(
+        """
+        const [url, module, token] = arguments;
+        window.first = [];
+        import(module).then(({ EventBusClient }) => {
+          const onEvent = ({ id }) => void window.first.push(id);
+          window.quick = new EventBusClient(url, { token, session: "quick", onEvent });
+        });
+        // The first handler of the slow one takes until it is told to go on.
+        window.whenHandled = () => (window.whenHandled = undefined, new Promise((resolve) => (window.goOn = resolve)));
+        """,
+        bus.url,
+        f"{bus.nodes[0].url}/client.js",
+        bus.token(),
+    )
+    await browser.wait_for("window.quick?.state === 'live'")
+    await bus.publish(1)
+    await browser.wait_for("window.goOn !== undefined")
+    await bus.publish(3, deliver="any")
+    last = await bus.publish(1)
+    await browser.wait_for(f"window.first.at(-1) === '{last[0]}'")
+
+    def released(seen: PageReader) -> int:
+        return sum(len(record["ids"]) for record in seen.of("released"))
+
+    await reader.until(lambda seen: released(seen) == 3, "three are released")
+    await browser.script("window.goOn()")
+    await reader.has(["e1", *last])
+    assert await browser.script("return window.first") == bus.published
+    await bus.all_acked()
+    await reader.check_page()
+
+
 # --- the guide --------------------------------------------------------------------------------------------------------
 @pytest.mark.requirement("R8")
 async def test_the_guides_page_works_as_it_stands_there(browser: Browser, new_installation: NewInstallation) -> None:

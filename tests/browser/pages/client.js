@@ -56,7 +56,7 @@ window.client = new EventBusClient(plan.url, {
     inHandler -= 1;
     handled += 1;
     document.querySelector("#count").textContent = `${handled}`;
-    window.whenHandled?.(event);
+    await window.whenHandled?.(event);
   },
   onState: (state, detail) => {
     say("state", { state, ...detail, session: window.client.session, cursor: window.client.cursor });
@@ -64,5 +64,6 @@ window.client = new EventBusClient(plan.url, {
   },
   onGap: (gap) => say("gap", gap),
   onDropped: (dropped) => say("dropped", dropped),
+  onReleased: (ids) => say("released", { ids }),
   onError: ({ code, message, retryable, closeCode }) => say("error", { code, message, retryable, closeCode }),
 });
