@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from eventbus.errors import StoreError
-from eventbus.ids import ENTRY_ZERO, EntryId, EventId, NodeName, RunId, UserId, entry_order
+import msgpack
+
+from eventbus.answering import user_answer
+from eventbus.command import ANSWER, check_command, pick_question, plain_command_data, refused_answer
+from eventbus.errors import RateLimited, RunClosed, StoreError
+from eventbus.fields import parse_event_type
+from eventbus.ids import (
+    ENTRY_ZERO,
+    EntryId,
+    EventId,
+    NodeName,
+    RunId,
+    UserId,
+    entry_order,
+    parse_run_id,
+    parse_session_id,
+    parse_thread_id,
+    parse_user_id,
+)
 from eventbus.store import Append, Appended, DeadLetterRecord
 from eventbus.store.inbound import (
     COMMANDS_MAX,
@@ -54,6 +72,8 @@ class _Followed:
 class MemoryInbound(MemoryBase):
     """The part of a `MemoryStore` for `eventbus.store.inbound`. Its subscription never breaks, and never polls."""
 
+    _requests = 0
+
     def _append(self, event: Append) -> Appended | StoreError:
         raise NotImplementedError  # the store's
 
@@ -61,6 +81,66 @@ class MemoryInbound(MemoryBase):
         inbound = self._user(user).inbound
         inbound.commands.forget_before(self.clock.now_ms() - self.settings.retention_ms)
         return inbound
+
+    # --- what a test's user does ------------------------------------------------------------------------------------
+
+    async def user_sends(
+        self,
+        user: str,
+        type: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        run: str | None = None,
+        thread: str | None = None,
+        session: str = "device",
+    ) -> EntryId:
+        """A user sends a command, as a client would over a node. Returns its id.
+
+        Raises:
+            InvalidField: an argument has not its form.
+            RunClosed: the run is completed.
+            RateLimited: too many commands wait.
+        """
+        plain = plain_command_data({} if data is None else data)
+        check_command(parse_event_type(type, "type"), plain)
+        self._requests += 1
+        result = await self.send_command(
+            NewCommand(
+                user=parse_user_id(user),
+                session=parse_session_id(session),
+                type=type,
+                data=msgpack.packb(plain),
+                ref=f"of a test: {self._requests}",
+                run=None if run is None else parse_run_id(run),
+                thread=None if thread is None else parse_thread_id(thread),
+            )
+        )
+        if result is CommandRefusal.RUN_CLOSED:
+            raise RunClosed(f"the run {run} is completed")
+        if result is CommandRefusal.FULL:
+            raise RateLimited("as many commands wait as are kept")
+        return result.id
+
+    async def user_answers(
+        self, user: str, question: str, answer: Any, *, run: str | None = None, session: str = "device"
+    ) -> None:
+        """A user answers a question of an agent, as a client would over a node.
+
+        Raises:
+            AnswerRefused: as its subclasses say: `UnknownQuestion`, `AlreadyAnswered`, `QuestionClosed`, `BadAnswer`.
+            InvalidField: an argument has not its form.
+        """
+        check_command(ANSWER, {"question": question, "answer": answer})
+        asker, who = None if run is None else parse_run_id(run), parse_user_id(user)
+        record = pick_question(await self.questions(who), question, asker)
+        if record is None:
+            raise refused_answer(Answered.UNKNOWN_QUESTION, question)
+        self._requests += 1
+        ref, now_ms = f"of a test: {self._requests}", self.clock.now_ms()
+        given = user_answer(record, who, parse_session_id(session), answer, ref=ref, now_ms=now_ms)
+        outcome = await self.answer(given)
+        if outcome.result is not Answered.ACCEPTED:
+            raise refused_answer(outcome.result, question)
 
     # --- following --------------------------------------------------------------------------------------------------
 

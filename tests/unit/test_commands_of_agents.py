@@ -139,6 +139,17 @@ async def test_a_cancel_that_came_while_the_run_was_only_requested_is_seen(world
     assert run.outcome is Outcome.CANCELLED
 
 
+async def test_a_cancel_that_was_read_for_another_run_of_the_user_is_seen_by_a_run_that_begins_later(
+    world: World,
+) -> None:
+    async with world.run() as run:
+        await world.send("cancel", run="run_2")
+        await world.settle()
+        async with world.run(run="run_2") as later:
+            await asyncio.Event().wait()
+    assert (run.outcome, later.outcome) == (Outcome.SUCCESS, Outcome.CANCELLED)
+
+
 async def test_a_cancel_of_another_run_or_of_none_changes_nothing(world: World) -> None:
     async with world.run() as run, world.run(run="run_2") as other:
         await world.send("cancel", run="run_3")
