@@ -17,6 +17,7 @@ from eventbus.store import AckRequest, DeadLetter, Durability, EntryFacts, NodeR
 from eventbus.store.inbound import Ask, NewCommand, TakeCommands, inbox_group
 from eventbus.store.redis_store import RedisStore
 from eventbus.store.running import Settlement
+from eventbus.store.texts import TextPiece
 from tests.support.redis_stores import ALICE, NODE, Listened, event_of, fence_of, open_session, publish, read
 from tests.support.waiting import until
 
@@ -78,6 +79,10 @@ async def exercise(store: RedisStore) -> None:
     await store.probe(NODE, "token-1")
     await store.append([event_of("replicated")], Durability.REPLICATED)
     await _exercise_runs(store)
+    piece = TextPiece(user=ALICE, run=RunId("run_t"), stream="text", thread=None, offset=0, text="Hello")
+    await store.append_text(piece)
+    await store.append_text(replace(piece, stream="two"))
+    await store.close_texts(ALICE, piece.run, ["two"])
     await _exercise_inbound(store)
     await listening.aclose()
 
