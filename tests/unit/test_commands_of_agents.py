@@ -581,6 +581,23 @@ async def test_a_process_that_resumes_a_run_finds_its_question_and_its_answer(wo
         assert await run.ask("Which one?", question="q1") == "a"
 
 
+async def test_a_process_that_resumes_a_run_asks_its_open_question_no_second_time(world: World) -> None:
+    first = world.run()
+    await first.__aenter__()
+    asking = asyncio.create_task(first.ask("Which one?", question="q1"))
+    await world.settle()
+    asking.cancel()
+    async with (
+        Bus(store=world.store, clock=world.clock) as other,
+        other.run(user="ada", agent="a", run=RUN, resume=True) as run,
+    ):
+        again = asyncio.create_task(run.ask("Which one?", question="q1"))
+        await world.settle()
+        assert len(_asked(world)) == 1
+        await world.answer("q1", "a")
+        assert await again == "a"
+
+
 async def test_the_end_of_a_run_closes_its_questions(world: World) -> None:
     async with world.run() as run:
         asking = asyncio.create_task(run.ask("Which one?", question="q1"))
