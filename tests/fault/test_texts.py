@@ -58,7 +58,7 @@ class Reader:
 async def write(stream: Any, words: list[str], pace_s: float = 0.001) -> None:
     for word in words:
         await stream.write(word)
-        await asyncio.sleep(pace_s)
+        await asyncio.sleep(pace_s)  # real time: an agent writes at the pace of its model
 
 
 async def killed(installation: Installation, reader: Reader, *, during: str) -> None:

@@ -94,7 +94,7 @@ async def test_who_comes_late_gets_everything_so_far_in_one_frame(nodes: Nodes) 
     async with Bus(nodes.url) as bus, bus.run(user="alice", agent="writer") as run, run.stream() as stream:
         for word in WORDS:
             await stream.write(word)
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.0005)  # real time: an agent writes at the pace of its model
         await until(lambda: nodes_have(nodes.url, "alice", len(TEXT)), message="all of it is stored")
         async with opened(node, start="new") as client:
             await client.until_op("caught_up")
@@ -210,7 +210,7 @@ async def test_one_read_a_node_serves_all_its_sessions(server_url: str) -> None:
             async with bus.run(user="ann", agent="writer") as run, run.stream() as stream:
                 for word in WORDS:
                     await stream.write(word)
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0.001)  # real time: pieces leave by the clock
             for reader in readers:
                 await reader.has(TEXT)
             with redis.Redis.from_url(server_url) as client:
