@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from eventbus import moves
@@ -10,7 +11,7 @@ from eventbus.delivery import Delivery, Phase
 from eventbus.ids import EntryId, entry_order
 from eventbus.redelivery import RedeliveryPolicy
 from eventbus.store import RedeliveryOutcome, ReleaseReason, StoreGap
-from tests.property.delivery_model import Attachment, Order, Server, Stored, name
+from tests.property.delivery_model import Attachment, Order, Server, Stored, ToldGap, name
 
 ACK_TIMEOUT_MS = 1_000
 NACK_WAIT_MS = 100
@@ -62,6 +63,8 @@ class Connection:
         uncertain: entries whose redelivery may have been recorded since they were sent last.
         told: entries of which it heard that another session acked them.
         withdrawn: those of which the client was told.
+        gaps: what it was told will never come, and how much it had been sent before.
+        places: how much it had been sent when it was sent an entry last.
     """
 
     token: int
@@ -88,6 +91,8 @@ class Connection:
     uncertain: set[Order] = field(default_factory=set)
     told: set[Order] = field(default_factory=set)
     withdrawn: set[Order] = field(default_factory=set)
+    gaps: dict[Order, int] = field(default_factory=dict)
+    places: dict[Order, int] = field(default_factory=dict)
 
 
 class Judge:
@@ -97,6 +102,7 @@ class Judge:
         sent: the last delivery number of all that was sent, over all connections.
         said: what the client acked and was not sent since.
         elsewhere: what was acked through another door.
+        heard: what the client knows will never come: it has acked what was sent behind.
         data_was_lost: the group's position was lost or rolled back: what was sent may come again, what was not may be
             marked.
         seen: how often what happened, to see that a walk gets around.
@@ -109,6 +115,7 @@ class Judge:
         self.sent: dict[Order, int] = {}
         self.said: set[Order] = set()
         self.elsewhere: set[Order] = set()
+        self.heard: set[Order] = set()
         self.data_was_lost = False
         self.seen: Counter[str] = Counter()
 
@@ -130,6 +137,8 @@ class Judge:
                 case moves.Release():
                     for entry in effect.ids:
                         self._judge_release(entry_order(entry), effect.reason, announced)
+                        if effect.reason is ReleaseReason.TRIMMED and announced is not None:
+                            at.gaps.setdefault(entry_order(entry), len(at.places))
                 case moves.Redeliver():
                     for redelivery in effect.entries:
                         self._judge_attempt(at, entry_order(redelivery.id), redelivery.attempts)
@@ -140,7 +149,10 @@ class Judge:
                     self.note("poison" if poison else effect.reason)
                 case moves.AnnounceGap():
                     announced = effect.gap
-                    self.server.announced(effect.gap)
+                    if isinstance(effect.gap, ToldGap):
+                        for order in effect.gap.orders:
+                            at.gaps.setdefault(order, len(at.places))
+                            self.server.fates[self.server.ever[order].event].add("gap")
                     self.note(f"gap {effect.gap.reason}")
                 case moves.Dropped():
                     for entry in effect.ids:
@@ -155,6 +167,16 @@ class Judge:
         if isinstance(event, moves.Redelivered):
             sends = [effect for effect in effects if isinstance(effect, moves.Send)]
             self._judge_outcomes(at, event, {sending.id for send in sends for sending in send.events})
+
+    def say(self, at: Connection, orders: Iterable[Order]) -> None:
+        """The client acks these; what it was told before it was sent them it has heard."""
+        for order in orders:
+            self.said.add(order)
+            self.heard.update(gone for gone, place in at.gaps.items() if place < at.places[order])
+
+    def judge_forgotten(self) -> None:
+        """The store tells of a gap until the client has heard of it."""
+        assert self.data_was_lost or self.server.forgotten <= self.heard, "a gap that nobody heard of is forgotten"
 
     def _judge_outcomes(self, at: Connection, event: moves.Redelivered, sent: set[EntryId]) -> None:
         for entry, outcome in event.outcomes:
@@ -185,6 +207,7 @@ class Judge:
             at.highest_first = order
         self.note("first" if delivery == 1 else f"sent by {type(event).__name__} again")
         self.sent[order] = at.here[order] = delivery
+        at.places.setdefault(order, len(at.places) + 1)
         at.timer[order] = self.now_ms
         at.nacked.pop(order, None)
         at.asked.discard(order)

@@ -1,8 +1,8 @@
 """A model of the store behind one session, small enough to be believed: a stream, one group, its pending list, a
 fencing token.
 
-It does what the scripts do as far as the delivery machine can tell, and it remembers the fate of each event. A gap is
-found again until its announcement has reached the client.
+It does what the scripts do as far as the delivery machine can tell, and it remembers the fate of each event. What was
+trimmed is told again by each attach, until the client has handled what came behind it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,21 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToldGap(StoreGap):
+    """A gap, and what is lost in it."""
+
+    orders: tuple[Order, ...]
+
+
+@dataclass(slots=True)
+class Noted:
+    """A gap of which the client may not have heard; it has when it has handled `upto`, which came behind it."""
+
+    upto: Order
+    orders: tuple[Order, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """The answer to an attach; `opening` is what the session has to get before it is caught up."""
 
@@ -59,6 +74,10 @@ class Server:
     """The store of one session.
 
     Attributes:
+        unread_gone: what was trimmed unread, and no read has come behind it.
+        noted: what was trimmed, and of which the client may not have heard.
+        forgotten: what the store takes the client to have heard of by its cursor.
+        forgiven: what it takes it to have heard of because the entry behind is pending no more.
         released: shared entries that this session or another has acked.
         released_unread: those of them that this session had not read when another did.
     """
@@ -70,6 +89,11 @@ class Server:
         self.group: Group | None = None
         self.holder = 0
         self.unread_gone: list[Order] = []
+        self.noted: list[Noted] = []
+        self.forgotten: set[Order] = set()
+        self.forgiven: set[Order] = set()
+        self._told = (0, 0)
+        self._hole = False
         self.fates: dict[int, set[str]] = {}
         self.released: set[Order] = set()
         self.released_unread: set[Order] = set()
@@ -125,6 +149,7 @@ class Server:
                 if order not in self.stream:
                     self.fates[self.ever[order].event].add("lost with the group")
             self.unread_gone.clear()
+            self.noted.clear()
             self.group = None
 
     def roll_back(self, count: int, *, clock_behind: bool) -> None:
@@ -159,13 +184,17 @@ class Server:
         self.holder = token
         group = self.group = self.group or Group(ZERO)
         at = entry_order(cursor)
-        gap = None
+        unheard = self._unheard(group, at, forgets=takes_over)
+        gap: StoreGap | None = None
         if at != ZERO and at not in self.stream and (at > self.last or min(self.stream, default=at) < at):
             surviving = max((order for order in self.stream if order < at), default=ZERO)
             group.position = min(group.position, surviving)
             gap = StoreGap(reason=GapReason.ROLLBACK, after=name(surviving), before=None)
-        elif self.unread_gone:
-            gap = self._gap()
+        else:
+            told = self._told[1] if self._told[0] == token else 0
+            self._told = token, len(self.unread_gone)
+            self._hole = self._hole or bool(self.unread_gone)
+            gap = self._gap([*unheard, *self.unread_gone[told:]])
         return Attachment(
             position=name(group.position),
             tail=name(self.last),
@@ -174,16 +203,37 @@ class Server:
             opening=frozenset([*group.pending, *self.unread]),
         )
 
-    def _gap(self) -> StoreGap:
-        before = name(min(self.stream)) if self.stream else None
-        return StoreGap(reason=GapReason.TRIMMED, after=None, before=before, count=len(self.unread_gone))
+    def _unheard(self, group: Group, cursor: Order, *, forgets: bool) -> list[Order]:
+        """What was told to earlier connections, and the client may not have heard of."""
+        unheard: list[Noted] = []
+        for gap in self.noted:
+            if cursor != ZERO and cursor >= gap.upto:
+                self.forgotten.update(gap.orders if forgets else ())
+            elif cursor == ZERO and group.position >= gap.upto and min(group.pending, default=gap.upto) > gap.upto:
+                self.forgiven.update(gap.orders if forgets else ())
+            else:
+                unheard.append(gap)
+        if forgets:
+            self.noted = unheard
+        return [order for gap in unheard for order in gap.orders]
 
-    def announced(self, gap: StoreGap) -> None:
-        """The client knows of a gap in what was not read."""
-        if gap.reason is GapReason.TRIMMED:
-            for order in self.unread_gone[: gap.count]:
-                self.fates[self.ever[order].event].add("gap")
-            del self.unread_gone[: gap.count]
+    def _gap(self, orders: list[Order]) -> ToldGap | None:
+        if not orders:
+            return None
+        behind = [order for order in self.stream if order > max(orders)]
+        return ToldGap(
+            reason=GapReason.TRIMMED,
+            after=None,
+            before=name(min(behind)) if behind else None,
+            count=len(orders),
+            orders=tuple(orders),
+        )
+
+    def _note(self, orders: Iterable[Order]) -> None:
+        gone = tuple(orders)
+        if gone:
+            behind = [order for order in self.stream if order > max(gone)]
+            self.noted.append(Noted(min(behind, default=self.last), gone))
 
     def read(self, token: int, read: ReadNew | ReadPending, now_ms: int) -> NewItems | PendingItems | str:
         """`lost` and `no_group` beside the answers."""
@@ -195,8 +245,12 @@ class Server:
         if group is None:
             return "no_group"
         gap = None
-        if read.verify is not None and entry_order(read.verify) not in self.stream and self.unread_gone:
-            gap = self._gap()
+        absent = read.verify is not None and entry_order(read.verify) not in self.stream
+        if (self._hole or absent) and self.unread_gone:
+            gap = self._gap(self.unread_gone[self._told[1] if self._told[0] == token else 0 :])
+            self._note(self.unread_gone)
+            self.unread_gone.clear()
+            self._told, self._hole = (0, 0), False
         orders = self.unread[: read.count]
         for order in orders:
             group.pending[order] = 1
@@ -253,7 +307,9 @@ class Server:
         """False is `lost`."""
         if self.holder != token:
             return False
-        self._off(ids, reason.value)
+        gone = self._off(ids, reason.value)
+        if reason is ReleaseReason.TRIMMED:
+            self._note(gone)
         return True
 
     def _off(self, ids: Iterable[EntryId], fate: str) -> list[Order]:
@@ -285,4 +341,4 @@ class Server:
         return None if self.holder != token else bool(self._off([entry], "dead"))
 
 
-__all__ = ["ENTRY_ZERO", "ZERO", "Attachment", "Group", "Order", "Server", "Stored", "name"]
+__all__ = ["ENTRY_ZERO", "ZERO", "Attachment", "Group", "Order", "Server", "Stored", "ToldGap", "name"]

@@ -79,6 +79,15 @@ class World(Judge):
         if self.at.covered or not unread.intersection(list(self.server.stream)[:count]):
             self.server.trim(count)
 
+    def trim_while_away(self, turns: int) -> None:
+        """The cap takes what nobody has read, and the connection that is told of it ends soon."""
+        self.connect(3)
+        self.publish(3)
+        self.trim(len(self.server.stream) - 1)
+        for _ in range(turns):
+            self.turn()
+        self.connect(3)
+
     def lose_group(self) -> None:
         """The session's group vanishes."""
         self.server.lose_group()
@@ -119,7 +128,7 @@ class World(Judge):
         """The highest id up to which the client has handled everything."""
         cursor = ENTRY_ZERO
         for order in sorted(self.sent):
-            if order not in self.said and order not in self.elsewhere:
+            if order not in self.said:
                 break
             cursor = name(order)
         return cursor
@@ -138,6 +147,7 @@ class World(Judge):
         cursor = at.machine.cursor if at.opened else self._handled()
         answer = self.server.attach(at.token, cursor, takes_over=not at.opened)
         assert answer is not None
+        self.judge_forgotten()
         at.attaching.answer = answer
         at.covered = answer.position != ENTRY_ZERO
         at.attaching.stored_then = self.server.last
@@ -331,20 +341,20 @@ class World(Judge):
     def ack(self, orders: list[Order]) -> None:
         """The client acks."""
         if orders:
-            self.said.update(orders)
+            self.say(self.at, orders)
             self.feed(moves.Acked([name(order) for order in orders]))
 
     def ack_all(self) -> None:
         """The client acks all that it has, up to the highest."""
         if owed := self.owed:
-            self.said.update(owed)
+            self.say(self.at, owed)
             self.feed(moves.AckedUpTo(name(max(owed))))
 
     def ack_up_to(self, pick: int) -> None:
         """The client acks a part of what it has."""
         top = self.picked(pick)
         if top is not None:
-            self.said.update(order for order in self.owed if order <= top)
+            self.say(self.at, [order for order in self.owed if order <= top])
             self.feed(moves.AckedUpTo(name(top)))
 
     def ack_again(self, pick: int) -> None:
@@ -513,6 +523,9 @@ class World(Judge):
         lost = [event for event, fates in self.server.fates.items() if not fates]
         assert not lost, f"lost without a word: {lost}"
         assert at.disturbed or machine.cursor == name(group.position)
+        known = self.heard | at.gaps.keys() | self.server.forgiven
+        unknown = {order for gap in self.server.noted for order in gap.orders} - known
+        assert self.data_was_lost or not unknown, f"gone, and the client was not told: {unknown}"
         for order in at.here.keys() & self.server.released - self.said - at.withdrawn:
             stored = self.server.ever[order]
             assert at.disturbed or order in self.elsewhere or self._has_expired(stored), "released without a word"

@@ -59,6 +59,7 @@ ACTS: dict[str, tuple[int, Act]] = {
     "connect": (2, lambda world, a, b: world.connect(1 + a % 6)),
     "change window": (1, lambda world, a, b: world.change_window(1 + a % 6)),
     "trim": (2, lambda world, a, b: world.trim(1 + a)),
+    "trim while away": (2, lambda world, a, b: world.trim_while_away(a)),
     "lose group": (1, lambda world, a, b: world.lose_group()),
     "fail over": (1, lambda world, a, b: world.fail_over(a % 4, clock_behind=b % 2 > 0)),
 }
