@@ -1,4 +1,4 @@
-"""The examples of docs/publishing.md are complete programs, and print what the page says."""
+"""The examples of docs/publishing.md and docs/asking.md are complete programs, and print what the page says."""
 
 from __future__ import annotations
 
@@ -10,24 +10,31 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "publishing.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [
+    example
+    for page in ("publishing.md", "asking.md")
+    for example in re.findall(
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?",
+        (ROOT / "docs" / page).read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+]
 
 
-def test_the_page_has_examples_and_each_says_what_it_prints() -> None:
-    assert len(EXAMPLES) >= 8
+def test_the_pages_have_examples_and_each_says_what_it_prints() -> None:
+    assert len(EXAMPLES) >= 12
     assert all(output for _, output in EXAMPLES)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_an_example_of_the_page_does_what_it_says(number: int, server_url: str, tmp_path: Path) -> None:
+def test_an_example_of_a_page_does_what_it_says(number: int, server_url: str, tmp_path: Path) -> None:
     program, output = EXAMPLES[number]
     script = tmp_path / "example.py"
     script.write_text(program)
-    root = str(PAGE.parents[1])
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
-        env={**os.environ, "EVENTBUS_REDIS_URL": server_url, "PYTHONPATH": root},
+        env={**os.environ, "EVENTBUS_REDIS_URL": server_url, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=30,

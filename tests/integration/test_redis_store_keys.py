@@ -12,7 +12,7 @@ import redis
 
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
-from eventbus.ids import EntryId, RunId, SessionId
+from eventbus.ids import EntryId, RunId, SessionId, ThreadId
 from eventbus.store import AckRequest, DeadLetter, Durability, EntryFacts, NodeRecord, ReleaseReason, RunStep, Ticket
 from eventbus.store.inbound import Ask, NewCommand, TakeCommands, inbox_group
 from eventbus.store.redis_store import RedisStore
@@ -78,6 +78,7 @@ async def exercise(store: RedisStore) -> None:
     await store.beat_node(NodeRecord(node=NODE, address="a", version="1", state="ready", started_ms=1, figures={}))
     await store.probe(NODE, "token-1")
     await store.append([event_of("replicated")], Durability.REPLICATED)
+    await publish(store, replace(event_of("in a thread"), thread=ThreadId("trip")))
     await _exercise_runs(store)
     piece = TextPiece(user=ALICE, run=RunId("run_t"), stream="text", thread=None, offset=0, text="Hello")
     await store.append_text(piece)
