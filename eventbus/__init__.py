@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from eventbus.errors import NotReplicated as NotReplicated
     from eventbus.errors import PartialPublish as PartialPublish
     from eventbus.errors import PublishTimeout as PublishTimeout
+    from eventbus.errors import QuestionClosed as QuestionClosed
     from eventbus.errors import RunCancelled as RunCancelled
     from eventbus.errors import RunClosed as RunClosed
     from eventbus.errors import RunMisused as RunMisused
+    from eventbus.errors import RunTimeout as RunTimeout
     from eventbus.errors import SendTimeout as SendTimeout
     from eventbus.errors import StoreBusy as StoreBusy
     from eventbus.errors import StoreError as StoreError
@@ -42,10 +44,13 @@ if TYPE_CHECKING:
     from eventbus.event import Require as Require
     from eventbus.event import make_event as make_event
     from eventbus.events import Outcome as Outcome
+    from eventbus.presence import Presence as Presence
+    from eventbus.rates import Rates as Rates
     from eventbus.receipt import PublishStatistics as PublishStatistics
     from eventbus.receipt import Receipt as Receipt
     from eventbus.receipt import Receipts as Receipts
     from eventbus.run_inbound import Cancelled as Cancelled
+    from eventbus.run_confirmations import RunConfirmation as RunConfirmation
     from eventbus.runs import Run as Run
     from eventbus.runs import Tool as Tool
     from eventbus.schemas import Schema as Schema
@@ -61,6 +66,9 @@ _HOMES = {
     "Settings": "config",
     "Receipt": "receipt",
     "Receipts": "receipt",
+    "Presence": "presence",
+    "Rates": "rates",
+    "RunConfirmation": "run_confirmations",
     "Run": "runs",
     "Tool": "runs",
     "Cancelled": "run_inbound",
@@ -87,10 +95,12 @@ _HOMES = {
     "AnswerRefused": "errors",
     "AnswerTimeout": "errors",
     "CommandRefused": "errors",
+    "QuestionClosed": "errors",
     "RunCancelled": "errors",
     "SendTimeout": "errors",
     "RunClosed": "errors",
     "RunMisused": "errors",
+    "RunTimeout": "errors",
     "BreakerOpen": "errors",
     "NotReplicated": "errors",
     "ConfirmationTimeout": "errors",
