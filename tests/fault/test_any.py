@@ -21,7 +21,7 @@ JOBS, SESSIONS = 600, 4
 async def work(subscriber: Subscriber, mine: list[str], pace_s: float) -> None:
     async for delivery in subscriber:
         mine.append(delivery.event.id)
-        await asyncio.sleep(pace_s)
+        await asyncio.sleep(pace_s)  # real time: the pace of the publisher
 
 
 async def levels_of(store: RedisStore) -> dict[EntryId, Counter[str]]:

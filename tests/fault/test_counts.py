@@ -43,7 +43,7 @@ class Client:
             if event.type == self.shows:
                 await delivery.displayed()
             self.handled[event.id] = event.type
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # real time: the pace of the publisher
 
 
 def own_counts(published: Counter[str], clients: dict[str, Client]) -> dict[tuple[str, str], int]:

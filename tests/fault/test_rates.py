@@ -33,7 +33,7 @@ class Client:
             if event.type == SHOWN:
                 await delivery.displayed()
             self.books[event.id] = (event.run or "", event.type)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # real time: the pace of the publisher
 
     def levels(self, run: str) -> set[tuple[str, str]]:
         """Which events of a run it confirmed, and how far."""

@@ -153,7 +153,7 @@ async def test_runs_are_whole_when_the_server_is_killed_and_has_lost_the_end_of_
         async with bus.run(user=f"user{number % USERS}", agent="worker") as run, run.tool("count") as tool:
             for step in range(steps):
                 await run.publish("progress", {"step": step})
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.005)  # real time: the pace of the publisher
             tool.result = steps
         return run.id
 
