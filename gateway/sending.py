@@ -22,7 +22,7 @@ from eventbus.clock import Clock, seconds
 from eventbus.command import ANSWER, check_command, pick_question, ref_word, refused_answer
 from eventbus.errors import EventBusError, RateLimited, RunClosed, StoreError, StoreUnavailable
 from eventbus.event import peek
-from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId
+from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, UserId
 from eventbus.store import Store
 from eventbus.store.inbound import Answered, CommandRefusal, NewCommand, QuestionRecord
 from gateway.counters import Counters
@@ -37,8 +37,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_AT_CAP: Final = "as many commands wait as are kept, and no agent has handled one of them; try again later"
+
 WAITING_MAX: Final = 64
 """Most commands of one connection that wait for the store."""
+FULL_MS: Final = 1_000
+"""So long a user whose commands are at the cap is refused without a look."""
 BATCH_MAX: Final = 256
 """Most connections whose commands, or whose questions, are looked after at once."""
 PAUSE_MS: Final = 100
@@ -72,6 +76,7 @@ class Sending:
         self._store_wait_ms = store_wait_ms
         self._lines: dict[ConnectionId, deque[_Wait]] = {}
         self._asking: dict[Session, None] = {}
+        self._full: dict[UserId, int] = {}
         self._reminding = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -179,6 +184,7 @@ class Sending:
         if frame.type == ANSWER:
             return await self._answered(wait)
         session = wait.session
+        self._check_full(session.user)
         command = NewCommand(
             user=session.user,
             session=session.session_id,
@@ -190,12 +196,22 @@ class Sending:
         )
         result = await self._store.send_command(command)
         if result is CommandRefusal.FULL:
-            raise RateLimited(
-                "as many commands wait as are kept, and no agent has handled one of them; try again later"
-            )
+            self._full[session.user] = self._clock.monotonic_ms() + FULL_MS
+            raise RateLimited(_AT_CAP)
         if result is CommandRefusal.RUN_CLOSED:
             raise RunClosed(f"the run {frame.run} is completed")
         return result.id
+
+    def _check_full(self, user: UserId) -> None:
+        """Raises: RateLimited: the user's commands were at the cap just now. Looking for room among them is dear, and
+        a client that floods must not have the store do it for each frame.
+        """
+        if user not in self._full:
+            return
+        now_ms = self._clock.monotonic_ms()
+        self._full = {known: until_ms for known, until_ms in self._full.items() if until_ms > now_ms}
+        if user in self._full:
+            raise RateLimited(_AT_CAP)
 
     async def _answered(self, wait: _Wait) -> EntryId:
         user, frame = wait.session.user, wait.frame

@@ -11,8 +11,8 @@ import pytest
 from eventbus.command import Question
 from eventbus.errors import StoreFull, StoreMisconfigured
 from eventbus.ids import ENTRY_ZERO, EntryId, RunId, UserId
-from eventbus.store.inbound import Ask
-from gateway.sending import PAUSE_MAX_MS, WAITING_MAX
+from eventbus.store.inbound import COMMANDS_MAX, Ask, TakeCommands, inbox_group
+from gateway.sending import FULL_MS, PAUSE_MAX_MS, WAITING_MAX
 from tests.support.bench import Bench, BenchClient
 from tests.support.waiting import until
 
@@ -121,6 +121,29 @@ async def test_more_commands_than_may_wait_are_refused_and_cost_nothing(bench: B
     bench.store.resume()
     assert len(await told(client, "sent", WAITING_MAX)) == WAITING_MAX
     await told(other, "sent")
+
+
+async def test_a_client_that_floods_at_the_cap_costs_the_store_one_look_a_second(bench: Bench) -> None:
+    for number in range(COMMANDS_MAX):
+        await bench.store.user_sends("alice", "message", {"text": f"{number}"})
+    client, other = await bench.open(), await bench.open("bob")
+    await until(lambda: not bench.node.sending.is_busy)
+    before = bench.store.calls
+    for ref in range(20):
+        say(client, ref)
+        await told(client, "error", ref + 1)
+    assert bench.store.calls == before + 1
+    assert {frame["code"] for frame in client.of("error")} == {"rate_limited"}
+    say(other, 1)
+    await told(other, "sent")
+
+    group = inbox_group("inbox")
+    taking = TakeCommands(user=ALICE, group=group, run=None, count=1, idle_ms=1_000, max_deliveries=5)
+    (taken,) = await bench.store.take_commands(taking)
+    await bench.store.ack_commands(ALICE, group, [taken.id])
+    bench.clock.advance(FULL_MS)
+    say(client, 99)
+    assert [frame["ref"] for frame in await told(client, "sent")] == [99]
 
 
 async def test_a_command_of_a_client_that_has_gone_is_stored_all_the_same(bench: Bench) -> None:
