@@ -130,7 +130,9 @@ class Run(Generic[R]):
         """Tell the user what the agent thinks: as `eventbus.Run.thinking`."""
         return self._call(self._inner.thinking(text, **more))
 
-    def publish(self, type: str, data: Mapping[str, Any], *, require: Require | None = None) -> EventId:
+    def publish(
+        self, type: str, data: Mapping[str, Any], *, require: Require | Mapping[str, Any] | None = None
+    ) -> EventId:
         """Send an event of another type inside the run: as `eventbus.Run.publish`."""
         return self._call(self._inner.publish(type, data, require=require))
 
@@ -156,6 +158,10 @@ class Run(Generic[R]):
     def flush(self) -> None:
         """Wait until every event so far is stored: as `eventbus.Run.flush`."""
         self._call(self._inner.flush())
+
+    def receipt(self, event: EventId) -> R:
+        """Wait until an event of this run is stored: as `eventbus.Run.receipt`."""
+        return self._receipt(self._call(self._inner.receipt(event)))
 
 
 class TextStream:

@@ -18,7 +18,7 @@ from eventbus.receipt import Receipt, Waits
 from eventbus.schemas import Schemas
 from eventbus.store import Append, Demand, Durability, RunStep
 
-__all__ = ["EventFields", "EventMaker", "append_of", "receipts_of", "recipients", "store_all", "to_each"]
+__all__ = ["EventFields", "EventMaker", "append_of", "demand_of", "receipts_of", "recipients", "store_all", "to_each"]
 
 _FIELDS: Final = frozenset(
     ("user", "type", "data", "id", "thread", "run", "deliver", "require", "expires_ms", "trace", "time_ms")
@@ -141,7 +141,7 @@ class EventMaker:
             data=data,
             thread=thread,
             run=run,
-            require=_require(require),
+            require=demand_of(require),
             deliver=cast(Deliver, deliver),  # make_event judges it
             expires_ms=expires_ms,
             trace=trace,
@@ -272,7 +272,8 @@ async def _result(
     )
 
 
-def _require(require: Require | Mapping[str, Any] | None) -> Require | None:
+def demand_of(require: Require | Mapping[str, Any] | None) -> Require | None:
+    """Read a demanded confirmation; `make_event` judges its values. Raises: InvalidEvent."""
     if require is None or isinstance(require, Require):
         return require
     if not isinstance(require, Mapping):
@@ -282,4 +283,4 @@ def _require(require: Require | Mapping[str, Any] | None) -> Require | None:
     for name in ("level", "within_ms"):
         if name not in require:
             raise InvalidEvent(f"require.{name}", "is missing")
-    return Require(level=cast(Level, require["level"]), within_ms=require["within_ms"])  # make_event judges both
+    return Require(level=cast(Level, require["level"]), within_ms=require["within_ms"])

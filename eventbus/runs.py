@@ -21,6 +21,7 @@ from eventbus.event import Event, Require, make_event
 from eventbus.events import CallId, Outcome
 from eventbus.fields import Level, parse_integer
 from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_run_id, run_id_from
+from eventbus.publishing import demand_of
 from eventbus.receipt import Receipt
 from eventbus.run import (
     AGENT_FAILED,
@@ -305,17 +306,19 @@ class Run(FromUser):
         """
         return await self._do(Think(text=text, more=more))
 
-    async def publish(self, type: str, data: Mapping[str, Any], *, require: Require | None = None) -> EventId:
+    async def publish(
+        self, type: str, data: Mapping[str, Any], *, require: Require | Mapping[str, Any] | None = None
+    ) -> EventId:
         """Send an event of another type inside the run; it takes a `seq` like the others.
 
         Args:
             type: any but the five critical types, which the run sends itself.
             data: a JSON object.
-            require: a demanded confirmation.
+            require: a demanded confirmation: `{"level": "displayed", "within_ms": 5000}`.
 
         Returns, Raises: as `thinking`.
         """
-        return await self._do(Emit(type=type, data=data), require)
+        return await self._do(Emit(type=type, data=data), demand_of(require))
 
     def tool(
         self,
@@ -393,6 +396,23 @@ class Run(FromUser):
         """
         await self._context.line.flush()
         self._hold.check()
+
+    async def receipt(self, event: EventId) -> Receipt:
+        """Wait until an event of this run is stored, to wait for its confirmations: `await receipt.wait("displayed")`.
+
+        Args:
+            event: what `thinking` or `publish` returned.
+
+        Raises:
+            RunMisused: it is no event of this run, or not one of its newest `MAX_RECEIPTS`.
+            PublishTimeout, RunClosed, ...: as `flush`.
+        Safe to cancel.
+        """
+        await self.flush()
+        found = next((receipt for receipt in reversed(self._hold.receipts) if receipt.event == event), None)
+        if found is None:
+            raise RunMisused(f"no receipt of an event {event!r} is known: give what a call of this run returned")
+        return found
 
     # --- from moves to events -----------------------------------------------------------------------------------------
 
