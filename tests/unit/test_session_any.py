@@ -180,3 +180,32 @@ async def test_counts_of_a_node_are_those_of_its_clients(bench: Bench) -> None:
         ("displayed", "note"): 2,
         ("confirmed", "note"): 1,
     }
+
+
+@pytest.mark.requirement("R7")
+async def test_a_client_that_died_before_it_handled_what_came_behind_a_gap_is_told_again(bench: Bench) -> None:
+    client = await bench.open()
+    (first,) = await bench.publish()
+    client.say("ack", ids=[first])
+    await bench.settle()
+    client.hang_up()
+    await bench.settle()
+    entries = await bench.publish(3)
+    bench.store.trim(ALICE, 1)
+
+    for _ in range(2):
+        client = await bench.open(cursor=first)
+        assert [(gap["reason"], gap["after"], gap["before"], gap["count"]) for gap in client.of("gap")] == [
+            ("trimmed", first, entries[2], 2)
+        ]
+        assert [entry for entry, _ in client.events()] == [entries[2]]
+        # It dies with the frames on their way.
+        client.hang_up()
+        await bench.settle()
+
+    client = await bench.open(cursor=first)
+    client.say("ack", ids=[entries[2]])
+    await bench.settle()
+    client.hang_up()
+    await bench.settle()
+    assert (await bench.open(cursor=entries[2])).of("gap") == []
