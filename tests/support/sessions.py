@@ -59,9 +59,9 @@ async def reading(store: Store, session: str, user: str = ADA) -> list[EntryId]:
 class Bench:
     """A bus, a store and a clock; sessions that were attached are read, acked and left by the test."""
 
-    def __init__(self, **bus: Any) -> None:
+    def __init__(self, kind: type[MemoryStore] = MemoryStore, **bus: Any) -> None:
         self.clock = ManualClock()
-        self.store = MemoryStore(clock=self.clock)
+        self.store = kind(clock=self.clock)
         self.bus = Bus(store=self.store, clock=self.clock, **bus)
 
     async def attach(self, session: str, user: str = ADA, *, connection: str = "c", node: str = "n1") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,8 +14,10 @@ from eventbus import ConfirmationTimeout
 from eventbus.config import ConfirmationRecords, Settings, StoreSettings
 from eventbus.errors import EventBusError, InvalidField
 from eventbus.event import Level
-from eventbus.ids import EntryId
+from eventbus.ids import EntryId, UserId
 from eventbus.run_confirmations import RunConfirmation, RunConfirmations
+from eventbus.store import HistoryPage
+from eventbus.testing import MemoryStore
 from tests.support.sessions import ADA, Bench
 
 
@@ -188,6 +190,41 @@ async def test_without_records_it_says_so_at_once() -> None:
     async with bench.bus:
         with pytest.raises(EventBusError, match="EVENTBUS_CONFIRMATION_RECORDS"):
             bench.bus.run_confirmations("run_1", user=ADA)
+
+
+class HookedStore(MemoryStore):
+    """Something happens right after a page of events was read, once."""
+
+    after_history: Callable[[], Awaitable[object]] | None = None
+
+    async def history(self, user: UserId, after: EntryId, count: int) -> HistoryPage:
+        page = await super().history(user, after, count)
+        hook, self.after_history = self.after_history, None
+        if hook is not None:
+            await hook()
+        return page
+
+
+@pytest.mark.requirement("R12")
+async def test_an_event_stored_and_confirmed_between_two_reads_is_not_missed() -> None:
+    bench = Bench(HookedStore)
+    async with bench.bus:
+        await bench.attach("tab")
+        async with bench.bus.run(user=ADA, agent="planner", run="run_1") as run:
+            await run.flush()
+
+            async def think() -> None:
+                await run.thinking("hm")
+                await run.flush()
+                await bench.ack("tab", await bench.read("tab"))
+
+            assert isinstance(bench.store, HookedStore)
+            bench.store.after_history = think
+            work = asyncio.ensure_future(gathered(run.confirmations()))
+            await bench.clock.pass_time(500)
+        await bench.ack("tab", await bench.read("tab"))
+        types = [one.type for one in await passed(bench, work)]
+    assert types == ["agent_started", "agent_thinking", "agent_completed"]
 
 
 @pytest.mark.requirement("R12")
