@@ -41,8 +41,8 @@ MUTANTS = (
         requirement="R1",
         name="an ack is dropped on its way to the store",
         file="gateway/reader.py",
-        guard="            acks.ids.extend(ids)\n        else:",
-        replacement="            pass\n        else:",
+        guard="            acks.ids.extend(said.ids)\n            acks.facts.extend(facts_of(said.payloads))\n",
+        replacement="            pass\n",
         test=_CLIENTS + "test_acking_twice_is_no_error_and_releases_nothing_else",
     ),
     Mutant(
@@ -60,6 +60,22 @@ MUTANTS = (
         guard="            effects.append(self._give_up(entry, item.poison))",
         replacement="            pass",
         test=_SWEEP + "test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_dead_letter",
+    ),
+    Mutant(
+        requirement="R1",
+        name="an event for any session is released for the one that acked it alone",
+        file="eventbus/store/lua/shared/others.lua",
+        guard="  if name ~= ARGV[1] and group['pending'] > 0 then",
+        replacement="  if false then",
+        test=_CONTRACT + "test_any.py::test_first_ack_releases_a_shared_entry_for_every_session_that_has_it_in_flight",
+    ),
+    Mutant(
+        requirement="R1",
+        name="a session that reads later is given what another has received",
+        file="eventbus/store/lua/read.lua",
+        guard="    some_released = redis.call('EXISTS', KEYS[3]) == 1",
+        replacement="    some_released = false",
+        test=_CONTRACT + "test_any.py::test_a_released_entry_is_told_to_those_who_read_it_later",
     ),
     # --- R2: killed, frozen, cut, restarted: nothing lost -----------------------------------------------------------
     Mutant(
@@ -130,8 +146,8 @@ MUTANTS = (
         requirement="R2",
         name="acks that the store did not answer are not kept",
         file="gateway/reader.py",
-        guard="            kept.ids[:0] = ids",
-        replacement="            pass",
+        guard="        kept.ids[:0] = request.entries\n        kept.facts[:0] = request.facts\n",
+        replacement="        pass\n",
         test="tests/integration/test_acks_kept.py::test_an_ack_that_the_store_did_not_take_is_repeated_until_it_does",
     ),
     Mutant(
@@ -189,8 +205,8 @@ MUTANTS = (
         requirement="R3",
         name="nobody is told of a dead letter",
         file="eventbus/window.py",
-        guard="        return [moves.Dropped((event.id,), moves.DropReason.DEAD_LETTERED)] if event.dead else []",
-        replacement="        return []",
+        guard="            return [moves.Dropped((event.id,), moves.DropReason.DEAD_LETTERED)]",
+        replacement="            return []",
         test=_CLIENTS + "test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then_a_dead_letter",
     ),
     # --- R4: one idempotency key, in order --------------------------------------------------------------------------
@@ -277,6 +293,15 @@ MUTANTS = (
         replacement="elseif uncounted then",
         test=_CONTRACT + "test_gaps.py::test_cursor_that_was_acked_and_trimmed_is_no_gap",
     ),
+    Mutant(
+        requirement="R7",
+        name="a gap is forgotten when it was read over, whether its client has heard of it or not",
+        file="eventbus/store/lua/attach.lua",
+        guard="    heard = not below(cursor, gap.upto)",
+        replacement="    heard = true",
+        test=_CONTRACT
+        + "test_gaps.py::test_gap_is_told_again_when_the_socket_died_before_the_client_handled_what_came_behind_it",
+    ),
     # --- R8: the clients' libraries ---------------------------------------------------------------------------------
     Mutant(
         requirement="R8",
@@ -324,7 +349,7 @@ MUTANTS = (
     Mutant(
         requirement="R22",
         name="an event in the wrong stream is sent",
-        file="gateway/reader.py",
+        file="gateway/payload.py",
         guard="    if head.user != user:",
         replacement="    if False:",
         test=_SWEEP + "test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_dead_letter",
