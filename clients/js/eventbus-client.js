@@ -1153,6 +1153,7 @@ export class EventBusClient {
     this.#setState("open");
     this.#arm("deadline", WELCOME_TIMEOUT_MS, () => this.#lost("no welcome came"));
     const { start, window } = this.#options;
+    for (const waiter of this.#filterWaiters) waiter.inHello = true;
     this.#send(helloFrame({
       token, session: this.#session, start, cursor: this.cursor, epoch: this.#epoch, window, filter: this.#filter,
       known: this.#known,
@@ -1172,7 +1173,7 @@ export class EventBusClient {
     this.#epoch = frame.epoch;
     this.#known = this.#inUse = true;
     this.#save();
-    this.#settleFilter((waiter) => waiter.resolve());
+    this.#filterWelcomed();
     this.#texts.connected(this.#welcomedMs);
     this.#watchTexts();
     this.#scheduleRefresh(frame.token_expires_ms);
@@ -1640,6 +1641,14 @@ export class EventBusClient {
 
   #closedError() {
     return new EventBusError("closed", "the client is closed");
+  }
+
+  /** The hello had the filter as it was then; what was set since goes out now. */
+  #filterWelcomed() {
+    const late = this.#filterWaiters.filter(({ inHello }) => !inHello);
+    for (const { resolve, inHello } of this.#filterWaiters) if (inHello) resolve();
+    this.#filterWaiters = late;
+    for (const { ref } of late) this.#send({ op: "filter", filter: this.#filter, ref });
   }
 
   #settleFilter(settle, ref) {

@@ -651,6 +651,19 @@ test("a new filter is sent, and carried by the next hello", async () => {
   await byReconnect;
 });
 
+test("a filter that is set between the hello and its welcome is sent after that", async () => {
+  const client = connect();
+  const peer = await node.peer();
+  await peer.frame("hello");
+  let isSet = false;
+  client.filter({ threads: ["t1"] }).then(() => (isSet = true));
+  await peer.greet();
+  const { ref, filter } = await peer.frame("filter");
+  assert.deepEqual([filter, isSet], [{ threads: ["t1"] }, false]);
+  peer.send({ op: "filtered", ref });
+  await until(() => isSet, "the answer");
+});
+
 test("an error frame is reported, and one about a filter rejects it", async () => {
   const client = connect();
   const peer = await node.peer();
