@@ -17,6 +17,7 @@ from typing import Final
 
 import click
 
+from eventbus import Bus
 from eventbus.clock import SystemClock, seconds
 from eventbus.embedded import EmbeddedServer, EmbeddedServerError
 from eventbus.errors import ConfigError
@@ -38,6 +39,8 @@ NODES_MAX: Final = 8
 DRAIN_MS: Final = 3_000
 PACE_MS: Final = 400
 SERVER_CHECK_MS: Final = 500
+RUN_LEASE_MS: Final = 5_000
+"""Shorter than usual: nobody wants to watch for half a minute until a node ends the run of a killed agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,7 @@ class _Demo:
         secret_file.write_text(secret)
         # What is set in the terminal is meant for another installation.
         env = {name: value for name, value in os.environ.items() if not name.startswith("EVENTBUS_")}
+        env["EVENTBUS_RUN_LEASE_MS"] = str(RUN_LEASE_MS)
         bell = Bell()
         published_log = directory / "published.jsonl"
         published = Published(published_log)
@@ -175,17 +179,20 @@ class _Demo:
         ]
         agent = AgentProcess(redis_url=server.url, published=published_log, log=logs / "agent.log", env=env)
         self.server = server
-        self.fleet = Fleet(nodes, agent, abandoned=lambda: self.control.abandoned(), bell=bell)
+        self.fleet = Fleet(nodes, agent, agent_died=published.give_up, bell=bell)
         self.store = RedisStore(server.url)
+        self.bus = Bus(server.url)
         self.files = Files(directory / "uploads")
         self.control = Control(
             fleet=self.fleet,
             files=self.files,
             published=published,
+            bus=self.bus,
             store=self.store,
             server=server,
             secret=secret.encode(),
-            now_ms=SystemClock().now_ms,
+            installation=_installation(directory / "installation"),
+            clock=SystemClock(),
         )
 
     async def keep_server(self) -> None:
@@ -197,6 +204,13 @@ class _Demo:
                 self.server.start()
 
 
+def _installation(path: Path) -> str:
+    """The name of the data in this directory, made once."""
+    if not path.exists():
+        path.write_text(secrets.token_hex(8))
+    return path.read_text()
+
+
 async def _run(options: Options, server: EmbeddedServer) -> None:
     """Everything but the server, until a signal comes. Raises: ConfigError."""
     stop = Stop()
@@ -206,6 +220,7 @@ async def _run(options: Options, server: EmbeddedServer) -> None:
     page: Listener | None = None
     demo = _Demo(options, server)
     try:
+        await demo.bus.__aenter__()  # the counterpart is in `_end`
         door_sockets = _take_port(options.port)
         page_sockets = bind("127.0.0.1", 0, setting="PORT")
         sockets += door_sockets + page_sockets
@@ -241,7 +256,7 @@ async def _run(options: Options, server: EmbeddedServer) -> None:
 async def _first_steps(demo: _Demo, options: Options, url: str) -> None:
     if options.question:
         try:
-            demo.control.run(demo.files.all()[0], options.question, PACE_MS)
+            await demo.control.run(demo.files.all()[0], options.question, PACE_MS)
         except Refused as error:
             click.echo(f"The run was not started: {error}", err=True)
     if options.open_browser:
@@ -260,6 +275,8 @@ async def _end(demo: _Demo, door: Door | None, page: Listener | None) -> None:
         await door.stop()
     if page is not None:
         await page.stop()
+    await demo.control.aclose()
+    await demo.bus.aclose()
     await demo.store.aclose()
 
 

@@ -23,16 +23,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eventbus.clock import seconds
+from eventbus import Bus
+from eventbus.clock import Clock, seconds
 from eventbus.embedded import EmbeddedServer
-from eventbus.errors import EventBusError
-from eventbus.ids import parse_user_id
+from eventbus.errors import EventBusError, InvalidField
+from eventbus.ids import ThreadId, parse_thread_id, parse_user_id
 from eventbus.store import Store
 from eventbus.tokens import make_token
 from gateway.demo.files import UPLOAD_MAX_BYTES, Files, SharedFile
 from gateway.demo.fleet import Fleet
-from gateway.demo.jobs import USER, Job
+from gateway.demo.jobs import AGENT, TIER, USER, Job
 from gateway.demo.published import Published
+from gateway.demo.ticks import Ticks
 from gateway.handshake import Decision, Reject, UpgradeRequest
 from gateway.routes import answer
 
@@ -44,11 +46,13 @@ PACE_MAX_MS: Final = 5_000
 BODY_MAX_BYTES: Final = 8 * 1024
 TOKEN_LIFE_MS: Final = 3_600_000
 STORE_WAIT_MS: Final = 1_000
+REQUEST_MS: Final = 3_000
 
 _PAGE: Final = Path(__file__).parent / "page"
 _MEDIA: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _HOST: Final = re.compile(r"(?:127\.0\.0\.1|localhost)(?::\d{1,5})?")
 _TOKEN_PLACE: Final = b"{{control_token}}"
+_INSTALLATION_PLACE: Final = b"{{installation}}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -76,10 +80,12 @@ class Control:
         fleet: the nodes and the agent.
         files: what the agent can be asked about.
         published: the agent's log.
+        bus: asks for runs, and for the confirmations of their events.
         store: to see what waits there.
         server: the local server, for its name and pid.
         secret: signs the page's tokens.
-        now_ms: wall time.
+        installation: names the data: what a tab remembers belongs to it.
+        clock: wall time and monotonic time.
     """
 
     def __init__(
@@ -88,10 +94,12 @@ class Control:
         fleet: Fleet,
         files: Files,
         published: Published,
+        bus: Bus,
         store: Store,
         server: EmbeddedServer,
         secret: bytes,
-        now_ms: Callable[[], int],
+        installation: str,
+        clock: Clock,
     ) -> None:
         self._fleet = fleet
         self._files = files
@@ -99,7 +107,10 @@ class Control:
         self._store = store
         self._server = server
         self._secret = secret
-        self._now_ms = now_ms
+        self._installation = installation
+        self._bus = bus
+        self._ticks = Ticks(bus, clock)
+        self._now_ms = clock.now_ms
         self._token = secrets.token_urlsafe(32)
 
     def app(self) -> Starlette:
@@ -109,6 +120,7 @@ class Control:
             "/demo/token": ("POST", self.make_token),
             "/demo/files": ("POST", self.upload),
             "/demo/runs": ("POST", self.start_run),
+            "/demo/agent/kill": ("POST", self.kill_agent),
             "/demo/nodes/{name}/kill": ("POST", self.kill_node),
             "/demo/nodes/{name}/revive": ("POST", self.revive_node),
         }
@@ -126,35 +138,46 @@ class Control:
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
-    def run(self, file: SharedFile, question: str, pace_ms: int) -> str:
+    async def run(self, file: SharedFile, question: str, pace_ms: int, thread: ThreadId | None = None) -> str:
         """Give the agent a question.
+
+        Args:
+            file: what it is about.
+            question: the visitor's words.
+            pace_ms: the pause after each step.
+            thread: the conversation; a new one when absent.
 
         Returns:
             The run's id.
 
         Raises:
-            Refused: the agent has enough to do, or has just died.
+            Refused: the agent has enough to do, or has just died; or the store does not answer.
         """
         self._published.read()
         if len(self._published.open_runs()) >= RUNS_AT_ONCE:
             message = f"{RUNS_AT_ONCE} runs are under way: wait until one has ended"
             raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "busy", message)
-        run = f"run_{secrets.token_hex(6)}"
-        job = Job(run=run, question=question, path=str(file.path), name=file.name, pace_ms=pace_ms)
+        thread = thread or ThreadId(f"talk-{secrets.token_hex(4)}")
+        if not self._fleet.agent.running:
+            raise _no_agent()
+        try:
+            async with asyncio.timeout(seconds(REQUEST_MS)):
+                # Written down before the agent has it: should it never begin, operators are told.
+                run = await self._bus.request_run(user=USER, agent=AGENT, thread=thread, tier=TIER)
+        except (EventBusError, TimeoutError):
+            message = "the store does not answer: try once more"
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no_store", message) from None
+        path = str(file.path)
+        job = Job(run=run, thread=thread, question=question, path=path, name=file.name, pace_ms=pace_ms)
         try:
             self._fleet.agent.submit(job)
         except ConnectionError:
-            message = "the agent is being started again: try once more"
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no_agent", message) from None
+            raise _no_agent() from None
         return run
 
-    def abandoned(self) -> list[Job]:
-        """The runs whose process died: their end is owed."""
-        self._published.read()
-        return [
-            Job(run=run, question="", path="", name="", pace_ms=0, abandoned=True)
-            for run in self._published.open_runs()
-        ]
+    async def aclose(self) -> None:
+        """Ask the bus for nothing any more."""
+        await self._ticks.aclose()
 
     # --- the page -----------------------------------------------------------------------------------------------------
 
@@ -168,6 +191,7 @@ class Control:
             " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
         )
         html = (_PAGE / "index.html").read_bytes().replace(_TOKEN_PLACE, self._token.encode())
+        html = html.replace(_INSTALLATION_PLACE, self._installation.encode())
         return Response(html, media_type="text/html", headers=_headers({"Content-Security-Policy": policy}))
 
     async def page_file(self, request: Request) -> Response:
@@ -202,9 +226,13 @@ class Control:
         return answer({"token": token})
 
     async def state(self, request: Request) -> Response:
-        """`GET /demo/state?run=&session=`: the processes, the files, what was published, what waits for a session."""
+        """`GET /demo/state?run=&session=`: the processes, the files, what was published in a run and how far that has
+        come, what waits for a session.
+        """
         self._published.read()
         agent, server = self._fleet.agent, self._server
+        run = request.query_params.get("run", "")
+        published = self._published.of_run(run)
         body = {
             "nodes": [
                 {"name": node.name, "pid": node.pid, "port": node.port, "state": node.state, "ended": node.ended}
@@ -221,7 +249,8 @@ class Control:
                 for file in self._files.all()
             ],
             "runs": self._published.counts(),
-            "published": self._published.of_run(request.query_params.get("run", "")),
+            "published": published,
+            "confirmations": self._ticks.of_run(run) if published else {},
             "pending": await self._pending(request.query_params.get("session", "")),
         }
         return answer(body)
@@ -244,7 +273,7 @@ class Control:
         return answer({"id": file.id, "name": file.name, "bytes": file.size_bytes}, HTTPStatus.CREATED)
 
     async def start_run(self, request: Request) -> Response:
-        """`POST /demo/runs`: `{"file", "question", "pace_ms"}`."""
+        """`POST /demo/runs`: `{"file", "question", "pace_ms", "thread"}`."""
         asked = await _object(request)
         file = self._files.get(str(asked.get("file", "")))
         if file is None:
@@ -258,7 +287,19 @@ class Control:
         pace_ms = asked.get("pace_ms")
         if type(pace_ms) is not int or not 0 <= pace_ms <= PACE_MAX_MS:
             raise Refused(HTTPStatus.BAD_REQUEST, "bad_pace", f"pace_ms must be from 0 to {PACE_MAX_MS}")
-        return answer({"run": self.run(file, question, pace_ms)}, HTTPStatus.ACCEPTED)
+        try:
+            thread = parse_thread_id(asked.get("thread"))
+        except InvalidField as error:
+            raise Refused(HTTPStatus.BAD_REQUEST, "bad_thread", str(error)) from None
+        return answer({"run": await self.run(file, question, pace_ms, thread)}, HTTPStatus.ACCEPTED)
+
+    async def kill_agent(self, request: Request) -> Response:
+        """`POST /demo/agent/kill`: SIGKILL. It is started again by itself; what it worked on, a node ends."""
+        agent = self._fleet.agent
+        pid = agent.pid
+        if not agent.kill():
+            raise Refused(HTTPStatus.CONFLICT, "not_running", "the agent is being started again")
+        return answer({"killed": pid})
 
     async def kill_node(self, request: Request) -> Response:
         """`POST /demo/nodes/{name}/kill`: SIGKILL."""
@@ -277,6 +318,11 @@ class Control:
             message = f"{node.name} did not start: {node.ended}. {node.last_words()}"
             raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "not_started", message)
         return answer({"pid": node.pid, "port": node.port})
+
+
+def _no_agent() -> Refused:
+    message = "the agent is being started again: try once more"
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no_agent", message)
 
 
 def _headers(extra: Mapping[str, str]) -> dict[str, str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from eventbus.clock import seconds
-from gateway.demo.jobs import Job
 from gateway.demo.processes import AgentProcess, Bell, NodeProcess, State
 
 __all__ = ["Fleet"]
@@ -28,7 +27,7 @@ class Fleet:
     Args:
         nodes: not started yet.
         agent: not started yet.
-        abandoned: the jobs whose end is owed, asked whenever the agent was started.
+        agent_died: called before the agent is started, also the first time: nobody works on its runs any more.
         bell: the one that the nodes ring.
     """
 
@@ -37,12 +36,12 @@ class Fleet:
         nodes: Sequence[NodeProcess],
         agent: AgentProcess,
         *,
-        abandoned: Callable[[], Iterable[Job]],
+        agent_died: Callable[[], object],
         bell: Bell,
     ) -> None:
         self.nodes = {node.name: node for node in nodes}
         self.agent = agent
-        self._abandoned = abandoned
+        self._agent_died = agent_died
         self._bell = bell
         self._turn = 0
         self._keeping: asyncio.Task[None] | None = None
@@ -81,9 +80,8 @@ class Fleet:
             child.kill()
 
     async def _start_agent(self) -> None:
+        self._agent_died()
         await self.agent.start()
-        for job in self._abandoned():
-            self.agent.submit(job)
 
     async def _keep_agent(self) -> None:
         while True:

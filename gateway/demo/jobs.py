@@ -7,10 +7,16 @@ from typing import Any, Final
 
 import orjson
 
-__all__ = ["USER", "Job"]
+__all__ = ["AGENT", "TIER", "USER", "Job"]
 
 USER: Final = "demo"
 """The user for whom the demo's agent works, and as whom the page connects."""
+
+AGENT: Final = "reader"
+"""The agent's name."""
+
+TIER: Final = "enterprise"
+"""Whose deadlines its runs have: a visitor may choose to be slow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,19 +25,19 @@ class Job:
 
     Attributes:
         run: the run's id.
+        thread: the conversation that it belongs to.
         question: what the visitor wants to know.
         path: where the file is.
         name: what the visitor calls it.
         pace_ms: the pause after each step, so that one can watch.
-        abandoned: the run was begun by a process that has died: only its end is owed.
     """
 
     run: str
+    thread: str
     question: str
     path: str
     name: str
     pace_ms: int
-    abandoned: bool = False
 
     def to_json(self) -> bytes:
         """One line."""

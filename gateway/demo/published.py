@@ -19,7 +19,7 @@ RUNS_MAX: Final = 100
 
 
 class Published:
-    """Reads the agent's log as it grows.
+    """Reads the agent's log as it grows: a line for each event, and one when a run has ended.
 
     Args:
         path: the log.
@@ -29,6 +29,8 @@ class Published:
         self._path = path
         self._offset = 0
         self._runs: dict[str, list[dict[str, Any]]] = {}
+        self._ended: dict[str, dict[str, Any]] = {}
+        self._given_up: set[str] = set()
 
     def prune(self) -> None:
         """Writes the log anew without old runs; only while no agent writes it."""
@@ -36,8 +38,10 @@ class Published:
         oldest_ms = time.time_ns() // 1_000_000 - KEPT_MS
         young = [(run, lines) for run, lines in self._runs.items() if entry_order(lines[0]["entry"])[0] >= oldest_ms]
         self._runs = dict(young[-RUNS_MAX:])
+        self._ended = {run: line for run, line in self._ended.items() if run in self._runs}
+        kept = [*(line for lines in self._runs.values() for line in lines), *self._ended.values()]
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(b"".join(orjson.dumps(line) + b"\n" for lines in self._runs.values() for line in lines))
+        fresh.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in kept))
         fresh.replace(self._path)
         self._offset = self._path.stat().st_size
 
@@ -51,8 +55,13 @@ class Published:
             self._offset += len(whole)
             for raw in whole.splitlines():
                 with contextlib.suppress(orjson.JSONDecodeError):  # the agent was killed in the middle of it
-                    line = orjson.loads(raw)
-                    self._runs.setdefault(line["run"], []).append(line)
+                    self._take(orjson.loads(raw))
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "ended" in line:
+            self._ended[line["run"]] = line
+        else:
+            self._runs.setdefault(line["run"], []).append(line)
 
     def counts(self) -> list[dict[str, Any]]:
         """Every run with the number of its events, oldest first."""
@@ -63,5 +72,10 @@ class Published:
         return [{"id": line["id"], "entry": line["entry"]} for line in self._runs.get(run, ())]
 
     def open_runs(self) -> list[str]:
-        """Runs that have begun and not ended."""
-        return [run for run, lines in self._runs.items() if lines[-1]["type"] != "agent_completed"]
+        """Runs that have begun and not ended, and whose agent lives."""
+        return [run for run in self._runs if run not in self._ended and run not in self._given_up]
+
+    def give_up(self) -> None:
+        """The agent that wrote the log has died: nobody works on its runs any more."""
+        self.read()
+        self._given_up.update(self.open_runs())

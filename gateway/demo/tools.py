@@ -11,13 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Text", "ToolError", "answer", "best_passage", "count_words", "describe", "keywords", "read_part", "search"]
+__all__ = [
+    "Text",
+    "ToolError",
+    "answer",
+    "count_words",
+    "describe",
+    "keywords",
+    "label",
+    "passages",
+    "read_part",
+    "search",
+]
 
 PARTS_MAX: Final = 6
 KEYWORDS_MAX: Final = 4
 MATCHES_SHOWN: Final = 5
 WORDS_SHOWN: Final = 8
 SNIPPET_CHARACTERS: Final = 160
+LABEL_CHARACTERS: Final = 72
+PASSAGE_LINES: Final = 3
+PASSAGES_MAX: Final = 3
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _QUOTED: Final = re.compile(r"[\"\u201c\u201e]([^\"\u201c\u201d\u201e]{2,60})[\"\u201d\u201c]")
@@ -114,23 +128,33 @@ def count_words(text: Text) -> dict[str, Any]:
     return {"different": len(counts), "most_frequent": frequent}
 
 
-def best_passage(text: Text, terms: Sequence[str]) -> dict[str, Any] | None:
-    """Three lines that hold the most different terms; None when none holds any."""
+def passages(text: Text, terms: Sequence[str]) -> list[dict[str, Any]]:
+    """The places of three lines that hold the most different terms, the best first, three at most; none when nothing
+    holds any.
+    """
     patterns = [_pattern(term) for term in terms]
-    best: tuple[tuple[int, int, int], int] | None = None
+    scored: list[tuple[int, int, int, int]] = []
     for index in range(len(text.lines)):
-        window = "\n".join(text.lines[index : index + 3])
+        window = "\n".join(text.lines[index : index + PASSAGE_LINES])
         counts = [len(pattern.findall(window)) for pattern in patterns]
         different = sum(count > 0 for count in counts)
         # Of equals the one that begins with them, then the one that has more of them, then the earlier.
         begins = sum(bool(pattern.search(text.lines[index])) for pattern in patterns)
-        score = (different, begins, sum(counts))
-        if different and (best is None or score > best[0]):
-            best = (score, index)
-    if best is None:
-        return None
-    lines = [line.strip() for line in text.lines[best[1] : best[1] + 3] if line.strip()]
-    return {"line": best[1] + 1, "text": _snippet(" ".join(lines), 3 * SNIPPET_CHARACTERS)}
+        if different:
+            scored.append((different, begins, sum(counts), -index))
+    scored.sort(reverse=True)
+    chosen: list[int] = []
+    for different, _, _, minus_index in scored:
+        if different < scored[0][0] or len(chosen) == PASSAGES_MAX:
+            break
+        if all(abs(-minus_index - other) >= PASSAGE_LINES for other in chosen):
+            chosen.append(-minus_index)
+    return [_passage(text, index) for index in chosen]
+
+
+def label(passage: dict[str, Any]) -> str:
+    """A passage in a line: where it begins, and its first words."""
+    return f"line {passage['line']}: {_snippet(str(passage['text']), LABEL_CHARACTERS)}"
 
 
 def answer(name: str, found: Sequence[tuple[str, int]], frequent: Sequence[str], passage: dict[str, Any] | None) -> str:
@@ -140,7 +164,7 @@ def answer(name: str, found: Sequence[tuple[str, int]], frequent: Sequence[str],
         name: the file's.
         found: the terms that were searched, each with how often it occurs.
         frequent: the file's most frequent words.
-        passage: what `best_passage` found.
+        passage: one that `passages` found.
     """
     if not found:
         told = f"The question names no word to look for. {name} speaks mostly of {_listed(frequent[:4])}."
@@ -152,8 +176,13 @@ def answer(name: str, found: Sequence[tuple[str, int]], frequent: Sequence[str],
         counts = _listed([f"\u201c{term}\u201d {_times(count)}" for term, count in found])
         told = f"{name} has {counts}."
     if passage is not None:
-        told += f" The passage that fits best begins in line {passage['line']}: \u201c{passage['text']}\u201d"
+        told += f" The passage to read begins in line {passage['line']}: \u201c{passage['text']}\u201d"
     return told
+
+
+def _passage(text: Text, index: int) -> dict[str, Any]:
+    lines = [line.strip() for line in text.lines[index : index + PASSAGE_LINES] if line.strip()]
+    return {"line": index + 1, "text": _snippet(" ".join(lines), 3 * SNIPPET_CHARACTERS)}
 
 
 def _words(text: str) -> list[str]:

@@ -15,9 +15,14 @@ LEDGER = ROOT / "gateway" / "demo" / "page" / "ledger.js"
 
 SCRIPT = """
 const { Ledger } = await import(process.argv[1]);
-const { handed, published, gaps, live, waitedMs } = JSON.parse(process.argv[2]);
+const { handed, back, published, gaps, live, waitedMs } = JSON.parse(process.argv[2]);
 const ledger = new Ledger();
-for (const id of handed) ledger.handed({ id, run: "r", type: id === "end" ? "agent_completed" : "x" }, id);
+// An id that begins with `node` is of an event that somebody else than the agent has stored.
+const made = (id) => ({
+  id, run: "r", type: id.endsWith("end") ? "agent_completed" : "x", ...(id.startsWith("node") ? {} : { seq: 1 }),
+});
+for (const id of back) ledger.readBack(made(id));
+for (const id of handed) ledger.handed(made(id));
 for (let count = 0; count < gaps; count += 1) ledger.gap();
 const logged = published.map((id) => ({ id, entry: id }));
 ledger.verdict(ledger.compare("r", logged), live, 0);
@@ -26,8 +31,16 @@ console.log(JSON.stringify({ ...result, ...ledger.verdict(result, live, waitedMs
 """
 
 
-def judged(handed: list[str], published: list[str], *, gaps: int = 0, live: bool = True, waited_ms: int = 0) -> Any:
-    case = {"handed": handed, "published": published, "gaps": gaps, "live": live, "waitedMs": waited_ms}
+def judged(
+    handed: list[str],
+    published: list[str],
+    *,
+    back: tuple[str, ...] = (),
+    gaps: int = 0,
+    live: bool = True,
+    waited_ms: int = 0,
+) -> Any:
+    case = {"handed": handed, "back": back, "published": published, "gaps": gaps, "live": live, "waitedMs": waited_ms}
     command = [str(program("node")), "--input-type=module", "-e", SCRIPT, "--", str(LEDGER), json.dumps(case)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=20).stdout)
 
@@ -60,3 +73,20 @@ def test_a_gap_is_told_although_nothing_else_is_wrong() -> None:
 def test_without_a_connection_what_is_behind_waits_and_is_not_missing() -> None:
     said = judged(["a"], ["a", "b"], live=False, waited_ms=60_000)
     assert (said["tone"], said["text"]) == ("wait", "Not connected. 1 event waits in the store.")
+
+
+def test_what_was_read_back_is_here_and_is_no_delivery_and_may_be_delivered_once() -> None:
+    said = judged(["b", "end"], ["a", "b", "end"], back=("a", "b"))
+    assert (said["received"], said["back"], said["twice"], said["tone"]) == (3, 1, 0, "good")
+
+
+def test_what_others_have_stored_is_not_the_agents() -> None:
+    said = judged(["a", "node-answer", "node-end"], ["a"])
+    assert (said["received"], said["others"]) == (1, 2)
+    assert said["text"] == "Nothing is missing: 1 published, 1 received, each once and in order."
+
+
+def test_an_agent_that_was_killed_before_it_wrote_down_its_last_event_is_told() -> None:
+    said = judged(["a", "b", "node-end"], ["a"])
+    assert said["tone"] == "good"
+    assert said["text"].endswith("The agent did not live to write down 1 more.")

@@ -52,18 +52,24 @@ def test_counting_names_the_most_frequent_words() -> None:
 
 
 def test_the_best_passage_holds_the_most_of_the_terms() -> None:
-    assert tools.best_passage(text(), ["burned", "lamp"]) == {
-        "line": 3,
-        "text": "A lamp burned. Two lamps burned. Nobody lamented the lamplight.",
-    }
-    assert tools.best_passage(text(), ["walrus"]) is None
+    assert tools.passages(text(), ["burned", "lamp"]) == [
+        {"line": 3, "text": "A lamp burned. Two lamps burned. Nobody lamented the lamplight."}
+    ]
+    assert tools.passages(text(), ["walrus"]) == []
+
+
+def test_passages_that_fit_as_well_are_all_named_and_do_not_overlap() -> None:
+    found = tools.passages(text(b"tea\n\n\n\ntea and tea\n\n\n" + b"tea\n\n\n" * 5), ["tea"])
+    assert [passage["line"] for passage in found] == [5, 1, 8]
+    assert tools.label(found[0]) == "line 5: tea and tea"
+    assert len({tools.label(passage) for passage in found}) == 3
 
 
 def test_another_file_or_question_gives_another_answer() -> None:
     found = tools.answer("a.txt", [("lamp", 2), ("storm", 0)], ["lamp"], {"line": 3, "text": "A lamp."})
     assert found == (
         "a.txt has \u201clamp\u201d twice and \u201cstorm\u201d never."
-        " The passage that fits best begins in line 3: \u201cA lamp.\u201d"
+        " The passage to read begins in line 3: \u201cA lamp.\u201d"
     )
     assert "Neither \u201cx\u201d nor \u201cy\u201d occurs in b.txt" in tools.answer(
         "b.txt", [("x", 0), ("y", 0)], [], None
@@ -92,5 +98,5 @@ def test_the_parts_hold_every_line_once_and_no_text_breaks_a_tool(content: str, 
     assert sum(in_parts) == tools.describe(made)["words"]
     for term in terms:
         assert tools.search(made, term)["found"] >= 0
-    tools.best_passage(made, terms)
+    assert len({tools.label(passage) for passage in tools.passages(made, terms)}) == len(tools.passages(made, terms))
     tools.count_words(made)

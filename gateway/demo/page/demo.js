@@ -1,67 +1,46 @@
-/** The demo's page: wires the form, the processes, the client of the bus and the ledger. */
+/** The demo's page: wires the form, the processes, the client of the bus, the conversation and the ledger. */
 
+import { $, api, busy, say } from "./api.js";
 import { Ledger } from "./ledger.js";
-import { element, markAcked, noteItem, stepItem } from "./steps.js";
+import { showProcesses } from "./processes.js";
+import { Proof } from "./proof.js";
+import { Threads } from "./threads.js";
+import { keepAtEnd, Turn } from "./turn.js";
 import { watchedSocket } from "./watched-socket.js";
 
 const UPLOAD_MAX_BYTES = 1024 * 1024;
 const POLL_MS = 500;
 const SOON_MS = 120;
 const AWAY_MS = 3_000;
-const AHEAD_MS = 2_000;
-const RUNS_SHOWN = 30;
+const AGAIN_MS = 1_000;
+const THREADS_MS = 5_000;
 
-const $ = (id) => document.getElementById(id);
-const controlToken = document.querySelector('meta[name="control-token"]').content;
+// What a tab remembers belongs to the data of one installation.
+const installation = document.querySelector('meta[name="installation"]').content;
+const THREAD_KEY = `${installation}:thread`;
 
 const ledger = new Ledger();
-const runs = new Map(); // run -> {id, title, steps: [step or note, ...], items: Map entry -> li}
-const served = []; // names of the nodes that this tab was connected to, in order
+const proof = new Proof(ledger, () => refreshSoon());
+const threads = new Threads($("threads"), (chosen) => void open(chosen));
+const steps = new Map(); // event id -> {number, event, entry, delivery, node, acked, back}: what this page knows
 const nodeOf = new Map(); // entry -> name of the node that delivered it
-let selected; // the run that is shown
+const served = []; // names of the nodes that this tab was connected to, in order
+let thread; // the conversation that is shown
+let opened; // a promise: its history stands there
+let loading = false;
+const turns = new Map(); // run -> Turn, of the conversation that is shown
+const places = new Map(); // event id -> the element that shows it
+let shown; // the turn that the panel speaks of
 let client;
 let node; // the name of the node that serves this tab, while one does
 let lostMs;
-let aheadMs; // since when more has arrived than the log that was read last has
+let threadsMs = -Infinity; // when the list of conversations was asked for
 let files = [];
 let state; // the last answer of /demo/state
 
-// ------------------------------------------------------------------------------------------------ the page's own server
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-async function api(path, { method = "GET", body } = {}) {
-  const response = await fetch(path, { method, body, headers: { "x-demo-token": controlToken } });
-  const answer = await response.json();
-  if (response.ok) return answer;
-  if (answer.error.code === "wrong_token") reloadOnce();
-  throw new Error(answer.error.message);
-}
-
-/** The demo was started anew: this page belongs to the one before. Not more than once a while. */
-function reloadOnce() {
-  const last = Number(sessionStorage.getItem("reloaded") ?? 0);
-  if (Date.now() - last < 10_000) return;
-  sessionStorage.setItem("reloaded", String(Date.now()));
-  location.reload();
-}
-
-function say(problem) {
-  $("alert").textContent = problem ?? "";
-  $("alert").hidden = !problem;
-}
-
-/** Does what a button asks for, with the button out of use meanwhile; what goes wrong is shown. */
-async function busy(button, action) {
-  button.disabled = true;
-  try {
-    say();
-    await action();
-  } catch (error) {
-    say(error instanceof TypeError ? "The demo does not answer: is it still running?" : error.message);
-  } finally {
-    button.disabled = false;
-    refreshSoon(0);
-  }
-}
+// ---------------------------------------------------------------------------------------------- the page's own server
 
 let timer;
 let dueMs = Infinity;
@@ -78,17 +57,20 @@ async function refresh() {
   dueMs = Infinity;
   let nextMs = document.hidden ? AWAY_MS : POLL_MS;
   try {
-    const query = new URLSearchParams({ run: selected ?? "", session: client?.session ?? "" });
-    const asked = selected;
+    const asked = shown;
+    const query = new URLSearchParams({ run: shown?.run ?? "", session: client?.session ?? "" });
     state = await api(`/demo/state?${query}`);
-    if (asked !== selected) state.published = [];
+    if (asked !== shown) Object.assign(state, { published: [], confirmations: {} });
     if ($("alert").dataset.away) {
       delete $("alert").dataset.away;
       say();
     }
-    showProcesses();
+    showProcesses(state, node, () => refreshSoon(0));
     showFiles();
+    shown?.mark(state.confirmations);
+    for (const turn of turns.values()) turn.tick(Date.now());
     showProof();
+    void refreshThreads();
   } catch {
     $("alert").dataset.away = "yes";
     say("The demo has been stopped. Start it again with `make demo` (or `eventbus-gateway dev`): this page goes on by itself.");
@@ -97,46 +79,18 @@ async function refresh() {
   refreshSoon(nextMs);
 }
 
-// ------------------------------------------------------------------------------------------------------- the processes
-
-function showProcesses() {
-  $("agent-state").textContent = processText(state.agent);
-  $("server-name").textContent = state.server.name;
-  $("server-state").textContent = processText(state.server);
-  for (const each of state.nodes) showNode(each);
+function showProof() {
+  const streamed = shown && client?.text(shown.run);
+  proof.show({ turn: shown, state, live: client?.state === "live", served, streamed });
 }
 
-function processText({ pid, state: how }) {
-  return how === "ended" ? "being started again" : `pid ${pid}`;
+/** Does what a button asks for, and looks at once what came of it. */
+async function press(button, action) {
+  await busy(button, action);
+  refreshSoon(0);
 }
 
-function showNode({ name, pid, port, state: how, ended }) {
-  const box = document.querySelector(`[data-node="${CSS.escape(name)}"]`) ?? makeNode(name);
-  const texts = { starting: "starting…", ready: `pid ${pid}, port ${port}`, not_ready: `pid ${pid}, not ready` };
-  const up = how !== "ended";
-  const mine = up && name === node;
-  box.className = `node ${how} ${mine ? "serves" : ""}`;
-  box.querySelector(".state").textContent = texts[how] ?? (pid ? `pid ${pid}` : "");
-  box.querySelector(".serving").textContent = up ? (mine ? "serves this tab" : "") : ended;
-  const button = box.querySelector("button");
-  button.textContent = up ? "Kill" : "Revive";
-  button.className = up ? "kill" : "revive";
-  button.title = up ? `kill -9 ${pid}` : "start it again";
-  button.setAttribute("aria-label", up ? `Kill ${name}, pid ${pid}, with SIGKILL` : `Revive ${name}`);
-  button.dataset.action = up ? "kill" : "revive";
-}
-
-function makeNode(name) {
-  const button = element("button", "");
-  button.type = "button";
-  button.onclick = () => busy(button, () => api(`/demo/nodes/${name}/${button.dataset.action}`, { method: "POST" }));
-  const box = element("li", "node", element("h3", "", name), element("p", "state"), element("p", "serving"), button);
-  box.dataset.node = name;
-  $("nodes").append(box);
-  return box;
-}
-
-// ------------------------------------------------------------------------------------------------------------ the form
+// ----------------------------------------------------------------------------------------------------------- the form
 
 function showFiles() {
   if (JSON.stringify(state.files) === JSON.stringify(files)) return;
@@ -170,86 +124,144 @@ async function upload() {
 }
 
 async function start() {
-  const body = JSON.stringify({
-    file: $("file").value, question: $("question").value, pace_ms: Number($("pace").value),
+  if (thread === undefined) throw new Error("No node is alive: revive one first.");
+  const asked = { file: $("file").value, question: $("question").value.trim(), pace_ms: Number($("pace").value), thread };
+  const { run } = await api("/demo/runs", { method: "POST", body: JSON.stringify(asked) });
+  await opened;
+  if (asked.thread !== thread) return;
+  const turn = keepAtEnd($("log"), () => {
+    const made = turnOf(run);
+    made.ask(asked.question, files.find(({ id }) => id === asked.file)?.name ?? "");
+    return made;
   });
-  const { run } = await api("/demo/runs", { method: "POST", body });
-  if (!runs.has(run)) addRun(run, $("question").value);
-  select(run);
+  threads.called(thread, asked.question);
+  select(turn);
 }
 
-// ------------------------------------------------------------------------------------------------------------ the runs
+// --------------------------------------------------------------------------------------------------- the conversation
 
-function addRun(run, question) {
-  runs.set(run, { id: run, steps: [], items: new Map() });
-  const option = new Option(question.slice(0, 60) || run, run);
-  $("runs").prepend(option);
-  while ($("runs").length > RUNS_SHOWN) $("runs").lastElementChild.remove();
-  $("runs").hidden = runs.size < 2;
-}
-
-function select(run) {
-  selected = run;
-  $("runs").value = run;
-  $("empty").hidden = true;
-  $("steps").hidden = false;
-  const made = runs.get(run);
-  made.items.clear();
-  $("steps").replaceChildren(...made.steps.map((step) => itemOf(made, step)));
-  $("steps").scrollTop = $("steps").scrollHeight;
-  if (state) state.published = [];
+/** Shows a conversation: the node sends what is new of it alone, and its history is read back. */
+function open(wanted) {
+  thread = wanted;
+  sessionStorage.setItem(THREAD_KEY, wanted);
+  turns.clear();
+  places.clear();
+  shown = undefined;
+  $("log").replaceChildren();
+  $("empty").hidden = false;
+  threads.show(wanted);
+  opened = load(wanted);
   refreshSoon(0);
+  return opened;
 }
 
-function itemOf(run, step) {
-  if (!step.event) return noteItem(step);
-  const item = stepItem(step);
-  run.items.set(step.entry, item);
-  return item;
+/** Reads a conversation back, for as long as it takes a node to answer. */
+async function load(wanted) {
+  while (thread === wanted && client.state !== "closed") {
+    loading = true;
+    try {
+      const filtered = client.filter({ threads: [wanted] });
+      if (client.state !== "idle") await filtered;
+      for await (const page of client.history({ thread: wanted, limit: 500 })) {
+        if (thread !== wanted) return;
+        for (const { id: entry, event } of page.events) show(steps.get(event.id) ?? readBack(event, entry));
+      }
+      for (const turn of turns.values()) turn.write(client.text(turn.run));
+      $("log").scrollTop = $("log").scrollHeight;
+      return;
+    } catch {
+      await pause(AGAIN_MS);
+    } finally {
+      loading = false;
+    }
+  }
 }
 
-function append(run, step) {
-  run.steps.push(step);
-  if (run.id !== selected) return;
-  const list = $("steps");
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
-  list.append(itemOf(run, step));
-  if (atEnd) list.scrollTop = list.scrollHeight;
+function readBack(event, entry) {
+  const step = { number: ledger.readBack(event), event, entry, delivery: 0, node: "", acked: false, back: true };
+  steps.set(event.id, step);
+  return step;
+}
+
+/** Puts an event where it belongs. Returns the element in which a user sees it. */
+function show(step) {
+  const { event } = step;
+  if (places.has(event.id)) return places.get(event.id);
+  const place = keepAtEnd($("log"), () => turnOf(event.run).take(step));
+  places.set(event.id, place);
+  if (event.type === "visitor_asked") threads.called(thread, event.data.question);
+  return place;
+}
+
+function turnOf(run) {
+  if (turns.has(run)) return turns.get(run);
+  for (const turn of turns.values()) turn.fold();
+  const made = new Turn(run, {
+    selected: select,
+    cancel: (turn, button) => press(button, () => client.cancel(turn.run, "you cancelled it")),
+    answer: (turn, question, option, button) => press(button, () => client.answer(question, option, { run: turn.run })),
+    confirm: (step, button) => {
+      client.confirm(step.event, "got it");
+      step.confirmed = button.disabled = true;
+    },
+    speak: (text) => loading || ($("spoken").textContent = text),
+  });
+  turns.set(run, made);
+  $("empty").hidden = true;
+  $("log").append(made.element);
+  // The latest is looked at, unless the one that is looked at is under way.
+  if (shown === undefined || shown.ended) select(made);
+  return made;
+}
+
+function select(turn) {
+  if (turn === shown) return;
+  shown?.element.classList.remove("selected");
+  turn.element.classList.add("selected");
+  shown = turn;
+  if (state) Object.assign(state, { published: [], confirmations: {} });
+  refreshSoon(0);
 }
 
 /** Writes a line between the steps of the run that is under way. */
 function note(text, back = false) {
-  const run = runs.get(selected);
-  if (run && !ledger.ended(selected)) append(run, { text, back });
+  if (shown && !shown.ended) shown.note(text, back);
 }
 
-// ------------------------------------------------------------------------------------------------------------- the bus
+async function refreshThreads() {
+  if (client?.state !== "live" || performance.now() - threadsMs < THREADS_MS) return;
+  threadsMs = performance.now();
+  try {
+    await threads.refresh(client);
+  } catch {
+    // no node answers: the next time
+  }
+}
 
-function onEvent(event, { entry, delivery }) {
-  const number = ledger.handed(event, entry);
+// ------------------------------------------------------------------------------------------------------------ the bus
+
+async function onEvent(event, { entry, delivery }) {
   const by = nodeOf.get(entry) ?? node;
   nodeOf.delete(entry);
-  if (number === 0) return;
-  const run = event.run ?? "";
-  if (!runs.has(run)) addRun(run, event.data.question ?? "");
-  append(runs.get(run), { number, event, entry, delivery, node: by, acked: false });
-  // The latest run is shown, unless the one that is shown is under way.
-  if (selected === undefined || (event.type === "agent_started" && selected !== run && ledger.ended(selected))) select(run);
+  for (let waited; waited !== opened; ) await (waited = opened);
+  const number = ledger.handed(event);
+  if (number === 0) return; // handed over twice: the panel says so
+  const step = steps.get(event.id) ?? { number, event, entry, delivery, node: by, acked: false, back: false };
+  steps.set(event.id, step);
+  if (event.thread === thread) client.displayed(event, show(step));
   showProof();
   refreshSoon();
 }
 
+function onText({ run, stream }) {
+  const turn = turns.get(run);
+  if (turn) keepAtEnd($("log"), () => turn.write(client.text(run, stream)));
+}
+
 function onAcked(entries) {
-  for (const run of runs.values()) {
-    // The newest stand at the end.
-    for (let index = run.steps.length - 1; index >= 0 && !run.steps[index].acked; index -= 1) {
-      const step = run.steps[index];
-      if (!step.event || !entries.includes(step.entry)) continue;
-      step.acked = true;
-      const item = run.items.get(step.entry);
-      if (item) markAcked(item);
-    }
-  }
+  for (const turn of turns.values()) turn.acked(entries);
+  const acked = new Set(entries);
+  for (const step of steps.values()) if (acked.has(step.entry)) step.acked = true;
 }
 
 function onWelcome(frame) {
@@ -260,13 +272,13 @@ function onWelcome(frame) {
     note(`Back after ${seconds} s: ${node} goes on with the same session, after ${frame.cursor}.`, true);
   }
   lostMs = undefined;
-  if (state) showProcesses();
+  refreshSoon(0);
 }
 
 function onState(how, detail) {
   const texts = {
-    connecting: "connecting…", open: "connecting…", catching_up: "catching up…", live: "live", waiting: "reconnecting…",
-    closed: "closed",
+    idle: "reading back…", connecting: "connecting…", open: "connecting…", catching_up: "catching up…", live: "live",
+    waiting: "reconnecting…", closed: "closed",
   };
   if (how === "waiting" || how === "closed") {
     if (node !== undefined) {
@@ -274,40 +286,12 @@ function onState(how, detail) {
       note(`The connection to ${node} is gone (${detail.code}). The run goes on: its events wait in the store.`);
     }
     node = undefined;
-    if (state) showProcesses();
   }
   $("tab-state").textContent = texts[how];
-  $("tab-detail").textContent = how === "closed" ? detail.reason : `session ${client?.session ?? "…"}`;
+  $("tab-detail").textContent = how === "closed" ? detail.reason : `session ${(client?.session ?? "…").slice(0, 12)}`;
   $("tab-state").closest(".box").className = `box tab ${how}`;
   showProof();
   refreshSoon();
-}
-
-function showProof() {
-  const published = state?.published ?? [];
-  const result = ledger.compare(selected, published);
-  // An event may be here before the log was asked again: the two are held against each other a moment later.
-  aheadMs = result.received > result.published ? (aheadMs ?? performance.now()) : undefined;
-  if (aheadMs !== undefined && performance.now() - aheadMs < AHEAD_MS) return refreshSoon(SOON_MS);
-  const live = client?.state === "live";
-  const { tone, text } = ledger.verdict(result, live, performance.now());
-  const put = (id, value, bad = false) => {
-    if ($(id).textContent !== String(value)) $(id).textContent = value;
-    $(id).className = bad ? "bad" : "";
-  };
-  if ($("verdict").textContent !== text) $("verdict").textContent = text;
-  $("verdict").className = `verdict ${tone}`;
-  put("published", result.published);
-  put("received", result.received);
-  put("missing", result.missing, tone === "bad" && result.missing > 0);
-  put("order", result.received === 0 ? "–" : result.inOrder ? "yes" : "no", !result.inOrder);
-  put("twice", result.twice, result.twice > 0);
-  put("dropped", result.dropped);
-  put("gaps", result.gaps, result.gaps > 0);
-  put("pending", state?.pending ?? "–");
-  const all = ledger.totals(state?.runs ?? []);
-  put("all", `${all.published}/${all.received}`);
-  put("served", served.join(" → ") || "no node yet");
 }
 
 /** The client's module comes from a node: while none is alive, there is nothing to load it from. */
@@ -318,17 +302,38 @@ async function loadClient() {
     } catch {
       $("tab-state").textContent = "no node is alive";
       $("tab-detail").textContent = "revive one: it brings the client, too";
-      await new Promise((resolve) => setTimeout(resolve, 1_000));
+      await pause(AGAIN_MS);
     }
   }
+}
+
+/** The conversation of this tab's last life, else the latest there is, else a new one. */
+async function firstThread() {
+  const remembered = sessionStorage.getItem(THREAD_KEY);
+  if (remembered) return remembered;
+  for (;;) {
+    try {
+      await threads.refresh(client);
+      return threads.latest ?? newThread();
+    } catch {
+      await pause(AGAIN_MS);
+    }
+  }
+}
+
+function newThread() {
+  return `talk-${crypto.randomUUID().slice(0, 8)}`;
 }
 
 async function connect() {
   const { EventBusClient } = await loadClient();
   client = new EventBusClient("/", {
-    session: `tab-${crypto.randomUUID().slice(0, 8)}`,
+    connect: false, // the history first: the session begins behind it
+    storage: sessionStorage, // a reload is the same session
+    storageKey: `${installation}:client`,
     token: async () => (await api("/demo/token", { method: "POST" })).token,
     onEvent,
+    onText,
     onState,
     onGap: (gap) => {
       ledger.gap();
@@ -345,15 +350,21 @@ async function connect() {
       acked: onAcked,
     }),
   });
-  onState("connecting", {});
+  onState("idle", {});
+  await open(await firstThread());
+  client.connect();
 }
 
 $("file").onchange = suggest;
-$("own").onchange = () => busy($("start"), upload);
-$("runs").onchange = () => select($("runs").value);
+$("own").onchange = () => press($("start"), upload);
 $("ask").onsubmit = (submitted) => {
   submitted.preventDefault();
-  void busy($("start"), start);
+  void press($("start"), start);
+};
+$("new").onclick = () => {
+  if (client === undefined) return;
+  void open(newThread());
+  $("question").focus();
 };
 document.addEventListener("visibilitychange", () => refreshSoon(0));
 refreshSoon(0);

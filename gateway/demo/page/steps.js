@@ -7,16 +7,39 @@ export function element(name, className, ...children) {
   return made;
 }
 
-/** One event as an item of the list. */
-export function stepItem({ number, event, entry, delivery, node, acked }) {
+const TICKS = {
+  received: ["✓", "received by a tab"], displayed: ["✓✓", "on screen"], confirmed: ["✓✓✓", "confirmed by you"],
+};
+
+/** A place for an event's ticks: how far it has come, as the agent's side knows. */
+export function ticksOf(event) {
+  const place = element("span", "ticks");
+  place.dataset.event = event.id;
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", "not confirmed yet");
+  return place;
+}
+
+export function showTicks(place, level) {
+  if (level === undefined || place.dataset.level === level) return;
+  const [text, words] = TICKS[level];
+  place.dataset.level = level;
+  place.textContent = text;
+  place.title = words;
+  place.setAttribute("aria-label", words);
+}
+
+/** One event as an item of the list. `back`: it was read back, and not delivered to this page. */
+export function stepItem({ number, event, entry, delivery, node, acked, back }) {
   const outcome = event.data.error !== undefined ? "failed" : event.type === "agent_completed" ? event.data.outcome : "";
   const body = element("div", "body", element("span", "type", event.type), ...told(event));
   const meta = element(
     "div", "meta",
     element("span", "entry", entry),
-    element("span", delivery > 1 ? "again" : "", `delivery ${delivery}`),
-    element("span", "", `by ${node}`),
+    element("span", delivery > 1 ? "again" : "", back ? "read back" : `delivery ${delivery}`),
+    element("span", "by", back ? "" : `by ${node}`),
     element("span", "ack", ""),
+    ticksOf(event),
   );
   const item = element("li", outcome, element("span", "number", String(number)), body, meta);
   item.dataset.type = event.type;
@@ -27,7 +50,7 @@ export function stepItem({ number, event, entry, delivery, node, acked }) {
 
 export function markAcked(item) {
   const mark = item.querySelector(".ack");
-  mark.textContent = "✓ acked";
+  mark.textContent = "acked";
   mark.className = "ack acked";
 }
 
@@ -37,12 +60,16 @@ export function noteItem({ text, back }) {
 }
 
 function told({ type, data }) {
-  if (type === "agent_started") return [`${data.agent} is asked: `, element("strong", "", data.question ?? ""), ` (${data.file ?? "no file"})`];
+  if (type === "agent_started") return [data.agent];
+  if (type === "visitor_asked") return [element("strong", "", data.question), ` (${data.file})`];
   if (type === "agent_thinking") return [element("em", "", data.text)];
   if (type === "tool_executing") return [element("code", "", `${data.tool}(${argumentsOf(data.arguments)})`)];
   if (data.error !== undefined) return [data.tool ? element("code", "", data.tool) : "", " ", data.error];
   if (type === "tool_completed") return [element("code", "", data.tool), " ", ...shown(data.result)];
-  if (type === "agent_completed") return [element("strong", "", String(data.result ?? data.outcome))];
+  if (type === "agent_question") return [data.text, element("ul", "", ...(data.options ?? []).map((one) => element("li", "", one)))];
+  if (type === "agent_answered") return [element("strong", "", String(data.answer)), ` (by ${data.by === "user" ? "you" : "the deadline"})`];
+  if (type === "agent_text") return [`the whole answer, ${[...data.text].length} characters${data.partial ? ", as far as it came" : ""}`];
+  if (type === "agent_completed") return [element("strong", "", data.outcome)];
   return [element("code", "", JSON.stringify(data))];
 }
 
