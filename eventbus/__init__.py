@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eventbus.breaker import BreakerState as BreakerState
     from eventbus.bus import Bus as Bus
-    from eventbus.commanding import Command as Command
-    from eventbus.commanding import Commands as Commands
+    from eventbus.command_reader import Command as Command
+    from eventbus.command_reader import Commands as Commands
     from eventbus.config import Settings as Settings
     from eventbus.confirmation import Confirmation as Confirmation
     from eventbus.errors import AnswerRefused as AnswerRefused
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from eventbus.receipt import PublishStatistics as PublishStatistics
     from eventbus.receipt import Receipt as Receipt
     from eventbus.receipt import Receipts as Receipts
-    from eventbus.run_inbound import Cancelled as Cancelled
     from eventbus.run_confirmations import RunConfirmation as RunConfirmation
+    from eventbus.run_inbound import Cancelled as Cancelled
     from eventbus.runs import Run as Run
     from eventbus.runs import Tool as Tool
     from eventbus.schemas import Schema as Schema
@@ -72,8 +72,8 @@ _HOMES = {
     "Run": "runs",
     "Tool": "runs",
     "Cancelled": "run_inbound",
-    "Commands": "commanding",
-    "Command": "commanding",
+    "Commands": "command_reader",
+    "Command": "command_reader",
     "TextStream": "streaming",
     "Chunk": "text",
     "Outcome": "events",

@@ -26,7 +26,7 @@ from eventbus.blocking_runs import Run
 from eventbus.breaker import BreakerState
 from eventbus.bus import Bus as AsyncBus
 from eventbus.clock import Clock, seconds
-from eventbus.commanding import Commands as AsyncCommands
+from eventbus.command_reader import Commands as AsyncCommands
 from eventbus.config import Settings
 from eventbus.confirmation import Confirmation, Sessions
 from eventbus.errors import EventBusError, PartialPublish

@@ -1,4 +1,4 @@
-"""Commands and cancels for threads: what `eventbus.blocking` gives of `eventbus.commanding`."""
+"""Commands and cancels for threads: what `eventbus.blocking` gives of `eventbus.command_reader`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
-from eventbus import commanding, run_inbound
+from eventbus import command_reader, run_inbound
 from eventbus.ids import EntryId, RunId, SessionId, ThreadId, UserId
 
 __all__ = ["Cancelled", "Command", "Commands"]
@@ -50,9 +50,9 @@ class Cancelled:
 
 
 class Command:
-    """`eventbus.commanding.Command` with calls that wait."""
+    """`eventbus.command_reader.Command` with calls that wait."""
 
-    def __init__(self, inner: commanding.Command, call: Call) -> None:
+    def __init__(self, inner: command_reader.Command, call: Call) -> None:
         self._inner = inner
         self._call = call
         self.id: Final[EntryId] = inner.id
@@ -78,9 +78,9 @@ class Command:
 
 
 class Commands:
-    """`for command in run.commands(): ...`, else as `eventbus.commanding.Commands`. One thread at a time."""
+    """`for command in run.commands(): ...`, else as `eventbus.command_reader.Commands`. One thread at a time."""
 
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, commanding.Commands]], call: Call) -> None:
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, command_reader.Commands]], call: Call) -> None:
         self._inner = call(make())
         self._call = call
 
@@ -97,7 +97,7 @@ class Commands:
             raise StopIteration
         return Command(found, self._call)
 
-    async def _next(self) -> commanding.Command | None:
+    async def _next(self) -> command_reader.Command | None:
         # A future can not carry StopAsyncIteration.
         return await anext(self._inner, None)
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Unpack, cast, overload
 
 from eventbus.bus_answers import BusAnswers
-from eventbus.commanding import Commands
+from eventbus.command_reader import Commands
 from eventbus.event import Deliver, Event, Require
 from eventbus.ids import RunId, parse_session_id, parse_user_id
 from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each

@@ -19,7 +19,8 @@ from eventbus.command import (
     parse_question,
     parse_question_id,
 )
-from eventbus.commanding import Commanding, Commands
+from eventbus.command_reader import Commands
+from eventbus.commanding import Commanding
 from eventbus.errors import (
     AnswerTimeout,
     InvalidEvent,

@@ -12,7 +12,7 @@ import pytest
 
 from eventbus import Bus, Outcome, Run
 from eventbus.command import NO_DEFAULT, Settled, answered_event_id
-from eventbus.commanding import HOLD_MS, MAX_DELIVERIES
+from eventbus.command_reader import HOLD_MS, MAX_DELIVERIES
 from eventbus.errors import (
     AnswerTimeout,
     EventBusError,
