@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from eventbus import Subscriber
+from eventbus.config import StoreSettings
 from eventbus.ids import EntryId, UserId
 from eventbus.lookup import fate
+from eventbus.store import AckRequest, EntryFacts
+from eventbus.store.redis_store import RedisStore
 from eventbus.verdicts import Fate
 from gateway.node import Node
+from tests.support.redis_stores import ALICE, event_of, fence_of, open_session, read
+from tests.support.redis_stores import publish as publish_to
 from tests.support.subscribing import Log
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, ids, opened, publish, token_of
@@ -116,3 +122,26 @@ async def test_an_ack_through_another_door_leaves_the_window_of_the_node_that_ho
         assert await node.store.ack(UserId("alice"), session.session_id, [EntryId(entry)]) == 1
 
         await until(lambda: session.delivery.in_flight == 0, message="the node hears of it")
+
+
+@pytest.mark.requirement("R9")
+async def test_ids_of_what_is_not_stored_any_more_do_not_gather_for_ever(redis_url: str) -> None:
+    """Two thousand events for any session, of which the stream holds sixteen."""
+    store = RedisStore(redis_url, StoreSettings(max_stream_entries=16))
+    fence = fence_of()
+    await open_session(store, fence)
+    entries: list[EntryId] = []
+    for batch in range(128):
+        stored = await publish_to(store, *(event_of(f"e{batch}-{number}") for number in range(16)))
+        await read(store, fence)
+        entries = [one.entry for one in stored]
+        facts = [EntryFacts("note", shared=True)] * len(entries)
+        assert await store.ack_many([AckRequest(user=ALICE, session=fence.session, entries=entries, facts=facts)]) == [
+            16
+        ]
+    key = store.keys.user(ALICE).released
+    await store.aclose()
+    with redis.Redis.from_url(redis_url) as client:
+        kept = {EntryId(entry.decode()) for entry in client.smembers(key)}
+    assert set(entries) <= kept
+    assert len(kept) < 1_100
