@@ -39,6 +39,7 @@ const MAX_NOTE_CHARACTERS = 256;
 const MAX_TEXTS = 128;
 /** How long a command or a filter waits for a tab that leads and for its answer; the client's own time is shorter. */
 const CALL_MS = 120_000;
+const OF_THE_LEADER = new Set(["welcome", "state", "error", "filter"]);
 const METHODS = new Set(["send", "filter", "displayed", "confirm"]);
 const ZERO = "0-0";
 
@@ -510,6 +511,11 @@ class Member {
     return (this.#intake ?? this.#aside).cursor;
   }
 
+  /** Whether live events are for it. Before it was welcomed they would move its place past what it is yet to read. */
+  get #isIn() {
+    return this.#welcomed && !this.#away;
+  }
+
   /** Lets go of everything; the session goes on when another tab is there. */
   async close() {
     if (this.#state === "closed") return;
@@ -721,8 +727,9 @@ class Member {
       if (from !== this.#id) this.#led(from);
     } else if (lead) {
       if (kind === "welcome") this.#leader ??= from;
-      if (from !== this.#leader) return; // one whose lock was taken, and who does not know it yet
-      this.#heardLeader = true;
+      // What one whose lock was taken has handed out it may have acked: that counts. How it fares does not.
+      if (from !== this.#leader && OF_THE_LEADER.has(kind)) return;
+      this.#heardLeader ||= from === this.#leader;
       Member.#fromLeader[kind]?.(this, message);
     } else if (kind === "leave" && from === this.#leader) this.#lost();
     else if (kind === "who") this.#answerWho(from);
@@ -771,8 +778,8 @@ class Member {
   static #fromLeader = {
     __proto__: null,
     welcome: (tab, message) => tab.#welcome(message),
-    event: (tab, { entry }) => tab.#intake.arrived(entry),
-    gap: (tab, { gap }) => tab.#intake.gap(gap),
+    event: (tab, { entry }) => tab.#isIn && tab.#intake.arrived(entry),
+    gap: (tab, { gap }) => tab.#isIn && tab.#intake.gap(gap),
     settled: (tab, { entries }) => tab.#intake.withdrawn(entries),
     released: (tab, { ids }) => {
       tab.#intake.withdrawn(ids);
@@ -792,9 +799,8 @@ class Member {
   #welcome({ state, detail, session, cursor, filter, texts, fresh }) {
     this.#filter = filter;
     const wantsOlder = this.#welcomed ? this.#away : this.#begins !== undefined;
-    // The session of this very tab gives it all, when it is new or stands where this tab stands.
-    const hasAll = this.#leadership && (fresh || (cursor && this.cursor && compareEntries(cursor, this.cursor) <= 0));
-    if (wantsOlder && !hasAll) this.#intake.catchUp();
+    // A session that this very tab makes anew begins where the tab stands. Any other may have been acked further.
+    if (wantsOlder && !(fresh && this.#leadership)) this.#intake.catchUp();
     else if (!this.#welcomed && this.#begins === undefined) this.#intake.begin(cursor);
     this.#welcomed = true;
     this.#away = false;

@@ -32,7 +32,6 @@ export class FakeBrowser {
       const line = this.#locks.get(name) ?? [];
       this.#locks.set(name, line);
       const run = async () => {
-        request.held = true;
         try {
           resolve(await callback({ name }));
         } catch (error) {
@@ -55,7 +54,10 @@ export class FakeBrowser {
 
   #grant(name) {
     const [first] = this.#locks.get(name);
-    if (first && !first.held) first.run();
+    // The browser's lock is taken at once; a page that hangs learns of it later.
+    if (!first || first.held) return;
+    first.held = true;
+    first.tab.run(first.run);
   }
 
   #leaveLine(name, request) {

@@ -51,6 +51,11 @@ function open(options = {}, tab = browser.tab()) {
       tab.sockets ??= [];
       tab.sockets.push(this);
     }
+
+    set onmessage(listener) {
+      this.listener = listener;
+      super.onmessage = listener && ((message) => tab.run(() => this.listener === listener && listener(message)));
+    }
   }
   const timers = {
     now: () => clock.now(),
@@ -561,6 +566,12 @@ async function walk(seed) {
       one.frozen = !one.frozen;
       one.client.tab.happens(one.frozen ? "freeze" : "resume");
     },
+    () => {
+      const one = tabs[Math.floor(random() * tabs.length)];
+      if (one.hangs) one.client.tab.goOn();
+      else one.client.tab.hang();
+      one.hangs = !one.hangs;
+    },
     () => clock.advance(Math.floor(random() * 12_000)),
     () => turn(),
   ];
@@ -570,7 +581,10 @@ async function walk(seed) {
     for (let i = random() * 6; i > 0; i -= 1) await turn();
   }
   publish(1);
-  for (const one of tabs) if (one.frozen) one.client.tab.happens("resume");
+  for (const one of tabs) {
+    if (one.hangs) one.client.tab.goOn();
+    if (one.frozen) one.client.tab.happens("resume");
+  }
   const rest = () => tabs.find(({ client, from }) => client.seen.events.length < cutting.published.length - from);
   for (let i = 0; i < 200 && (rest() || !cutting.settled); i += 1) await pass(500);
   for (const { client, from } of tabs) {
