@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -66,8 +64,8 @@ async def test_ctrl_c_ends_everything_and_the_data_is_there_at_the_next_start(
     assert await first.wait() == 0
     assert not [pid for pid in started if alive(pid)]
     # The run was told that it ends, while the server still took its last event.
-    published = [json.loads(line) for line in log.read_text().splitlines()]
-    assert published[-1]["type"] == "agent_completed"
+    *published, last = (json.loads(line) for line in log.read_text().splitlines())
+    assert last["ended"] == "cancelled"
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     assert stat.S_IMODE((data / "jwt-secret").stat().st_mode) == 0o600
 
@@ -128,17 +126,36 @@ async def test_only_the_page_itself_can_press_its_buttons(
     assert await child.wait() == 0
 
 
-async def test_an_agent_that_is_killed_comes_back_and_ends_the_run_that_it_left(
-    processes: Processes, tmp_path: Path
+@pytest.mark.requirement("R16")
+async def test_an_agent_that_is_killed_comes_back_and_a_node_ends_the_run_that_it_left(
+    processes: Processes, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
     data = tmp_path / "data"
-    child, _ = await start(processes, data, "--port", "0", "--nodes", "1", "--run", "Where is the cat?")
+    child, url = await start(processes, data, "--port", "0", "--nodes", "1", "--run", "Where is the cat?")
+    headers = await control_headers(client, url)
     log = data / "published.jsonl"
     await until(lambda: log.read_bytes().count(b"\n") >= 2, 10_000, "the run has begun")
-    agent = re.search(r"agent +pid (\d+)", child.stdout)
-    assert agent is not None
-    os.kill(int(agent[1]), signal.SIGKILL)
-    await until(lambda: b"agent_completed" in log.read_bytes(), 10_000, "the run has ended")
+    before = (await client.get(f"{url}/demo/state", headers=headers)).json()["agent"]["pid"]
+    assert (await client.post(f"{url}/demo/agent/kill")).status_code == 403
+    assert (await client.post(f"{url}/demo/agent/kill", headers=headers)).json() == {"killed": before}
+
+    async def pid_now() -> int:
+        state: dict[str, int | str] = (await client.get(f"{url}/demo/state", headers=headers)).json()["agent"]
+        return int(state["pid"]) if state["state"] == "ready" else before
+
+    async def last_event() -> dict[str, object]:
+        token = (await client.post(f"{url}/demo/token", headers=headers)).json()["token"]
+        history = await client.get(f"{url}/v1/events", headers={"Authorization": f"Bearer {token}"})
+        event: dict[str, object] = history.json()["events"][-1]["event"]
+        return event
+
+    async def has_ended() -> bool:
+        return (await last_event())["type"] == "agent_completed"
+
+    await until(has_ended, 15_000, "a node has ended the run after its lease")
+    assert (await last_event())["data"] == {"outcome": "failed", "error": "the agent stopped before it was done"}
+    assert b"ended" not in log.read_bytes()
+    assert await pid_now() != before
     child.interrupt()
     assert await child.wait() == 0
 

@@ -66,7 +66,7 @@ function told({ type, data }) {
   if (type === "tool_executing") return [element("code", "", `${data.tool}(${argumentsOf(data.arguments)})`)];
   if (data.error !== undefined) return [data.tool ? element("code", "", data.tool) : "", " ", data.error];
   if (type === "tool_completed") return [element("code", "", data.tool), " ", ...shown(data.result)];
-  if (type === "agent_question") return [data.text, element("ul", "", ...(data.options ?? []).map((one) => element("li", "", one)))];
+  if (type === "agent_question") return [data.text, ` (${(data.options ?? []).length} options)`];
   if (type === "agent_answered") return [element("strong", "", String(data.answer)), ` (by ${data.by === "user" ? "you" : "the deadline"})`];
   if (type === "agent_text") return [`the whole answer, ${[...data.text].length} characters${data.partial ? ", as far as it came" : ""}`];
   if (type === "agent_completed") return [element("strong", "", data.outcome)];

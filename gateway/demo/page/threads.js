@@ -71,7 +71,7 @@ export class Threads {
   }
 
   #item(thread, title) {
-    const button = element("button", "thread", title);
+    const button = element("button", "thread", element("span", "", title));
     button.type = "button";
     button.dataset.thread = thread;
     button.title = title;
