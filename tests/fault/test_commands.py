@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 pytestmark = [pytest.mark.requirement("R20"), pytest.mark.timeout(120)]
 
-COMMANDS, ROUNDS = 300, 200
+COMMANDS, ROUNDS = 300, 60
 
 
 def agent(installation: Installation, mode: str) -> Child:
@@ -157,7 +157,7 @@ async def test_a_cancel_that_was_sent_ends_the_run_of_a_restarted_agent(new_inst
 
 
 async def test_of_two_devices_that_answer_at_the_same_moment_one_is_accepted(new_installation: NewInstallation) -> None:
-    """200 rounds over two nodes, one of which is killed in the midst."""
+    """Round after round over two nodes, one of which is killed in the midst."""
     installation = await new_installation(nodes=2)
     one, two = installation.nodes
     async with device(installation, "phone", one) as phone, device(installation, "desk", two) as desk:
