@@ -148,7 +148,7 @@ async def test_each_node_with_a_live_session_of_the_user_is_told_and_no_other(wo
     for node in (NODE, OTHER_NODE, NodeName("node-3")):
         ears[node] = TextEar()
         listening.append(await world.store.listen(node, ears[node]))
-        await until(lambda ear=ears[node]: ear.subscriptions > 0)
+    await until(lambda: all(ear.subscriptions for ear in ears.values()))
     await world.open(fence_of("c1"), node=NODE)
     await world.open(fence_of("c2", session=SessionId("desk")), node=NODE)
     await world.open(fence_of("c3", session=SessionId("tv")), node=OTHER_NODE)

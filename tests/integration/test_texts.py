@@ -63,6 +63,9 @@ class Reader:
 
         await until(all_there, 10_000, lambda: f"the whole text; have {[len(one) for one in self.texts.values()]}")
 
+    async def has_event(self) -> None:
+        await until(lambda: self.events, 10_000, "the event with the text")
+
 
 async def test_three_sessions_on_two_nodes_see_the_text_grow_and_get_its_event(redis_url: str) -> None:
     async with AsyncExitStack() as stack:
@@ -81,7 +84,7 @@ async def test_three_sessions_on_two_nodes_see_the_text_grow_and_get_its_event(r
                 await asyncio.sleep(0)
         for reader in readers:
             await reader.has(TEXT)
-            await until(lambda reader=reader: reader.events)
+            await reader.has_event()
             assert reader.events == [{"stream": "text", "text": TEXT}]
             assert len(reader.chunks) > 1
         await until(
