@@ -643,10 +643,8 @@ class Member {
     const options = steal ? { steal } : { signal: turn.abort.signal };
     this.#place.locks.request(this.#name, options, () => this.#turn === turn && this.#lead(turn)).catch((cause) => {
       if (this.#turn !== turn) return; // let go of before it was given
-      if (this.#leadership) {
-        this.#resign(); // another tab took it
-        return this.#queue();
-      }
+      this.#resign();
+      if (cause?.name === "AbortError") return this.#queue(); // another tab took it
       this.#report(new EventBusError("no_lock", `the browser gave no lock: ${cause?.message ?? cause}`, { retryable: true, cause }));
       this.#arm("lock", ASK_MS, () => this.#queue());
     });
