@@ -11,6 +11,7 @@ from typing import Final
 from benchmarks.floor import push_floor, stream_floor
 from benchmarks.processes import cpu_ns, rss_bytes
 from benchmarks.report import Case, figures
+from benchmarks.runs import measure_runs
 from benchmarks.texts import measure_texts
 from benchmarks.world import Load, World
 from eventbus.embedded import ServerBinary
@@ -238,6 +239,20 @@ def texts(plan: Plan) -> list[Case]:
     return cases.cases()
 
 
+def runs(plan: Plan) -> list[Case]:
+    """Agents' runs: what one costs, beside the same events without a run."""
+    cases = _Cases()
+    few = plan.seconds < 1
+    for _ in range(plan.runs):
+        rate = 40.0 if few else 200.0
+        found = measure_runs(
+            plan.binary, runs=int(2 * rate * plan.seconds), rate=rate, users=20 if few else 100, say=plan.say
+        )
+        for name, values, faults in found:
+            cases.add(name, values, faults)
+    return cases.cases()
+
+
 def _opening(world: World, sessions: int) -> dict[tuple[str, str], float]:
     before = world.cpu()
     seconds = world.connect(sessions, at_once=200)
@@ -270,4 +285,5 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "latency": Benchmark("From publish to client", latency),
     "idle": Benchmark("Idle sessions", idle),
     "texts": Benchmark("Token streams", texts),
+    "runs": Benchmark("Agents' runs", runs),
 }
