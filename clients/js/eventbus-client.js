@@ -1299,7 +1299,10 @@ export class EventBusClient {
   static #frames = {
     __proto__: null,
     welcome: (client, frame) => client.#welcomed(frame),
-    events: (client, frame) => client.#inbox.arrived(frame.events),
+    events: (client, frame) => {
+      for (const { event } of frame.events) client.#textCompleted(event);
+      client.#inbox.arrived(frame.events);
+    },
     caught_up: (client, frame) => client.#caughtUp(frame.cursor),
     gap: (client, { reason, after, before, count }) => client.#gap({ reason, after, before, count }),
     dropped: (client, { ids, reason }) => {
@@ -1479,6 +1482,13 @@ export class EventBusClient {
     const part = this.#texts.take(frame, this.#clock.now());
     if (part) this.#call("onText", part);
     this.#watchTexts();
+  }
+
+  /** An event with the whole text of a stream brings what is missing: the stream may have ended while the client was away. */
+  #textCompleted({ type, run, data }) {
+    if (type !== "agent_text" || run === undefined) return;
+    const { stream, text } = data;
+    if (typeof stream === "string" && typeof text === "string") this.#textCame({ run, stream, offset: 0, text, final: true });
   }
 
   /** Reports the holes that nothing has filled. */

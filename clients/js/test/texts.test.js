@@ -39,6 +39,23 @@ test("text is handed out as it comes, each character once, also over a reconnect
   assert.deepEqual(client.seen.errors, []);
 });
 
+test("the event with the whole text completes a stream that ended while the client was away (R19)", async () => {
+  const client = connect();
+  const peer = await node.peer();
+  await peer.greet();
+  peer.send(frame(0, "Hello"));
+  await until(() => client.seen.texts.length === 1, "the first part");
+  peer.socket.terminate();
+  const again = await reconnected(all, client, 2);
+  await again.greet({ resumed: true });
+  const event = { v: 1, id: "e1", type: "agent_text", user: "ann", time_ms: 1, run: "run_1", data: { stream: "text", text: "Hello, world" } };
+  again.send({ op: "events", events: [{ id: "1000-1", delivery: 1, event }] });
+  again.send(frame(5, ", world", { final: true }));
+  await until(() => client.seen.events.length === 1, "the event");
+  assert.deepEqual(client.seen.texts.map(({ offset, text, final }) => [offset, text, final]), [[0, "Hello", false], [5, ", world", true]]);
+  assert.equal(client.text("run_1"), "Hello, world");
+});
+
 test("offsets count characters, not the units that JavaScript counts", () => {
   const texts = new Texts();
   assert.equal(texts.take(frame(0, "a😀"), 0).text, "a😀");
