@@ -277,6 +277,36 @@ async def test_conversations_are_switched_survive_a_reload_and_a_question_is_set
     assert await errors_in_console(browser) == []
 
 
+@pytest.mark.requirement("R19")
+@pytest.mark.requirement("R26")
+async def test_a_text_under_way_is_whole_after_another_conversation_was_looked_at_and_after_a_reload(
+    demo: Demo, browser: Browser, tmp_path: Path
+) -> None:
+    await open_page(browser, demo)
+    words = " ".join(str(number) for number in range(110))
+    await own_file(browser, tmp_path / "long.txt", f"The walrus sang {words}.\n")
+    await ask(browser, question="What about the walrus?")
+    await browser.wait_for(f"{WORDS} > 60", 20_000)
+    mine = await browser.script("return document.querySelector('.thread[aria-current]').dataset.thread")
+    await browser.click("#new")
+    await browser.wait_for("document.querySelectorAll('.turn').length === 0")
+    await browser.click(f".thread[data-thread='{mine}']")
+    await browser.wait_for(f"{WORDS} > 90")
+    so_far = await browser.text(".turn.selected .words")
+    assert await browser.text(".turn.selected .outcome") == "", "the text is still under way"
+
+    await browser.script("location.reload()")
+    await browser.wait_for(f"{WORDS} > 0")
+    assert (await browser.text(".turn.selected .words")).startswith(so_far)
+    assert await steps_of(browser, "agent_text") == [], "the text is still under way"
+    await browser.wait_for("document.querySelector('.turn.selected .got') !== null")
+    whole = await browser.text(".turn.selected .words")
+    assert whole.endswith(f"“The walrus sang {words}.”")
+    await browser.wait_for(f"document.querySelector('#streamed').textContent === '{len(whole)}, exact'")
+    await verdict(browser, "Nothing is missing: ")
+    assert await errors_in_console(browser) == []
+
+
 async def test_what_can_not_be_read_is_said_and_ends_the_run_as_failed(
     demo: Demo, browser: Browser, tmp_path: Path
 ) -> None:

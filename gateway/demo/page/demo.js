@@ -81,7 +81,8 @@ async function refresh() {
 
 function showProof() {
   const streamed = shown && client?.text(shown.run);
-  proof.show({ turn: shown, state, live: client?.state === "live", served, streamed });
+  const runs = (state?.runs ?? []).filter(({ run }) => turns.has(run));
+  proof.show({ turn: shown, state, runs, live: client?.state === "live", served, streamed });
 }
 
 /** Does what a button asks for, and looks at once what came of it. */

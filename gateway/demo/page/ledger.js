@@ -42,12 +42,11 @@ export class Ledger {
     return this.#run(run).ended;
   }
 
-  /** Sums over the runs that are here: `[{run, published}]` as the agent's log has them, against what came. */
+  /** Sums over runs: `[{run, published}]` as the agent's log has them, against what came. */
   totals(runs) {
     let published = 0;
     let received = 0;
     for (const { run, published: count } of runs) {
-      if (!this.#runs.has(run)) continue;
       published += count;
       received += this.#run(run).events.filter(({ own }) => own).length;
     }

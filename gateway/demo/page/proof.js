@@ -16,8 +16,11 @@ export class Proof {
     this.#again = again;
   }
 
-  /** `turn` is shown (or none), `state` the last answer of /demo/state, `streamed` the text as it came in parts. */
-  show({ turn, state, live, served, streamed }) {
+  /**
+   * `turn` is shown (or none), `state` the last answer of /demo/state, `runs` its runs in this conversation, `streamed` the
+   * text as it came in parts.
+   */
+  show({ turn, state, runs, live, served, streamed }) {
     const result = this.#ledger.compare(turn?.run ?? "", state?.published ?? []);
     const nowMs = performance.now();
     // An event may be here before the log was asked again: the two are held against each other a moment later.
@@ -37,7 +40,7 @@ export class Proof {
     put("pending", state?.pending ?? "–");
     const { words, bad } = comparedText(streamed, turn?.whole);
     put("streamed", words, bad ? "bad" : "");
-    const all = this.#ledger.totals(state?.runs ?? []);
+    const all = this.#ledger.totals(runs);
     put("all", `${all.published}/${all.received}`);
     put("served", served.join(" → ") || "no node yet", "");
   }

@@ -28,6 +28,8 @@ export class Threads {
   called(thread, title) {
     if (this.#titles.has(thread)) return;
     this.#titles.set(thread, title);
+    // It has an event, so the node's next list has it; until then the page must not lose it.
+    if (!this.#threads.includes(thread)) this.#threads.unshift(thread);
     this.#draw();
   }
 
