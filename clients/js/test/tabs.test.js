@@ -7,6 +7,7 @@ import { CuttingNode, entry, ScriptedNode } from "../support/scripted-node.js";
 import { FakeBrowser } from "../support/tabs.js";
 
 let node;
+let cutting; // of the walk that is under way
 let clock;
 let browser;
 let clients;
@@ -21,6 +22,8 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
+  await cutting?.stop();
+  cutting = undefined;
   await closeAll();
   await node.stop();
 });
@@ -540,7 +543,7 @@ test(`every tab gets every event once and in order, whatever happens to tabs and
 
 async function walk(seed) {
   const random = seeded(seed);
-  const cutting = await CuttingNode.start({ random, cutChance: 0.03, maxCuts: 8 });
+  cutting = await CuttingNode.start({ random, cutChance: 0.03, maxCuts: 8 });
   browser = new FakeBrowser();
   clients = [];
   stored = [];
@@ -595,4 +598,5 @@ async function walk(seed) {
   assert.ok(cutting.settled, `walk ${seed}: all is acked`);
   await closeAll();
   await cutting.stop();
+  cutting = undefined;
 }
