@@ -572,7 +572,9 @@ class Member {
 
   displayed(event, element) {
     if (element === undefined) return this.#confirmed("displayed", event);
-    if (typeof Element !== "function" || !(element instanceof Element)) throw new TypeError("element must be an element of the page");
+    if (typeof Element !== "function" || !(element instanceof Element)) {
+      throw new TypeError("element must be an element of the page");
+    }
     this.#screen ??= new Screen(this.#clock);
     this.#afterHandling(event, (entry) => {
       if (this.#state !== "closed") this.#screen.watch(element, event.id, () => this.#passOn("displayed", event.id, entry));
@@ -645,7 +647,8 @@ class Member {
       if (this.#turn !== turn) return; // let go of before it was given
       this.#resign();
       if (cause?.name === "AbortError") return this.#queue(); // another tab took it
-      this.#report(new EventBusError("no_lock", `the browser gave no lock: ${cause?.message ?? cause}`, { retryable: true, cause }));
+      const message = `the browser gave no lock: ${cause?.message ?? cause}`;
+      this.#report(new EventBusError("no_lock", message, { retryable: true, cause }));
       this.#arm("lock", ASK_MS, () => this.#queue());
     });
   }
