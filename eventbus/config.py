@@ -223,6 +223,13 @@ class StoreSettings:
     dead_letter_ttl_ms: int = setting(
         7 * DAY_MS, "DEAD_LETTER_TTL_MS", "How long dead letters are kept.", Integer(1_000, 365 * DAY_MS), unit="ms"
     )
+    revocation_ttl_ms: int = setting(
+        30 * DAY_MS,
+        "REVOCATION_TTL_MS",
+        "How long a revocation is remembered: as long as the longest token lives.",
+        Integer(60_000, 3_650 * DAY_MS),
+        unit="ms",
+    )
     confirmation_records: ConfirmationRecords = setting(
         ConfirmationRecords.ALL,
         "CONFIRMATION_RECORDS",

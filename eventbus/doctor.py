@@ -93,6 +93,9 @@ class _Ears:
     def text_came(self, user: UserId, run: RunId) -> None:
         """No run streams to it."""
 
+    def revoked(self) -> None:
+        """It has no token."""
+
     def probed(self, token: str) -> None:
         self.woke.set()
 

@@ -46,6 +46,7 @@ __all__ = [
     "RunTimeout",
     "SendTimeout",
     "SessionEnded",
+    "SessionRevoked",
     "StoreBusy",
     "StoreError",
     "StoreFull",
@@ -57,6 +58,7 @@ __all__ = [
     "Superseded",
     "TokenFailed",
     "TooManyQuestions",
+    "TooManyRevocations",
     "TooManySessions",
     "UnknownOp",
     "UnknownQuestion",
@@ -197,6 +199,13 @@ class Forbidden(EventBusError):
     close_code = CloseCode.FORBIDDEN
 
 
+class SessionRevoked(Forbidden):
+    """The token is good, and the session that it asks for was revoked after the token was issued."""
+
+    code = "session_revoked"
+    close_code = CloseCode.SESSION_ENDED
+
+
 class RateLimited(EventBusError):
     """A limit is reached; `retry_after_ms` says when another try makes sense."""
 
@@ -252,6 +261,12 @@ class StoreMisconfigured(StoreError):
     """The store answers, and can never do what is asked: wrong version, missing rights, wrong type of key."""
 
     code = "store_misconfigured"
+
+
+class TooManyRevocations(StoreError):
+    """As many revocations as the nodes keep have not ended yet: this one was not made."""
+
+    code = "too_many_revocations"
 
 
 class StreamFull(StoreError):

@@ -106,6 +106,7 @@ class Identity:
         scopes: what is allowed.
         expires_ms: Unix milliseconds; from then on the token is expired.
         jti: the token's own id, for revocation.
+        issued_ms: when it was issued (`iat`), Unix milliseconds; None when it does not say.
         key_id: the `kid` of the key that verified it, None when the key has none.
     """
 
@@ -115,6 +116,7 @@ class Identity:
     scopes: frozenset[Scope]
     expires_ms: int
     jti: str | None = None
+    issued_ms: int | None = None
     key_id: str | None = None
 
 
@@ -234,6 +236,7 @@ class Authenticator:
             scopes=_scopes(claims),
             expires_ms=expires_ms,
             jti=jti,
+            issued_ms=_issued_ms(claims),
             key_id=key.kid,
         )
 
@@ -258,6 +261,16 @@ def _seconds_claim(claims: dict[str, object], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= EXP_MAX_S:
         raise AuthError(f"the claim {name} must be a whole number of seconds since 1970", reason="bad_claim")
     return value
+
+
+def _issued_ms(claims: dict[str, object]) -> int | None:
+    """RFC 7519, section 4.1.6. Some issuers give fractions of a second."""
+    value = claims.get("iat")
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= EXP_MAX_S:
+        raise AuthError("the claim iat must be seconds since 1970", reason="bad_claim")
+    return int(value * 1000)
 
 
 def _holds(audience: object, wanted: str) -> bool:

@@ -77,6 +77,7 @@ class Doorkeeper:
             identity = None
             if source.value is not None:
                 identity = self._authenticator.verify(source.value, self._clock.now_ms())
+                self._host.check_revoked(identity)
                 require_scope(identity, Scope.SUBSCRIBE)
         except AuthError as error:
             return self._reject(401, error.reason, str(error))
@@ -104,11 +105,16 @@ class Doorkeeper:
     async def _by_ticket(self, request: UpgradeRequest, ticket: str) -> Decision:
         try:
             claims = await self._store.take_ticket(ticket)
+            if claims is None:
+                return self._reject(401, "bad_ticket", "the ticket is unknown, used, or older than 60 s")
+            identity = identity_from_claims(orjson.loads(claims))
+            # The token may have been revoked since the ticket was made of it.
+            self._host.check_revoked(identity)
+        except AuthError as error:
+            return self._reject(401, error.reason, str(error))
         except EventBusError as error:
             return self._turn_away(request, 503, error.code, str(error), CloseCode.STORE_UNAVAILABLE)
-        if claims is None:
-            return self._reject(401, "bad_ticket", "the ticket is unknown, used, or older than 60 s")
-        return self._accept(request, identity_from_claims(orjson.loads(claims)))
+        return self._accept(request, identity)
 
     def _accept(self, request: UpgradeRequest, identity: Identity | None) -> Decision:
         address = self._row(request)

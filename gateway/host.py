@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from eventbus import moves, wire
 from eventbus.clock import Clock
-from eventbus.ids import NodeName
+from eventbus.ids import NodeName, SessionId
 from eventbus.redelivery import RedeliveryPolicy
 from eventbus.tiers import Tier
 from gateway.auth import Identity
@@ -43,6 +43,11 @@ class Host(Protocol):
 
     def authenticate(self, token: str) -> Identity:
         """Verifies a token. Raises: AuthError."""
+
+    def check_revoked(self, identity: Identity, session: SessionId | None = None) -> None:
+        """Checks that a token is not revoked, nor the session that it is used for. Raises: AuthError, SessionRevoked,
+        StoreUnavailable.
+        """
 
     def tier(self, name: str) -> Tier:
         """The settings of a tier."""

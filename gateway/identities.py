@@ -22,6 +22,7 @@ def claims_of(identity: Identity) -> str:
             "scopes": sorted(identity.scopes),
             "expires_ms": identity.expires_ms,
             "jti": identity.jti,
+            "issued_ms": identity.issued_ms,
             "key_id": identity.key_id,
         }
     ).decode()
@@ -37,5 +38,7 @@ def identity_from_claims(claims: dict[str, Any]) -> Identity:
         scopes=frozenset(Scope(scope) for scope in claims["scopes"]),
         expires_ms=claims["expires_ms"],
         jti=claims["jti"],
+        # Absent from the ticket of a node that is a version behind.
+        issued_ms=claims.get("issued_ms"),
         key_id=claims["key_id"],
     )

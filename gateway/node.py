@@ -20,6 +20,7 @@ from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, User
 from eventbus.redelivery import RedeliveryPolicy
 from eventbus.store import Listening, NodeRecord, Store
 from eventbus.store.redis_store import RedisStore
+from eventbus.store.revoking import Revocation, RevocationKind
 from eventbus.store.running import RunRecord
 from eventbus.tiers import Tier
 from gateway.auth import Identity
@@ -33,8 +34,10 @@ from gateway.keeper import Keeper
 from gateway.limits import is_within
 from gateway.listener import Listener, ListenerSettings, serve
 from gateway.liveness import LivenessRules
+from gateway.opening import token_of
 from gateway.reader import Reader
 from gateway.readiness import Readiness
+from gateway.revocations import Revocations
 from gateway.routes import make_app
 from gateway.sending import Sending
 from gateway.session import Session, SessionSettings
@@ -82,6 +85,7 @@ class Node:
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
         self.doorkeeper = Doorkeeper(
+        self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
             settings,
             host=self,
             openness=self,
@@ -158,6 +162,7 @@ class Node:
             self.keeper.run_beats,
             self.readiness.run,
             self.clockwork.run,
+            self.revocations.run,
             self._watch_store,
         ):
             self._own(run)
@@ -165,7 +170,8 @@ class Node:
             async with asyncio.timeout(seconds(proof_wait_ms)):
                 await self.readiness.first.wait()
         except TimeoutError:
-            logger.warning("the store is not there yet: %s", self.readiness.problem())
+                await self.revocations.loaded.wait()
+            logger.warning("the store is not there yet: %s", self._store_problem())
         listen = self.node_settings.listen
         self.listener = await serve(
             app or make_app(self),
@@ -275,7 +281,8 @@ class Node:
     @property
     def store_is_down(self) -> bool:
         """Whether the store is away for so long that nobody is let in."""
-        return self.readiness.store_failed_ms() >= self.node_settings.liveness.store_down_ms
+        failed_ms = max(self.readiness.store_failed_ms(), self.revocations.unread_ms())
+        return not self.revocations.loaded.is_set() or failed_ms >= self.node_settings.liveness.store_down_ms
 
     @property
     def store_ahead_ms(self) -> int:
@@ -284,7 +291,10 @@ class Node:
 
     def not_ready(self) -> str | None:
         """Why no new connection should come here; None when it may."""
-        return "the node is draining" if self.draining else self.readiness.problem()
+        return "the node is draining" if self.draining else self._store_problem()
+
+    def _store_problem(self) -> str | None:
+        return self.readiness.problem() or self.revocations.problem()
 
     # --- host of the sessions ---------------------------------------------------------------------------------------
 
@@ -305,6 +315,9 @@ class Node:
             self.hub.remove(session)
             self.texting.leave(session)
             self.keeper.forget(session)
+    def check_revoked(self, identity: Identity, session: SessionId | None = None) -> None:
+        self.revocations.check(identity, session)
+
 
     def attach(self, session: Session) -> None:
         self.keeper.attach(session)
@@ -380,12 +393,16 @@ class Node:
         if self.counters.subscriptions > 1:
             self.texting.subscribed()
 
+    def revoked(self) -> None:
+        self.revocations.look_at_once()
+
     def unsubscribed(self, reason: str) -> None:
         logger.warning("the wake-ups are gone: %s", reason)
 
     # --- loops ------------------------------------------------------------------------------------------------------
 
     def _due(self, session: Session, now_ms: int) -> None:
+        self.revocations.look_at_once()
         if session.on_clock(now_ms):
             self.keeper.beat(session)
 
@@ -401,13 +418,29 @@ class Node:
     async def _beat_node(self) -> None:
         while True:
             try:
-                state = "draining" if self.draining else "ready" if self.readiness.problem() is None else "not_ready"
+                state = "draining" if self.draining else "ready" if self._store_problem() is None else "not_ready"
                 await self.announce(state)
             except StoreError as error:
                 self.counters.store_errors[error.code] += 1
+        self.revocations.stood_still(by_ms)
             await asyncio.sleep(seconds(self.node_settings.liveness.node_heartbeat_ms))
 
     async def _watch_store(self) -> None:
+    def _strike(self, fresh: Sequence[Revocation]) -> None:
+        """Something was revoked: closes whom it strikes."""
+        if any(one.subject.kind is RevocationKind.JTI for one in fresh):
+            looked_at = list(self.hub)
+        else:
+            users = {one.subject.user for one in fresh}
+            looked_at = [session for user in users if user is not None for session in self.hub.of_user(user)]
+        now_ms, struck = self.clock.now_ms(), 0
+        for session in looked_at:
+            found = self.revocations.known.find(token_of(session.identity), session.session_id, now_ms)
+            if found is not None:
+                struck += 1
+                session.revoked(found.subject.kind)
+        logger.info("%d revocations came, %d connections were closed", len(fresh), struck)
+
         """Closes connections, a few at a time, when the store is away for too long."""
         while True:
             begin_ms = self.clock.monotonic_ms()

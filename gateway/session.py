@@ -19,6 +19,7 @@ from eventbus.event import EventHead
 from eventbus.fields import Level
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, SessionId, UserId
 from eventbus.store import Attach, Attached, AttachRefused, Beat, BeatState, Fence, ReleaseReason
+from eventbus.store.revoking import RevocationKind
 from gateway.auth import Identity
 from gateway.dialogue import Dialogue
 from gateway.host import Host, SessionSettings
@@ -165,7 +166,7 @@ class Session:
 
         Raises:
             AuthError: there is no good token.
-            Forbidden: the token does not allow it.
+            Forbidden: the token does not allow it, or the session was revoked.
         """
         host = self._host
         if self.identity is None and hello.token is not None:
@@ -175,6 +176,8 @@ class Session:
         self.opening = opening
         self.user = opening.fence.user
         self.connection_id = opening.fence.connection
+        # The handshake was a moment ago, and did not know the session.
+        host.check_revoked(identity, opening.fence.session)
         self.filter = hello.filter
         self.delivery = Delivery(host.settings.policy, window=opening.window, cursor=opening.cursor or ENTRY_ZERO)
         self._last_cursor = opening.cursor or ENTRY_ZERO
@@ -299,6 +302,7 @@ class Session:
         self.identity = identity
         self._liveness.token_ends(self._host.clock.monotonic_ms(), self._token_left_ms())
         self._host.place(self)
+        self._host.check_revoked(identity, self.fence.session)
         self.send(wire.Refreshed(token_expires_ms=identity.expires_ms))
 
     # --- delivering -------------------------------------------------------------------------------------------------
@@ -517,6 +521,13 @@ class Session:
             self.connection.close(int(code), reason)
 
     def end(self, code: CloseCode) -> None:
+    def revoked(self, kind: RevocationKind) -> None:
+        """Its token, or the session itself, was revoked."""
+        if kind is RevocationKind.SESSION:
+            self.close(CloseCode.SESSION_ENDED, "the session was revoked")
+        else:
+            self.close(CloseCode.UNAUTHENTICATED, "the token was revoked")
+
         """Ends the session on this connection, which the caller closes for the reason `code` when the hold is given
         up.
         """

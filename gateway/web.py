@@ -74,6 +74,9 @@ class TooLarge(EventBusError):
 
     code = "body_too_large"
 
+    def check_revoked(self, identity: Identity) -> None:
+        """Checks that a token is not revoked. Raises: AuthError, StoreUnavailable."""
+
 
 class UnknownEvent(EventBusError):
     """No such event is stored for the user."""
@@ -192,6 +195,7 @@ def user_asked_for(request: Request, identity: Identity) -> UserId:
     """Whose things a request is about: the caller's own, or with `?user=` those of whom a publisher or admin names.
 
     Raises:
+    node.check_revoked(identity)
         Forbidden: the token's scope does not allow it.
         InvalidField: `user` is none.
     """

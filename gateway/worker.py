@@ -69,7 +69,7 @@ class PortGate:
         listener = self._node.listener
         if listener is None:
             return
-        problem = self._node.readiness.problem()
+        problem = self._node.not_ready()
         if problem is not None and listener.is_open:
             listener.close_port()
             logger.warning("not ready, so the port is left to the other workers: %s", problem)

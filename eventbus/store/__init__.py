@@ -27,6 +27,7 @@ from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, RunId, SessionId, ThreadId, UserId
 from eventbus.store.figures import FigureStore
 from eventbus.store.inbound import InboundStore
+from eventbus.store.revoking import RevokeStore
 from eventbus.store.running import Demand, RunStep, RunStore
 from eventbus.store.texts import TextStore
 
@@ -560,6 +561,9 @@ class Listener(Protocol):
     def text_came(self, user: UserId, run: RunId) -> None:
         """A token stream of a user who has a live session on this node has grown or ended."""
 
+    def revoked(self) -> None:
+        """Something was revoked: `Store.revocations` says what."""
+
     def probed(self, token: str) -> None:
         """A probe of this node came back through its channel."""
 
@@ -579,7 +583,7 @@ class Listening(Protocol):
         """Ends it; safe to call twice."""
 
 
-class Store(RunStore, TextStore, InboundStore, FigureStore, Protocol):
+class Store(RunStore, TextStore, InboundStore, FigureStore, RevokeStore, Protocol):
     """Everything the bus and the nodes ask of Redis."""
 
     async def append(

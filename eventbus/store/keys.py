@@ -13,7 +13,7 @@ from zlib import crc32
 
 from eventbus.ids import EventId, NodeName, RunId, UserId
 
-__all__ = ["Keys", "PartitionKeys", "UserKeys", "idempotency_field"]
+__all__ = ["Keys", "PartitionKeys", "RevokedKeys", "UserKeys", "idempotency_field"]
 
 _CACHED_USERS: Final = 20_000
 
@@ -78,6 +78,23 @@ class UserKeys:
     partition: PartitionKeys
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedKeys:
+    """What is revoked, in one partition for all users.
+
+    Attributes:
+        records: subject -> `<number> <revoked_ms> <until_ms> <JSON>`.
+        order: the subjects by number.
+        ends: the subjects by the time when their revocation ends.
+        channel: what the shard channels begin with; the node's name follows.
+    """
+
+    records: str
+    order: str
+    ends: str
+    channel: str
+
+
 def idempotency_field(user: UserId, event: EventId) -> bytes:
     """16 bytes that stand for an event of a user; with a NUL between the two, which neither may contain (D13)."""
     return blake2b(f"{user}\0{event}".encode(), digest_size=16).digest()
@@ -91,7 +108,7 @@ class Keys:
         partitions: their number, fixed when an installation is made.
     """
 
-    __slots__ = ("_partitions", "_users", "namespace", "nodes", "partitions")
+    __slots__ = ("_partitions", "_users", "namespace", "nodes", "partitions", "revoked")
 
     def __init__(self, namespace: str, partitions: int) -> None:
         self.namespace = namespace
@@ -99,6 +116,9 @@ class Keys:
         self.nodes = f"{namespace}:nodes"
         self._partitions: dict[int, PartitionKeys] = {}
         self._users: dict[UserId, UserKeys] = {}
+        home = self.partition(self.partition_of("revocations"))
+        tag = f"{namespace}:{{{home.number}}}:b"
+        self.revoked = RevokedKeys(records=tag, order=f"{tag}:order", ends=f"{tag}:ends", channel=home.channel)
 
     def partition_of(self, user: str) -> int:
         """The partition of a user (or of whatever else is spread over the partitions)."""

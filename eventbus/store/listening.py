@@ -7,6 +7,7 @@
 | `*<session> <user> <id>,...` | entries of the session were acked through another door |
 | `=<session> <user> <id>,...` | `deliver: any` events that another session acked |
 | `~<run> <user>` | a token stream of the run has grown or ended |
+| `^` | something was revoked |
 | `?<token>` | a probe |
 
 A user id begins with none of these signs. Messages are lost while the subscription is; the listener is told of
@@ -204,6 +205,8 @@ class Subscription:
                 case "~":
                     run, user = text[1:].split(" ")
                     self._listener.text_came(UserId(user), RunId(run))
+                case "^":
+                    self._listener.revoked()
                 case "?":
                     self._listener.probed(text[1:])
                 case _:

@@ -49,6 +49,7 @@ from eventbus.store.listening import Subscription
 from eventbus.store.operating import Operating
 from eventbus.store.redis_figures import RedisFigures
 from eventbus.store.redis_inbound import RedisInbound
+from eventbus.store.redis_revoking import RedisRevocations
 from eventbus.store.redis_running import RedisRuns
 from eventbus.store.redis_texts import RedisTexts
 
@@ -58,7 +59,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, Operating):
+class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocations, Operating):
     """An `eventbus.store.Store` over one server.
 
     Making one needs no server: it connects when it is first used, and again whenever the connection is lost.

@@ -43,6 +43,8 @@ NAMES: Final = (
     "release",
     "renew_lease",
     "request_run",
+    "revocations",
+    "revoke",
     "sessions",
     "settle",
     "take_commands",

@@ -12,6 +12,7 @@ from eventbus.config import StoreSettings
 from eventbus.ids import NodeName, UserId
 from eventbus.store import DeadLetterRecord, Fence, Listener
 from eventbus.store.inbound import Follower, Told
+from eventbus.store.revoking import Revocation
 from eventbus.testing.memory_faults import FaultSwitches
 from eventbus.testing.memory_state import Log, PartitionState, Seen, UserState
 
@@ -37,6 +38,9 @@ class MemoryBase(FaultSwitches):
         self._listeners: dict[NodeName, list[Listener]] = {}
         self._followers: dict[UserId, list[Follower]] = {}
         self._primary = secrets.token_hex(20)
+        self._revoked: dict[str, Revocation] = {}
+        self._revoked_epoch = ""
+        self._revoked_number = 0
 
     def flush(self) -> None:
         """Everything is lost, the epochs too: FLUSHALL, or a server that came back without its file."""
@@ -44,6 +48,7 @@ class MemoryBase(FaultSwitches):
         self._partitions.clear()
         self._tickets.clear()
         self._nodes.clear()
+        self._revoked.clear()
 
     # --- within -----------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ from eventbus.testing.memory_acking import MemoryAcks
 from eventbus.testing.memory_base import MemoryBase
 from eventbus.testing.memory_figures import MemoryFigures
 from eventbus.testing.memory_inbound import MemoryInbound
+from eventbus.testing.memory_revoking import MemoryRevocations
 from eventbus.testing.memory_running import MemoryRuns
 from eventbus.testing.memory_state import ZERO, Seen, UserState, place_group, verify_read
 from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
@@ -76,7 +77,7 @@ class _Listening:
         self._forget()
 
 
-class MemoryStore(MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryBase):
+class MemoryStore(MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryRevocations, MemoryBase):
     """An `eventbus.store.Store` in one process, with switches for the faults of a server.
 
     Args:

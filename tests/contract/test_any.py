@@ -56,6 +56,9 @@ class Heard:
     def text_came(self, user: UserId, run: RunId) -> None:
         pass
 
+    def revoked(self) -> None:
+        pass
+
     def probed(self, token: str) -> None:
         pass
 

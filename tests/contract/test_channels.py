@@ -43,6 +43,9 @@ class Ear:
     def text_came(self, user: UserId, run: RunId) -> None:
         """No run streams to it."""
 
+    def revoked(self) -> None:
+        """Nothing is revoked here."""
+
     def probed(self, token: str) -> None:
         self.probes.append(token)
 

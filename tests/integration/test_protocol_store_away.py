@@ -219,11 +219,14 @@ async def test_a_node_starts_without_its_store_says_so_and_serves_when_it_comes(
             answer = await http.get("/v1/events", headers={"Authorization": bearer(token_of())})
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
             assert "retry-after" in answer.headers
-        async with wired(node, token_of()) as client:
-            client.send("hello", session="tab")
-            proxy.heal()
-            await client.expect("welcome")
+        # Nobody is let in before the node knows what was revoked (R23).
+        status, head, error = await refused(node, authorization=bearer(token_of()))
+        assert (status, error["code"]) == (503, "store_unavailable")
+        assert "retry-after" in head
+        proxy.heal()
         await until(lambda: _status(node, 200))
+        async with opened(node):
+            pass
         await node.aclose()
 
 

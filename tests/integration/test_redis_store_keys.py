@@ -16,6 +16,7 @@ from eventbus.ids import EntryId, RunId, SessionId, ThreadId
 from eventbus.store import AckRequest, DeadLetter, Durability, EntryFacts, NodeRecord, ReleaseReason, RunStep, Ticket
 from eventbus.store.inbound import Ask, NewCommand, TakeCommands, inbox_group
 from eventbus.store.redis_store import RedisStore
+from eventbus.store.revoking import Revoke, Subject
 from eventbus.store.running import Settlement
 from eventbus.store.texts import TextPiece
 from tests.support.redis_stores import ALICE, NODE, Listened, event_of, fence_of, open_session, publish, read
@@ -85,6 +86,7 @@ async def exercise(store: RedisStore) -> None:
     await store.append_text(replace(piece, stream="two"))
     await store.close_texts(ALICE, piece.run, ["two"])
     await _exercise_inbound(store)
+    await store.revoke(Revoke(subject=Subject(jti="token-1")))
     await listening.aclose()
 
 

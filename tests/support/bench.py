@@ -17,6 +17,7 @@ from eventbus.store import Append, Appended, LiveRecord
 from eventbus.testing import ManualClock, MemoryStore
 from gateway.auth import Identity, Scope
 from gateway.config import NodeSettings
+from gateway.framing import SOCKET
 from gateway.handshake import Subprotocol
 from gateway.node import Node
 from gateway.outbox import Backlog
@@ -46,6 +47,7 @@ class FakeConnection:
 
     def __init__(self, clock: ManualClock, subprotocol: Subprotocol = Subprotocol.JSON) -> None:
         self.subprotocol = subprotocol
+        self.framing = SOCKET[subprotocol]
         self.last_received_ms = clock.monotonic_ms()
         self.buffered_bytes = 0
         self.stalled_ms = 0
@@ -145,6 +147,7 @@ class Bench:
     async def __aenter__(self) -> Self:
         node = self.node
         self._listening = await self.store.listen(node.name, node)
+        await node.revocations.load()
         for run in (node.reader.run, node.keeper.run_attaches, node.keeper.run_beats):
             self._tasks.append(asyncio.create_task(run(), name=run.__qualname__))
         await self.settle()

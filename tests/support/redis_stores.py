@@ -97,6 +97,9 @@ class Listened:
     def text_came(self, user: UserId, run: RunId) -> None:
         """No run streams to it."""
 
+    def revoked(self) -> None:
+        """Nothing is revoked here."""
+
     def probed(self, token: str) -> None:
         self.tokens.append(token)
 

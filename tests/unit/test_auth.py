@@ -128,6 +128,18 @@ def test_a_token_with_nothing_but_a_user_subscribes_in_the_default_tier() -> Non
     assert identity.user == "ada"
 
 
+@pytest.mark.requirement("R23")
+@pytest.mark.parametrize("iat, issued_ms", [(NOW_S, NOW_S * 1000), (NOW_S + 0.25, NOW_S * 1000 + 250), (0, 0)])
+def test_when_a_token_was_issued_is_read_also_with_a_fraction_of_a_second(iat: float, issued_ms: int) -> None:
+    assert authenticator().verify(signed({**CLAIMS, "iat": iat}), NOW_MS).issued_ms == issued_ms
+
+
+@pytest.mark.requirement("R23")
+@pytest.mark.parametrize("iat", ["now", True, -1, 10**15, [1]])
+def test_a_time_of_issue_that_is_none_is_refused(iat: object) -> None:
+    assert reason_of(signed({**CLAIMS, "iat": iat})) == "bad_claim"
+
+
 def test_every_claim_is_read() -> None:
     token = signed(
         {**CLAIMS, "sid": "tab-1", "tier": "pro", "scope": "publish openid  admin", "jti": "t1", "nbf": NOW_S}

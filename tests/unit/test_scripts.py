@@ -38,7 +38,9 @@ from eventbus.store.figures import ThreadRecord
 from eventbus.store.inbound import Answer, AnsweredBy, Ask, NewCommand, TakeCommands
 from eventbus.store.keys import Keys, UserKeys
 from eventbus.store.redis_figures import online_call, threads_call
+from eventbus.store.redis_revoking import revocations_call, revoke_call
 from eventbus.store.redis_texts import text_append, text_close
+from eventbus.store.revoking import REVOCATIONS_MAX, RevocationMark, Revoke, Subject
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
 from eventbus.store.texts import TEXT_LIFE_MS, TextPiece
@@ -141,6 +143,14 @@ CALLS: dict[str, Command[Any]] = {
     "request_run": runs.request_run(
         KEYS, SETTINGS, RunRequest(user=USER, run=RUN, fields={"agent": "planner"}, watch={"started": 1_000})
     ),
+    "revocations": revocations_call(KEYS, RevocationMark(epoch="seen", number=1_012, primary=""), 10),
+    "revoke": revoke_call(
+        KEYS,
+        Revoke(subject=Subject(user=USER, session=SESSION), until_ms=1_013),
+        ["told-1", "told-2"],
+        1_014,
+        "fresh",
+    ),
     "sessions": COMMANDS.sessions(USER),
     "settle": runs.settle(
         KEYS,
@@ -229,6 +239,14 @@ EXPECTED: dict[str, Any] = {
     "max_deliveries": 6,
     "max_commands": 1_000,
     "max_questions": 256,
+    "epoch": "seen",
+    "number": 1_012,
+    "subject": f"session {USER} {SESSION}",
+    "revocation": b'{"user":"alice","session":"phone"}',
+    "until_ms": 1_013,
+    "token_life_ms": 1_014,
+    "max_revocations": REVOCATIONS_MAX,
+    "told": ("told-1", "told-2"),
 }
 
 
@@ -241,6 +259,9 @@ def key_called(name: str) -> str:
         return KEYS.text(USER, RUN)
     if name == "nodes":
         return KEYS.nodes
+    if name.startswith("revoked_"):
+        of_revocations: str = getattr(KEYS.revoked, name.removeprefix("revoked_"))
+        return of_revocations
     found: str = getattr(keys, name) if hasattr(keys, name) else getattr(keys.partition, name)
     return found
 

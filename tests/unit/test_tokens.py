@@ -58,6 +58,7 @@ def test_every_claim_that_was_asked_for_arrives() -> None:
         scopes=frozenset({Scope.PUBLISH, Scope.ADMIN}),
         expires_ms=1_763_700_011_000,
         jti="t1",
+        issued_ms=1_763_700_000_000,
         key_id="one",
     )
     assert (identity.user, identity.session) == ("ada@example.org", "tab-1")
