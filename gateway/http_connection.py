@@ -7,6 +7,7 @@ read its response; and bytes behind the head of an upgrade are lost. Each of the
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,9 +24,12 @@ from gateway.proxy import Trusted, client_address, forwarded_scheme
 from gateway.sockets import SocketSettings
 from gateway.upgrade import Route, Upgrades, http_response, linger
 
-__all__ = ["HttpConnection", "ListenerSettings", "head_too_long"]
+__all__ = ["CARRIER", "HttpConnection", "ListenerSettings", "head_too_long"]
 
 _LINGER_MS: Final = 1_000
+
+CARRIER: Final = "eventbus.connection"
+"""The ASGI extension by which a request has its connection."""
 
 
 def nobody_is_trusted(address: str) -> bool:
@@ -90,6 +94,7 @@ class HttpConnection(HttpToolsProtocol):
         self._chunk = b""
         self._watchdog: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._endless = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -120,6 +125,7 @@ class HttpConnection(HttpToolsProtocol):
                 self.scope["client"] = (client, 0)
             scheme = forwarded_scheme(self._route.scheme, self._route.peer, headers, trusted)
             self.scope["scheme"] = "https" if scheme == "https" else "http"
+        self.scope["extensions"] = {CARRIER: self}  # type: ignore[dict-item] # ours, and for our own routes alone
         super().on_headers_complete()
         self._phase = _Phase.BODY
         self._watch(self._settings.body_timeout_ms)
@@ -149,7 +155,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._stall is None:
+        if self._stall is None and not self._endless:
             self._stall = self.loop.call_later(seconds(self._settings.body_timeout_ms), self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -160,6 +166,39 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unwatch()
         self._read_again()
+
+    # What a response without an end asks for (`gateway.sse.Carrier`).
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client is behind with reading."""
+        return self.flow.write_paused
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What was written and is not in the kernel yet."""
+        return self.transport.get_write_buffer_size()
+
+    def begin_endless(self, unanswered_ms: int) -> None:
+        """Leave it to the sender of the response how long a client may be behind. The kernel drops the connection when
+        nothing that was sent is acknowledged for so long, or when the client takes nothing; where it can not, its own
+        patience counts.
+
+        Source: tcp(7), TCP_USER_TIMEOUT.
+        """
+        self._endless = True
+        self._read_again()
+        carrier = self.transport.get_extra_info("socket")
+        if carrier is not None and carrier.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+            carrier.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unanswered_ms)
+
+    async def written(self) -> None:
+        """Wait until the client reads again or has gone. Cancellation changes nothing."""
+        await self.flow.drain()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self.transport.abort()
 
     def _answering(self) -> bool:
         cycle: object = self.cycle  # uvicorn types it as always there

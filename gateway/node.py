@@ -84,8 +84,8 @@ class Node:
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
-        self.doorkeeper = Doorkeeper(
         self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
+        self.doorkeeper = Doorkeeper(
             settings,
             host=self,
             openness=self,
@@ -161,16 +161,16 @@ class Node:
             self.keeper.run_attaches,
             self.keeper.run_beats,
             self.readiness.run,
-            self.clockwork.run,
             self.revocations.run,
+            self.clockwork.run,
             self._watch_store,
         ):
             self._own(run)
         try:
             async with asyncio.timeout(seconds(proof_wait_ms)):
                 await self.readiness.first.wait()
-        except TimeoutError:
                 await self.revocations.loaded.wait()
+        except TimeoutError:
             logger.warning("the store is not there yet: %s", self._store_problem())
         listen = self.node_settings.listen
         self.listener = await serve(
@@ -302,6 +302,9 @@ class Node:
         """Verifies a token. Raises: AuthError."""
         return self.authenticator.verify(token, self.clock.now_ms())
 
+    def check_revoked(self, identity: Identity, session: SessionId | None = None) -> None:
+        self.revocations.check(identity, session)
+
     def tier(self, name: str) -> Tier:
         """The settings of a tier; a token can not name one that is not there."""
         return self.node_settings.tiers[name]
@@ -315,9 +318,6 @@ class Node:
             self.hub.remove(session)
             self.texting.leave(session)
             self.keeper.forget(session)
-    def check_revoked(self, identity: Identity, session: SessionId | None = None) -> None:
-        self.revocations.check(identity, session)
-
 
     def attach(self, session: Session) -> None:
         self.keeper.attach(session)
@@ -380,12 +380,16 @@ class Node:
     def text_came(self, user: UserId, run: RunId) -> None:
         self.texting.came(user, run)
 
+    def revoked(self) -> None:
+        self.revocations.look_at_once()
+
     def probed(self, token: str) -> None:
         self.readiness.probed(token)
 
     def subscribed(self) -> None:
         self.counters.subscriptions += 1
         self.readiness.probe_at_once()
+        self.revocations.look_at_once()
         if self.counters.subscriptions > 1:
             logger.info("subscribed again: %d sessions are attached again", len(self.hub))
         for session in self.hub:
@@ -393,39 +397,22 @@ class Node:
         if self.counters.subscriptions > 1:
             self.texting.subscribed()
 
-    def revoked(self) -> None:
-        self.revocations.look_at_once()
-
     def unsubscribed(self, reason: str) -> None:
         logger.warning("the wake-ups are gone: %s", reason)
 
     # --- loops ------------------------------------------------------------------------------------------------------
 
     def _due(self, session: Session, now_ms: int) -> None:
-        self.revocations.look_at_once()
         if session.on_clock(now_ms):
             self.keeper.beat(session)
 
     def _stalled(self, by_ms: int) -> None:
         self.counters.stalls += 1
         self.readiness.stood_still(by_ms)
+        self.revocations.stood_still(by_ms)
         for session in self.hub:
             session.stalled(by_ms)
 
-    async def _close_run(self, record: RunRecord) -> bool:
-        return await close_run(self.store, self.clock, record)
-
-    async def _beat_node(self) -> None:
-        while True:
-            try:
-                state = "draining" if self.draining else "ready" if self._store_problem() is None else "not_ready"
-                await self.announce(state)
-            except StoreError as error:
-                self.counters.store_errors[error.code] += 1
-        self.revocations.stood_still(by_ms)
-            await asyncio.sleep(seconds(self.node_settings.liveness.node_heartbeat_ms))
-
-    async def _watch_store(self) -> None:
     def _strike(self, fresh: Sequence[Revocation]) -> None:
         """Something was revoked: closes whom it strikes."""
         if any(one.subject.kind is RevocationKind.JTI for one in fresh):
@@ -441,6 +428,19 @@ class Node:
                 session.revoked(found.subject.kind)
         logger.info("%d revocations came, %d connections were closed", len(fresh), struck)
 
+    async def _close_run(self, record: RunRecord) -> bool:
+        return await close_run(self.store, self.clock, record)
+
+    async def _beat_node(self) -> None:
+        while True:
+            try:
+                state = "draining" if self.draining else "ready" if self._store_problem() is None else "not_ready"
+                await self.announce(state)
+            except StoreError as error:
+                self.counters.store_errors[error.code] += 1
+            await asyncio.sleep(seconds(self.node_settings.liveness.node_heartbeat_ms))
+
+    async def _watch_store(self) -> None:
         """Closes connections, a few at a time, when the store is away for too long."""
         while True:
             begin_ms = self.clock.monotonic_ms()

@@ -20,9 +20,11 @@ from starlette.routing import Route
 from eventbus.clock import new_event_id
 from eventbus.event import Event, event_from_object
 from eventbus.store import Ticket
+from gateway.acking import Acking
 from gateway.auth import Identity, Scope
 from gateway.identities import claims_of
 from gateway.reading import read_confirmations, read_events, read_presence, read_threads_of
+from gateway.sse import open_sse
 from gateway.web import (
     EXCEPTION_HANDLERS,
     RETRY_AFTER_S,
@@ -59,6 +61,8 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
         ("/v1/events/{id}/confirmations", "GET", read_confirmations),
         ("/v1/threads", "GET", read_threads_of),
         ("/v1/presence", "GET", read_presence),
+        ("/v1/sse", "GET", open_sse),
+        ("/v1/acks", "POST", Acking().take),
         ("/healthz", "GET", health),
         ("/readyz", "GET", readiness),
         ("/client.js", "GET", client_js),
@@ -75,7 +79,7 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
                 CORSMiddleware,
                 allow_origins=list(node.node_settings.listen.allowed_origins),
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+                allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
                 expose_headers=["Retry-After"],
                 max_age=600,
             )

@@ -173,11 +173,11 @@ class Session:
             self.identity = host.authenticate(hello.token)
         identity = token_of(self.identity)
         opening = Opening(hello, identity, host.tier(identity.tier), host.settings)
+        # The handshake was a moment ago, and did not know the session.
+        host.check_revoked(identity, opening.fence.session)
         self.opening = opening
         self.user = opening.fence.user
         self.connection_id = opening.fence.connection
-        # The handshake was a moment ago, and did not know the session.
-        host.check_revoked(identity, opening.fence.session)
         self.filter = hello.filter
         self.delivery = Delivery(host.settings.policy, window=opening.window, cursor=opening.cursor or ENTRY_ZERO)
         self._last_cursor = opening.cursor or ENTRY_ZERO
@@ -299,10 +299,10 @@ class Session:
         """
         identity = self._host.authenticate(frame.token)
         check_refreshed(identity, self.fence)
+        self._host.check_revoked(identity, self.fence.session)
         self.identity = identity
         self._liveness.token_ends(self._host.clock.monotonic_ms(), self._token_left_ms())
         self._host.place(self)
-        self._host.check_revoked(identity, self.fence.session)
         self.send(wire.Refreshed(token_expires_ms=identity.expires_ms))
 
     # --- delivering -------------------------------------------------------------------------------------------------
@@ -520,7 +520,6 @@ class Session:
             self.end(code)
             self.connection.close(int(code), reason)
 
-    def end(self, code: CloseCode) -> None:
     def revoked(self, kind: RevocationKind) -> None:
         """Its token, or the session itself, was revoked."""
         if kind is RevocationKind.SESSION:
@@ -528,6 +527,7 @@ class Session:
         else:
             self.close(CloseCode.UNAUTHENTICATED, "the token was revoked")
 
+    def end(self, code: CloseCode) -> None:
         """Ends the session on this connection, which the caller closes for the reason `code` when the hold is given
         up.
         """

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from eventbus.clock import Clock, SystemClock, seconds
 
 if TYPE_CHECKING:
+    from gateway.framing import Framing
+    from gateway.handshake import Subprotocol
+    from gateway.outbox import Backlog
     from gateway.websocket import Connection
 
-__all__ = ["NOBODY", "Handler", "SocketSettings", "Sockets"]
+__all__ = ["NOBODY", "ClientConnection", "Handler", "SocketSettings", "Sockets"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -34,6 +37,55 @@ class SocketSettings:
     write_buffer_bytes: int = 65_536
     max_queued_bytes: int = 16 * 1024 * 1024
     max_control_frames: int = 1_000
+
+
+class ClientConnection(Protocol):
+    """What a session is written to: a socket, or an HTTP response without an end."""
+
+    @property
+    def subprotocol(self) -> Subprotocol:
+        """How what the client says is encoded."""
+
+    @property
+    def framing(self) -> Framing:
+        """How what it is sent becomes bytes."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames can be sent."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether it makes sense to send more now."""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What waits to be written."""
+
+    @property
+    def last_received_ms(self) -> int:
+        """When the client was last heard of; monotonic."""
+
+    def send(self, frame: bytes) -> None:
+        """Queue what the framing made."""
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+
+    def backlog(self, now_ms: int) -> Backlog:
+        """Look how much waits and since when nothing went away."""
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client."""
+
+    def resume_reading(self) -> None:
+        """Go on after `pause_reading`."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End it with a word, in bounded time."""
+
+    def abort(self) -> None:
+        """Drop it."""
 
 
 class Handler(Protocol):
@@ -101,7 +153,7 @@ class Sockets:
         self.loop = loop
         self.settings = settings or SocketSettings()
         self.clock = clock or SystemClock()
-        self.connections: set[Connection] = set()
+        self.connections: set[ClientConnection] = set()
         self._dirty: list[Connection] = []
         self._empty: list[asyncio.Event] = []
 
@@ -111,7 +163,7 @@ class Sockets:
             self.loop.call_soon(self._flush)
         self._dirty.append(connection)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """A connection is over."""
         self.connections.discard(connection)
         if not self.connections:

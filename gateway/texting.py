@@ -21,7 +21,7 @@ from eventbus.ids import RunId, ThreadId, UserId
 from eventbus.store.texts import OpenText, TextPage, TextRead, TextStore
 from eventbus.text import TEXT_EVENT
 from gateway.counters import Counters
-from gateway.outbox import binary_frame, text_frame
+from gateway.framing import Framing
 from gateway.texts import Part, RunTexts, Texts
 
 if TYPE_CHECKING:
@@ -204,13 +204,12 @@ class Texting:
 
     def _serve(self, run: RunTexts, only: Session | None = None) -> None:
         parts, missing = self._texts.owed(run, only)
-        frames: dict[tuple[int, wire.Format], bytes] = {}
+        frames: dict[tuple[int, Framing], bytes] = {}
         for session, part in parts:
-            wire_format = session.dialogue.format
-            key = id(part), wire_format
+            key = id(part), session.framing
             frame = frames.get(key)
             if frame is None:
-                frame = frames[key] = _frame(part, wire_format)
+                frame = frames[key] = _frame(part, session.framing)
             self._counters.text_frames += 1
             session.connection.send(frame)
         if missing:
@@ -218,11 +217,10 @@ class Texting:
             self._read(run)
 
 
-def _frame(part: Part, wire_format: wire.Format) -> bytes:
-    payload = wire.encode_server(
-        wire.Text(run=part.run, stream=part.stream, offset=part.offset, text=part.text, final=part.final), wire_format
+def _frame(part: Part, framing: Framing) -> bytes:
+    return framing.frame(
+        wire.Text(run=part.run, stream=part.stream, offset=part.offset, text=part.text, final=part.final)
     )
-    return text_frame(payload) if wire_format is wire.Format.JSON else binary_frame(payload)
 
 
 def _wants(session: Session, run: RunId, thread: ThreadId | None) -> bool:

@@ -65,6 +65,9 @@ class Services(Protocol):
     def store_ahead_ms(self) -> int:
         """How far the store's clock is ahead of this machine's."""
 
+    def check_revoked(self, identity: Identity) -> None:
+        """Checks that a token is not revoked. Raises: AuthError, StoreUnavailable."""
+
     def not_ready(self) -> str | None:
         """Why no new connection should come here; None when it may."""
 
@@ -73,9 +76,6 @@ class TooLarge(EventBusError):
     """A body is longer than the node takes."""
 
     code = "body_too_large"
-
-    def check_revoked(self, identity: Identity) -> None:
-        """Checks that a token is not revoked. Raises: AuthError, StoreUnavailable."""
 
 
 class UnknownEvent(EventBusError):
@@ -186,6 +186,7 @@ async def identify(node: Services, request: Request, scope: Scope | None = None)
         raise AuthError("no token: give it as `Authorization: Bearer <jwt>`", reason="no_token")
     else:
         identity = node.authenticator.verify(source.value, node.clock.now_ms())
+    node.check_revoked(identity)
     if scope is not None:
         require_scope(identity, scope)
     return identity
@@ -195,7 +196,6 @@ def user_asked_for(request: Request, identity: Identity) -> UserId:
     """Whose things a request is about: the caller's own, or with `?user=` those of whom a publisher or admin names.
 
     Raises:
-    node.check_revoked(identity)
         Forbidden: the token's scope does not allow it.
         InvalidField: `user` is none.
     """

@@ -33,6 +33,7 @@ from websockets.server import ServerProtocol
 
 from eventbus.clock import seconds
 from eventbus.errors import CloseCode, EventBusError
+from gateway.framing import SOCKET, Framing
 from gateway.handshake import Accept, AcceptThenClose, Decision, Gatekeeper, Reject, Subprotocol, UpgradeRequest
 from gateway.outbox import TOO_LARGE, Backlog, Outbox, close_frame, frame_size, ping_frame, pong_frame
 from gateway.sockets import NOBODY, Handler, Sockets, SocketSettings
@@ -140,6 +141,11 @@ class Connection(asyncio.Protocol):
         return f"<Connection {where} {self.subprotocol.name.lower()} {state}, {self.buffered_bytes} bytes waiting>"
 
     # What the handler and the node call.
+
+    @property
+    def framing(self) -> Framing:
+        """How what is sent becomes bytes."""
+        return SOCKET[self.subprotocol]
 
     @property
     def is_open(self) -> bool:
