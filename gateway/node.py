@@ -41,6 +41,7 @@ from gateway.revocations import Revocations
 from gateway.routes import make_app
 from gateway.sending import Sending
 from gateway.session import Session, SessionSettings
+from gateway.sockets import Sockets
 from gateway.texting import Texting
 from gateway.version import VERSION
 from gateway.watching import Watcher
@@ -211,9 +212,11 @@ class Node:
         """Ends the node at once; what a drain has not done is left to the sessions' next attach."""
         self.draining = True
         if self.listener is not None:
+            # First: what a request without an end is answered with would hold the listener up.
+            self.listener.close_port()
+            self._abort_sockets(self.listener)
             await self.listener.stop()
-            for connection in list(self.listener.sockets.connections):
-                connection.abort()
+            self._abort_sockets(self.listener)
             self.listener = None
         if self._listening is not None:
             await self._listening.aclose()
@@ -224,6 +227,10 @@ class Node:
         await self.webhook.aclose()
         await self.bus.aclose(0)
         await self.store.aclose()
+
+    def _abort_sockets(self, listener: Listener) -> None:
+        for connection in list(listener.sockets.connections):
+            connection.abort()
 
     def close_sockets(self, code: CloseCode, reason: str) -> None:
         """Closes every socket that is still open, also those without a session."""
@@ -274,8 +281,15 @@ class Node:
     # --- openness ---------------------------------------------------------------------------------------------------
 
     @property
+    def sockets(self) -> Sockets:
+        """The open connections, once the node accepts any."""
+        if self.listener is None:
+            raise RuntimeError("the node does not accept connections")
+        return self.listener.sockets
+
+    @property
     def connections(self) -> int:
-        """Sockets that are open."""
+        """Sockets that are open, and responses that stand for one."""
         return len(self.listener.sockets.connections) if self.listener else 0
 
     @property

@@ -22,12 +22,12 @@ from eventbus.store import Attach, Attached, AttachRefused, Beat, BeatState, Fen
 from eventbus.store.revoking import RevocationKind
 from gateway.auth import Identity
 from gateway.dialogue import Dialogue
+from gateway.framing import Framing
 from gateway.host import Host, SessionSettings
 from gateway.liveness import Liveness
 from gateway.opening import Opening, check_refreshed, token_of
-from gateway.outbox import binary_frame, text_frame
-from gateway.payload import Payload, event_frames
-from gateway.websocket import Connection
+from gateway.payload import Payload
+from gateway.sockets import ClientConnection
 from gateway.wheel import NEVER_MS
 
 __all__ = ["Host", "Session", "SessionSettings", "State"]
@@ -51,7 +51,8 @@ class Session:
         left: called once when the connection is over.
 
     Attributes:
-        connection: the socket; there from `on_open` on.
+        connection: the socket, or what stands for it; there from `on_open` on.
+        framing: how what it is sent becomes bytes; there from `on_open` on.
         dialogue: what the client says; there from `on_open` on.
         opening: what the client asked for; there from `open` on.
         delivery: the machine; there from `open` on.
@@ -76,6 +77,7 @@ class Session:
         "delivery",
         "dialogue",
         "filter",
+        "framing",
         "identity",
         "opened_ms",
         "opening",
@@ -133,10 +135,11 @@ class Session:
 
     # --- the socket's callbacks -------------------------------------------------------------------------------------
 
-    def on_open(self, connection: Connection) -> None:
+    def on_open(self, connection: ClientConnection) -> None:
         """The handshake is through: `hello` must come in time."""
         now_ms = self._host.clock.monotonic_ms()
         self.connection = connection
+        self.framing: Framing = connection.framing
         self.dialogue = Dialogue(self, self._host, connection.subprotocol)
         self.opened_ms = now_ms
         self._silence_due_ms = now_ms + self._host.settings.hello_timeout_ms
@@ -334,7 +337,7 @@ class Session:
                     again = sum(1 for event in effect.events if event.delivery > 1)
                     counters.events_delivered += len(effect.events) - again
                     counters.events_redelivered += again
-                    for data in event_frames(effect.events, self.dialogue.format):
+                    for data in self.framing.events(effect.events):
                         self.connection.send(data)
                 case moves.Acknowledge():
                     self._host.acknowledge(self, effect, None)
@@ -401,7 +404,7 @@ class Session:
         ]
         if again:
             self._host.counters.events_redelivered += len(again)
-            for data in event_frames(again, self.dialogue.format):
+            for data in self.framing.events(again):
                 self.connection.send(data)
 
     def skip_of(self, head: EventHead, now_wall_ms: int) -> ReleaseReason | None:
@@ -414,9 +417,7 @@ class Session:
 
     def send(self, frame: wire.ServerFrame) -> None:
         """Sends a frame of the protocol."""
-        wire_format = self.dialogue.format
-        payload = wire.encode_server(frame, wire_format)
-        self.connection.send(text_frame(payload) if wire_format is wire.Format.JSON else binary_frame(payload))
+        self.connection.send(self.framing.frame(frame))
 
     # --- time -------------------------------------------------------------------------------------------------------
 

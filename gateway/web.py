@@ -29,7 +29,10 @@ from eventbus.store import Store
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
+from gateway.handshake import Gatekeeper
+from gateway.host import SessionSettings
 from gateway.identities import identity_from_claims
+from gateway.sockets import Sockets
 
 __all__ = [
     "EXCEPTION_HANDLERS",
@@ -56,10 +59,19 @@ class Services(Protocol):
     counters: Counters
     authenticator: Authenticator
     node_settings: NodeSettings
+    settings: SessionSettings
 
     @property
     def bus(self) -> Bus:
         """The node's publisher."""
+
+    @property
+    def doorkeeper(self) -> Gatekeeper:
+        """Who decides who gets a connection."""
+
+    @property
+    def sockets(self) -> Sockets:
+        """The open connections of the node, once it accepts any."""
 
     @property
     def store_ahead_ms(self) -> int:
