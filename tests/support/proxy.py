@@ -90,7 +90,7 @@ class _Connection:
                     group.create_task(self._pump(from_client, self._server, self._proxy.to_server, self._seen_request)),
                     group.create_task(self._pump(from_server, self._client, self._proxy.to_client, self._seen_reply)),
                 )
-        except* (ConnectionError, _Cut):
+        except* (OSError, _Cut):  # a reset may come as ENOTCONN, which is no ConnectionError
             pass
         finally:
             self.end()
