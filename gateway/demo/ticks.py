@@ -36,10 +36,12 @@ class Ticks:
     Args:
         bus: an open one.
         clock: monotonic time.
+        user: whose runs they are.
     """
 
-    def __init__(self, bus: Bus, clock: Clock) -> None:
+    def __init__(self, bus: Bus, clock: Clock, user: str = USER) -> None:
         self._bus = bus
+        self._user = user
         self._clock = clock
         self._runs: dict[str, _Followed] = {}
 
@@ -71,7 +73,9 @@ class Ticks:
     async def _follow(self, run: str, followed: _Followed) -> None:
         while True:
             # It would end when all is confirmed, which a visitor never does: it begins anew, and tells all again.
-            confirmations = self._bus.run_confirmations(run, user=USER, level=Level.CONFIRMED, timeout_ms=FOLLOW_MS)
+            confirmations = self._bus.run_confirmations(
+                run, user=self._user, level=Level.CONFIRMED, timeout_ms=FOLLOW_MS
+            )
             try:
                 async for one in confirmations:
                     known = followed.levels.get(one.event)
