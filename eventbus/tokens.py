@@ -42,7 +42,7 @@ def make_token(
         session: the session that the token is pinned to, `sid`.
         issuer: `iss`.
         audience: `aud`.
-        jti: the token's own id, by which it can be revoked.
+        jti: the token's own id, by which it can be revoked; at most 256 characters.
         kid: names the key, where the nodes have several.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The admin port: metrics and liveness, for operators and their tools. A listener of its own, loopback by default.
+"""The admin port: metrics, liveness and what operators do. A listener of its own, loopback by default.
 
 What answers is the same whether it is a node that asks itself or a parent that asks its workers: an `Overview`.
 """
@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from eventbus.clock import Clock, SystemClock
-from eventbus.errors import AuthError
-from gateway.auth import Authenticator, Scope, TokenWay, find_token, require_scope
+from gateway.admin_revocations import AdminAccess, operator_of, revocation_routes
+from gateway.auth import Authenticator
 from gateway.config import NodeSettings, load_authenticator
 from gateway.handshake import Decision, Reject, UpgradeRequest
 from gateway.listener import Listener, serve
@@ -49,29 +49,36 @@ class _NoSockets:
 class _Doorman:
     """Lets in who may: everybody when the port is for this machine alone, else a token with the scope `admin`."""
 
-    def __init__(self, authenticator: Authenticator | None, clock: Clock) -> None:
+    def __init__(self, authenticator: Authenticator | None, clock: Clock, access: AdminAccess | None) -> None:
         self._authenticator = authenticator
         self._clock = clock
+        self._access = access
 
     def check(self, request: Request) -> None:
         """Raises: AuthError, Forbidden."""
         if self._authenticator is None:
             return
-        source = find_token(request.headers.items(), (), "")
-        if source.value is None or source.way is not TokenWay.HEADER:
-            raise AuthError("no token: give one of scope admin as `Authorization: Bearer <jwt>`", reason="no_token")
-        require_scope(self._authenticator.verify(source.value, self._clock.now_ms()), Scope.ADMIN)
+        identity = operator_of(request, self._authenticator, self._clock.now_ms())
+        if self._access is not None:
+            self._access.check_reader(identity)
 
 
-def make_admin_app(overview: Overview, *, authenticator: Authenticator | None, clock: Clock | None = None) -> Starlette:
+def make_admin_app(
+    overview: Overview,
+    *,
+    authenticator: Authenticator | None,
+    clock: Clock | None = None,
+    access: AdminAccess | None = None,
+) -> Starlette:
     """Make the HTTP side of the admin port.
 
     Args:
         overview: who is asked.
-        authenticator: verifies the token that each request needs; None when the port is for this machine alone.
+        authenticator: verifies the token that looking needs; None when the port is for this machine alone.
         clock: for the tokens.
+        access: to what operators do, which needs a token in any case; None when nothing can be done here.
     """
-    doorman = _Doorman(authenticator, clock or SystemClock())
+    doorman = _Doorman(authenticator, clock or SystemClock(), access)
 
     async def metrics(request: Request) -> Response:
         doorman.check(request)
@@ -83,7 +90,11 @@ def make_admin_app(overview: Overview, *, authenticator: Authenticator | None, c
         return answer({"status": "alive"} | ({"processes": processes} if processes else {}))
 
     return Starlette(
-        routes=[Route("/metrics", metrics, methods=["GET"]), Route("/healthz", health, methods=["GET"])],
+        routes=[
+            Route("/metrics", metrics, methods=["GET"]),
+            Route("/healthz", health, methods=["GET"]),
+            *([] if access is None else revocation_routes(access)),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
 

@@ -16,6 +16,7 @@ from eventbus.errors import ConfigError
 from eventbus.ids import NodeName
 from eventbus.receipt import PublishStatistics
 from gateway.admin import admin_authenticator, make_admin_app, serve_admin
+from gateway.admin_revocations import AdminAccess
 from gateway.config import ListenSettings, NodeSettings
 from gateway.counters import Counters
 from gateway.listener import Listener
@@ -193,7 +194,9 @@ async def run_node(
             return 0
         figures = NodeFigures(node)
         figures.lag.start()
-        admin = await serve_admin(make_admin_app(figures, authenticator=admin_authenticator(settings)), admin_sockets)
+        access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
+        app = make_admin_app(figures, authenticator=admin_authenticator(settings), access=access)
+        admin = await serve_admin(app, admin_sockets)
         if started is not None:
             await started(node)
         say(ready_line(listen, node.port, port_of(admin_sockets)))

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import ConfigError
 from gateway.admin import admin_authenticator, make_admin_app, serve_admin
+from gateway.admin_revocations import watched_revocations
 from gateway.config import NodeSettings, load_authenticator
 from gateway.listener import Listener
 from gateway.metrics import Snapshot, kept_for_good, merged
@@ -331,10 +332,10 @@ async def run_workers(settings: NodeSettings) -> int:
         line = ready_line(listen, port, port_of(admin_sockets))
         supervisor = Supervisor(worker_settings(settings, port), start_worker, on_ready=lambda: say(line))
         stop.listen()
-        admin = await serve_admin(
-            make_admin_app(supervisor, authenticator=admin_authenticator(settings)), admin_sockets
-        )
-        return await supervisor.run(stop)
+        async with watched_revocations(settings) as access:
+            app = make_admin_app(supervisor, authenticator=admin_authenticator(settings), access=access)
+            admin = await serve_admin(app, admin_sockets)
+            return await supervisor.run(stop)
     finally:
         if admin is not None:
             await admin.stop()

@@ -13,6 +13,7 @@ from eventbus.cli.doctor import doctor
 from eventbus.cli.figures import rates, schemas
 from eventbus.cli.looking import dead, event, nodes, pending, sessions
 from eventbus.cli.publish import publish
+from eventbus.cli.revoke import revocations, revoke
 from eventbus.cli.runs import operator_events, runs
 from eventbus.cli.tail import tail
 from eventbus.cli.token import token
@@ -50,6 +51,8 @@ for _command in (
     rates,
     schemas,
     nodes,
+    revoke,
+    revocations,
     doctor,
 ):
     cli.add_command(_command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import click
 
 from eventbus.cli.common import Signing, duration_ms, secret_option, signing
@@ -35,8 +37,9 @@ def signed(
     scopes: tuple[str, ...] = (),
     tier: str | None = None,
     session: str | None = None,
+    jti: str | None = None,
 ) -> str:
-    """A token for a user. Raises: ConfigError, InvalidField."""
+    """A token for a user, with an id of its own by which it can be revoked. Raises: ConfigError, InvalidField."""
     from eventbus.tokens import make_token
 
     return make_token(
@@ -49,6 +52,7 @@ def signed(
         session=session,
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
+        jti=jti or secrets.token_urlsafe(12),
     )
 
 
@@ -64,12 +68,15 @@ def signed(
 @click.option("--tier", metavar="TIER", help="A tier that the nodes have.  [default: theirs]")
 @click.option("--session", metavar="SESSION", help="Pin the token to a session.")
 @click.option("--ttl", default="1h", show_default=True, metavar="TIME", help="Its life: 90s, 30m, 1h, 7d.")
+@click.option("--jti", metavar="JTI", help="Its own id, by which it can be revoked.  [default: a random one]")
 @secret_option
 # As many arguments as the command has options.
 def token(
-    user: str, scopes: tuple[str, ...], tier: str | None, session: str | None, ttl: str, jwt_secret_file: str | None
-) -> None:
+    user: str, scopes: tuple[str, ...], tier: str | None, session: str | None, ttl: str, jti: str | None,
+    jwt_secret_file: str | None,
+) -> None:  # fmt: skip
     """Make a token (JWT, HS256) for a user, and print it."""
     wanted = tuple(word for scope in scopes for word in scope.replace(",", " ").split())
     ttl_ms = duration_ms(ttl, "--ttl")
-    click.echo(signed(signing(jwt_secret_file), user, ttl_ms=ttl_ms, scopes=wanted, tier=tier, session=session))
+    settings = signing(jwt_secret_file)
+    click.echo(signed(settings, user, ttl_ms=ttl_ms, scopes=wanted, tier=tier, session=session, jti=jti))
