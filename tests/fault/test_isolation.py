@@ -14,72 +14,12 @@ import pytest
 
 from eventbus.ids import UserId
 from eventbus.tokens import make_token
+from tests.support.load.hostile import Hostile, token_of
 from tests.support.load.link import Link
 from tests.support.load.world import SECRET, NewWorld, Node, World
-from tests.support.waiting import until
 
 VICTIMS = [f"victim{number}" for number in range(20)]
 MALLORY = "mallory"
-
-
-class _Hostile:
-    """A client that says what it should not, and keeps every byte that it hears."""
-
-    def __init__(self, hello: dict[str, Any]) -> None:
-        self._hello = hello
-        self.frames: list[dict[str, Any]] = []
-        self.open = asyncio.Event()
-        self.over = asyncio.Event()
-        self.code = 0
-        self.link: Link | None = None
-
-    async def connect(self, node: Node, token: str) -> None:
-        """Returns when its session is open, or was refused."""
-        link = self.link = Link(self, token)
-        await asyncio.get_running_loop().create_connection(lambda: link, "127.0.0.1", node.port)
-        async with asyncio.timeout(10):
-            done = [asyncio.ensure_future(event.wait()) for event in (self.open, self.over)]
-            await asyncio.wait(done, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.cancel()
-
-    def link_open(self, link: Link) -> None:
-        link.send(self._hello)
-
-    def link_frame(self, link: Link, frame: dict[str, Any]) -> None:
-        self.frames.append(frame)
-        if frame["op"] == "welcome":
-            self.open.set()
-
-    def link_over(self, link: Link, code: int, reason: str) -> None:
-        self.code = code
-        self.over.set()
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [item for frame in self.frames if frame["op"] == "events" for item in frame["events"]]
-
-    async def ask(self, frame: dict[str, Any], answer: str) -> dict[str, Any]:
-        """Sends a frame with a `ref` and waits for what answers it."""
-        assert self.link is not None
-        ref = f"r{random.getrandbits(60)}"
-        self.link.send({**frame, "ref": ref})
-        return await until(
-            lambda: next((f for f in self.frames if f.get("ref") == ref and f["op"] in (answer, "error")), None) or {},
-            10_000,
-            f"an answer to {frame['op']}",
-        )
-
-    async def close(self) -> None:
-        if self.link is not None:
-            self.link.abort()
-            await self.over.wait()
-
-
-def _token(user: str, **claims: Any) -> str:
-    return make_token(
-        user=user, secret=SECRET.encode(), now_ms=int(time.time() * 1000), **{"tier": "enterprise", **claims}
-    )
 
 
 def _forged(token: str, **claims: Any) -> str:
@@ -97,14 +37,14 @@ def _unsigned(user: str) -> str:
     return ".".join((*parts, ""))
 
 
-async def _attack(world: World, node: Node, seen: list[tuple[str, str]]) -> list[_Hostile]:
+async def _attack(world: World, node: Node, seen: list[tuple[str, str]]) -> list[Hostile]:
     """Mallory opens sessions under the victims' session names and cursors, and acks and nacks their entries."""
     log = world.publishers[0].log.read()
     # Two streams may give one id in the same millisecond: those would be mallory's own.
     own = {log.entries[event] for event in log.answered[MALLORY]}
     foreign = [entry for _, entry in seen if entry not in own]
     assert foreign
-    attackers: list[_Hostile] = []
+    attackers: list[Hostile] = []
     epochs = await world.redis.mget([world.keys.user(UserId(victim)).partition.epoch for victim in VICTIMS])
     for number, (event, entry) in enumerate(seen):
         hello: dict[str, Any] = {"op": "hello", "session": ("tab", VICTIMS[number % 20], f"own{number}")[number % 3]}
@@ -114,9 +54,9 @@ async def _attack(world: World, node: Node, seen: list[tuple[str, str]]) -> list
             hello |= {"start": "earliest"}
         if number % 4 == 3:
             hello["filter"] = {"types": ["load"]}
-        hostile = _Hostile(hello)
+        hostile = Hostile(hello)
         attackers.append(hostile)
-        await hostile.connect(node, _token(MALLORY))
+        await hostile.connect(node, token_of(MALLORY))
         if not hostile.open.is_set():
             continue
         link = hostile.link
@@ -126,7 +66,7 @@ async def _attack(world: World, node: Node, seen: list[tuple[str, str]]) -> list
         link.send({"op": "nack", "id": entry, "delay_ms": 0})
         link.send({"op": "working", "ids": foreign[:10]})
         link.send({"op": "filter", "filter": {"runs": [event]}, "ref": "f"})
-        link.send({"op": "refresh", "token": _forged(_token(MALLORY), sub=VICTIMS[0])})
+        link.send({"op": "refresh", "token": _forged(token_of(MALLORY), sub=VICTIMS[0])})
     return attackers
 
 
@@ -136,7 +76,7 @@ async def test_hostile_clients_under_load_get_and_change_nothing_of_others(new_w
     one, two = await world.start_nodes("one", "two")
     victims = await world.start_clients(VICTIMS, ack_delay_ms=(200, 500))
     publishing = await world.start_publisher([*VICTIMS, MALLORY], 4_200, rate=700)
-    attackers: list[_Hostile] = []
+    attackers: list[Hostile] = []
     for count in (700, 1_400, 2_100, 2_800):
         await world.published_at_least(publishing, count)
         pending = await world.pending()
@@ -177,7 +117,7 @@ async def test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_htt
     await world.start_clients(VICTIMS[:3])
     publishing = await world.start_publisher(VICTIMS[:3], 30)
     await world.settled()
-    mallory = _token(MALLORY)
+    mallory = token_of(MALLORY)
     tokens = {
         "forged": _forged(mallory, sub=VICTIMS[0]),
         "unsigned": _unsigned(VICTIMS[0]),
@@ -187,7 +127,7 @@ async def test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_htt
         ),
     }
     for name, token in tokens.items():
-        hostile = _Hostile({"op": "hello", "session": "tab"})
+        hostile = Hostile({"op": "hello", "session": "tab"})
         await hostile.connect(node, token)
         assert hostile.over.is_set(), f"a token that is {name} was let in"
         assert hostile.code == 401
@@ -208,7 +148,7 @@ async def test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_htt
         assert answer.status_code == 403, "a token without the scope publishes for nobody"
         answer = await client.post("/v1/tickets", headers=mine)
         ticket = answer.json()["ticket"]
-    guess = _Hostile({"op": "hello", "session": "tab"})
+    guess = Hostile({"op": "hello", "session": "tab"})
     link = guess.link = Link(guess, "", path=f"/v1/connect?ticket={ticket[:-1]}x")
     await asyncio.get_running_loop().create_connection(lambda: link, "127.0.0.1", node.port)
     async with asyncio.timeout(10):
@@ -220,8 +160,8 @@ async def test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_htt
 async def test_a_pinned_token_opens_its_own_session_alone(new_world: NewWorld) -> None:
     world = new_world()
     (node,) = await world.start_nodes("one")
-    hostile = _Hostile({"op": "hello", "session": "tab"})
-    await hostile.connect(node, _token(MALLORY, session="phone"))
+    hostile = Hostile({"op": "hello", "session": "tab"})
+    await hostile.connect(node, token_of(MALLORY, session="phone"))
     async with asyncio.timeout(10):
         await hostile.over.wait()
     assert hostile.code == 4502
@@ -234,10 +174,10 @@ async def test_a_session_can_not_be_refreshed_into_another_users(new_world: NewW
     world = new_world()
     (node,) = await world.start_nodes("one")
     await world.start_clients(VICTIMS[:1])
-    hostile = _Hostile({"op": "hello", "session": "mine", "start": "earliest"})
-    await hostile.connect(node, _token(MALLORY))
+    hostile = Hostile({"op": "hello", "session": "mine", "start": "earliest"})
+    await hostile.connect(node, token_of(MALLORY))
     assert hostile.link is not None
-    hostile.link.send({"op": "refresh", "token": _token(VICTIMS[0])})
+    hostile.link.send({"op": "refresh", "token": token_of(VICTIMS[0])})
     await world.start_publisher(VICTIMS[:1], 10)
     async with asyncio.timeout(10):
         await hostile.over.wait()
