@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -13,7 +13,7 @@ from eventbus.clock import Clock
 from eventbus.commanding import Commanding
 from eventbus.errors import InvalidEvent, InvalidField, RunClosed
 from eventbus.event import Event
-from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_thread_id, parse_user_id
+from eventbus.ids import EventId, RunId, ThreadId, UserId, entry_order, parse_thread_id, parse_user_id
 from eventbus.leases import Leases
 from eventbus.receipt import Receipt
 from eventbus.retried import retried
@@ -22,6 +22,7 @@ from eventbus.runline import RunLine
 from eventbus.schemas import Schemas
 from eventbus.store import Store
 from eventbus.store.running import Lease, RunRecord
+from eventbus.store_time import StoreTime
 from eventbus.streaming import TextWay
 from eventbus.tiers import TierTable
 from eventbus.timers import Timers
@@ -62,6 +63,7 @@ class RunServices:
         max_event_bytes: the most that the data of an event may take as MessagePack.
         commanding: hears what users send.
         texts: how token streams get to the store.
+        store_time: what is known of the store's clock.
         confirmations: `Bus.run_confirmations`; None for none.
     """
 
@@ -75,6 +77,7 @@ class RunServices:
     max_event_bytes: int
     commanding: Commanding
     texts: TextWay
+    store_time: StoreTime = field(default_factory=StoreTime)
     confirmations: Callable[..., RunConfirmations] | None = None
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -165,6 +168,7 @@ class RunHold:
         self._context = context
         self._watch = Watch()
         self._last: EventId | None = None
+        self._made: dict[EventId, int] = {}  # when, by the monotonic clock; of what is not known to be stored
 
     @property
     def user(self) -> UserId:
@@ -198,8 +202,12 @@ class RunHold:
         """Send an event on its way, with what it changes in the run; nothing where the run is lost."""
         if self.lost is not None:
             return
-        seq = event.seq or 0
-        self._watch, step = step_of(self._watch, self.about, seq, event.type, event.data, event.time_ms)
+        services, seq = self._context.services, event.seq or 0
+        made_ms = self._made[event.id] = _made_ms(event, services.clock)
+        by_store_ms = services.store_time.at(made_ms)
+        self._watch, step = step_of(
+            self._watch, self.about, seq, event.type, event.data, event.time_ms, made_ms=by_store_ms
+        )
         if last:
             self._last = event.id
         self._context.line.put(event, step, self)
@@ -207,12 +215,15 @@ class RunHold:
     def stored(self, receipt: Receipt) -> None:
         """An event is stored; with the last one the lease was given up."""
         self.receipts.append(receipt)
+        if (made_ms := self._made.pop(receipt.event, None)) is not None:
+            self._context.services.store_time.learn(entry_order(receipt.entry)[0], made_ms)
         if receipt.event == self._last:
             self.release()
 
     def closed(self, error: RunClosed) -> None:
         """The run is another's now, or over. Nothing is cancelled: the next call tells."""
         self.lost = self.lost or error
+        self._made.clear()
         self.release()
 
     async def resume(self) -> RunRecord | None:
@@ -239,3 +250,8 @@ class RunHold:
                 self._watch = watch_of(claimed)
                 return claimed
         raise RunClosed(f"run {about.run} is being taken over by other processes: only one may resume it")
+
+
+def _made_ms(event: Event, clock: Clock) -> int:
+    """When an event was made, by the monotonic clock: a moment ago, where it had to wait for room."""
+    return clock.monotonic_ms() - max(0, clock.now_ms() - event.time_ms)

@@ -198,7 +198,14 @@ def request_fields(about: RunAbout) -> dict[str, str]:
 
 
 def step_of(
-    watch: Watch, about: RunAbout, seq: int, type: str, data: Mapping[str, Any], time_ms: int
+    watch: Watch,
+    about: RunAbout,
+    seq: int,
+    type: str,
+    data: Mapping[str, Any],
+    time_ms: int,
+    *,
+    made_ms: int | None = None,
 ) -> tuple[Watch, RunStep]:
     """What an event of a run changes in the store.
 
@@ -209,6 +216,7 @@ def step_of(
         type: its type.
         data: its data.
         time_ms: its time.
+        made_ms: the same by the store's clock, which deadlines hold by; where it is not known `time_ms` must do.
 
     Returns:
         The deadlines behind it, and the step.
@@ -231,7 +239,7 @@ def step_of(
                 step,
                 fields={name: f"{time_ms} {data['tool']}"},
                 watch={name: limits.completed_ms},
-                by={executing_name(call_id): time_ms + limits.executing_ms},
+                by={executing_name(call_id): (time_ms if made_ms is None else made_ms) + limits.executing_ms},
             )
             return Watch(watch.names | {name}), step
         case "tool_completed":
