@@ -130,7 +130,7 @@ class Revocation:
         Args:
             issued_ms: when that was issued, Unix milliseconds; None when the token does not say: it may be old.
         """
-        return self.subject.jti is not None or issued_ms is None or issued_ms < self.revoked_ms
+        return self.subject.jti is not None or issued_ms is None or issued_ms <= self.revoked_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
