@@ -90,6 +90,8 @@ async def close_run(store: Store, clock: Clock, record: RunRecord, error: str = 
         raise result
     with suppress(StoreError):  # they stay on the index then, and whoever comes late is sent them beside their events
         await store.close_texts(record.user, record.run)
+    with suppress(StoreError):  # they count as the user's then until the retention is over, and nobody is asked again
+        await store.close_inbound(record.user, record.run)
     return True
 
 

@@ -46,6 +46,9 @@ class Watched(Protocol):
     def id(self) -> RunId:
         """The run id."""
 
+    def addressed(self) -> None:
+        """The user has sent something to it. Called in the event loop, perhaps more than once."""
+
     def cancel(self, reason: str, session: SessionId) -> None:
         """The user has cancelled it. Called in the event loop, perhaps more than once."""
 
@@ -221,7 +224,10 @@ class Commanding:
                 return
             for record in page:
                 run = line.runs.get(record.run) if record.run is not None else None
-                if run is not None and record.type == CANCEL:
+                if run is None:
+                    continue
+                run.addressed()
+                if record.type == CANCEL:
                     run.cancel(reason_of(unpack(record.data)), record.session)
             # A run that came meanwhile has set it back.
             if line.after == after and page:

@@ -154,6 +154,10 @@ class RunInbound:
         self._cancels_before = 0 if self._task is None else self._task.cancelling()
         self._commanding.watch(self._user, self)
 
+    def addressed(self) -> None:
+        """See `Watched.addressed`: it goes with the run, also when that never reads it."""
+        self._is_used = True
+
     def cancel(self, reason: str, session: SessionId) -> None:
         """See `Watched.cancel`."""
         self._is_used = True

@@ -202,7 +202,8 @@ class Run(FromUser):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """End the run. Cancelled, it waits for what is owed all the same, at most the publish deadline.
+        """End the run. Cancelled, it waits for what is owed all the same: at most the publish deadline for token
+        streams that are open, and as long again for the events.
 
         Returns:
             Whether the exception ends here: it is the user's cancel of this run.
@@ -212,22 +213,25 @@ class Run(FromUser):
         late: BaseException | None = None
         for run in self._with_children():  # streams that nobody else left
             late = await run._streams.leave(kind, error, trace) or late
-        await self._leave(ended_by or late, passes_on=not ends_here)
-        await self._inbound.close()
+        if await self._leave(ended_by or late, passes_on=not ends_here):
+            await self._inbound.close()
         if ended_by is not None and ended_by is not error:
             raise ended_by from error
         if late is not None and error is None:
             raise late
         return ends_here
 
-    async def _leave(self, error: BaseException | None, *, passes_on: bool) -> None:
+    async def _leave(self, error: BaseException | None, *, passes_on: bool) -> bool:
+        """Returns whether the end is stored: else whoever closes the run tidies up behind it, and nobody waits here
+        for a store that is away once more.
+        """
         problem = self._end(error)
         if not passes_on:
             error = None
         if self._above is not None:
             if problem is not None and error is None:
                 raise problem
-            return  # the run above waits for what is not stored yet
+            return True  # the run above waits for what is not stored yet
         try:
             failure = await self._context.line.settle() or self._hold.lost
         finally:
@@ -239,6 +243,7 @@ class Run(FromUser):
             raise failure
         elif problem is not None and error is None:
             raise problem
+        return failure is None
 
     def _release(self) -> None:
         """The leases of the run and of those below it: what is not stored now never will be."""

@@ -102,6 +102,14 @@ async def world() -> AsyncIterator[World]:
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 
+async def test_what_was_sent_to_a_run_that_never_read_it_goes_with_the_run(world: World) -> None:
+    async with world.run():
+        await world.send("message", {"text": "hello"})
+        await world.settle()
+
+    assert await world.store.sent_commands(ADA, ENTRY_ZERO, 10) == []
+
+
 async def test_a_cancel_ends_the_task_of_the_run_and_its_block_ends_without_an_error(world: World) -> None:
     async with world.run() as run, run.tool("search", call_id="c1"):
         await world.send("cancel", {"reason": "too slow"})

@@ -16,8 +16,9 @@ from eventbus.closing import AGENT_LOST, close_run, closing_event_id, owed_by_re
 from eventbus.config import PublishSettings, Settings
 from eventbus.errors import InvalidEvent, RunClosed, RunMisused, StoreError, StoreUnavailable
 from eventbus.event import Event, decode_envelope
-from eventbus.ids import ENTRY_ZERO, RunId, UserId
+from eventbus.ids import ENTRY_ZERO, RunId, SessionId, UserId
 from eventbus.run import TOOL_RESTARTED
+from eventbus.store.inbound import Ask, NewCommand, QuestionState
 from eventbus.store.running import DueRecord, Lease, RunRecord
 from eventbus.testing import ManualClock, MemoryStore
 from eventbus.watch import RunLimits, open_calls
@@ -471,6 +472,19 @@ async def test_a_run_whose_process_is_gone_is_closed_as_failed_with_its_open_cal
     assert open_calls(await world.record(run.id)) == {}
     await world.clock.pass_time(3_600_000)
     assert "lease" not in await world.names()
+
+
+@pytest.mark.requirement("R20")
+async def test_a_run_that_is_closed_leaves_no_command_and_no_open_question(world: World) -> None:
+    """They would count as the user's until the retention is over, and at the cap the user could say nothing more."""
+    run = await begun(await world.bus())
+    ask = Ask(user=ADA, run=run.id, question="q1", body=b"?", timeout_ms=None)
+    command = NewCommand(user=ADA, session=SessionId("phone"), type="message", data=b"", ref="1", run=run.id)
+    await world.store.ask(ask)
+    await world.store.send_command(command)
+    assert await close_run(world.store, world.clock, await world.record(run.id)) is True
+    assert await world.store.sent_commands(ADA, ENTRY_ZERO, 10) == []
+    assert [one.state for one in await world.store.questions(ADA)] == [QuestionState.CLOSED]
 
 
 async def test_two_closers_store_what_is_owed_once(world: World) -> None:
