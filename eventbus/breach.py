@@ -58,6 +58,9 @@ class Deadline(StrEnum):
     AGENT = "agent"
 
 
+MAX_MARKS: Final = 1_000
+"""So many breaches of a run are marked one by one: the hash is read for each deadline."""
+
 _OF_CALLS: Final = {"call": Deadline.COMPLETED, "executing": Deadline.EXECUTING}
 
 
@@ -80,7 +83,8 @@ def is_closed(record: RunRecord) -> bool:
 
 
 def missed_deadline(due: DueRecord, name: str, record: RunRecord | None, *, posted: bool) -> Settlement:
-    """A run was late: it is marked and counted in its own hash, and operators are told.
+    """A run was late: it is marked and counted in its own hash, and operators are told. Of one that has `MAX_MARKS`
+    marks the further breaches are counted and told, and not marked.
 
     A run of which nothing is known any more has no timeline to mark: its deadline only goes.
 
@@ -103,7 +107,7 @@ def missed_deadline(due: DueRecord, name: str, record: RunRecord | None, *, post
     return Settlement(
         due=due,
         run=(record.user, record.run),
-        fields={f"breach:{name}": str(due.due_ms)},
+        fields={f"breach:{name}": str(due.due_ms)} if len(breaches_of(record)) < MAX_MARKS else {},
         counts={"breaches": 1},
         announce=_told(OperatorKind.MISSED_DEADLINE, due, _run_words(record) | told),
         webhook=posted,

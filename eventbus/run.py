@@ -20,6 +20,7 @@ from eventbus.schemas import CRITICAL_TYPES
 
 __all__ = [
     "AGENT_FAILED",
+    "MAX_OPEN_CALLS",
     "TABLE",
     "TOOL_CANCELLED",
     "TOOL_FAILED",
@@ -49,6 +50,9 @@ TOOL_LEFT: Final = "the run ended before the tool was done"
 TOOL_RESTARTED: Final = "the agent was restarted before the tool was done"
 UNSENDABLE: Final = "the result could not be sent"
 
+MAX_OPEN_CALLS: Final = 1_000
+"""So many calls of tools may be open at a time: nodes read them all for each deadline that a call misses."""
+
 
 class Phase(StrEnum):
     """Where a run stands."""
@@ -66,14 +70,15 @@ class RunState:
         phase: where it stands.
         seq: the number of its last event, 0 before the first.
         open: the calls of tools that have begun and not ended, oldest first, with the names of their tools.
-        ended: the calls that have ended; their ids are not used again.
+        ended: the calls that have ended; their ids are not used again. In sets of which each is smaller than the one
+            before it by half or more: one more is cheap, however many there are.
         before: of a run that was resumed: the number of its last event then; ids of calls are made above it.
     """
 
     phase: Phase = Phase.NEW
     seq: int = 0
     open: Mapping[CallId, str] = field(default_factory=dict)
-    ended: frozenset[CallId] = frozenset()
+    ended: tuple[frozenset[CallId], ...] = ()
     before: int = 0
 
 
@@ -187,19 +192,30 @@ def resumed(seq: int, open: Mapping[CallId, str]) -> tuple[RunState, tuple[Owed,
     for call_id in open:
         state, made = step(state, ToolEnd(call_id=call_id, error=TOOL_RESTARTED))
         owed += made
-    return replace(state, ended=frozenset()), owed
+    return replace(state, ended=()), owed
 
 
 def next_call_id(state: RunState) -> CallId:
     """An id for a call that brought none: `call_1`, `call_2`, ..., one that this run has not seen."""
-    number = state.before + len(state.open) + len(state.ended) + 1
+    number = state.before + len(state.open) + sum(map(len, state.ended)) + 1
     while _is_used(state, CallId(f"call_{number}")):
         number += 1
     return CallId(f"call_{number}")
 
 
 def _is_used(state: RunState, call_id: CallId) -> bool:
-    return call_id in state.open or call_id in state.ended
+    return call_id in state.open or _has_ended(state, call_id)
+
+
+def _has_ended(state: RunState, call_id: CallId) -> bool:
+    return any(call_id in some for some in state.ended)
+
+
+def _ended_too(ended: tuple[frozenset[CallId], ...], call_id: CallId) -> tuple[frozenset[CallId], ...]:
+    newest = frozenset((call_id,))
+    while ended and len(ended[-1]) < 2 * len(newest):
+        ended, newest = ended[:-1], ended[-1] | newest
+    return *ended, newest
 
 
 def _start(state: RunState, move: Start) -> Made:
@@ -217,12 +233,17 @@ def _tool_start(state: RunState, move: ToolStart) -> Made:
         raise RunMisused(
             f"call {move.call_id!r} was begun in this run before: give each call of a tool an id of its own"
         )
+    if len(state.open) >= MAX_OPEN_CALLS:
+        raise RunMisused(
+            f"{len(state.open)} calls of tools are open in this run, as many as a run may have: end some before you"
+            " begin more, or begin them in child runs"
+        )
     return replace(state, open={**state.open, move.call_id: move.tool}), [made]
 
 
 def _tool_end(state: RunState, move: ToolEnd) -> Made:
     if move.call_id not in state.open:
-        ended = "has ended before" if move.call_id in state.ended else "was never begun"
+        ended = "has ended before" if _has_ended(state, move.call_id) else "was never begun"
         raise RunMisused(f"call {move.call_id!r} {ended} in this run: end each call once, after its beginning")
     tool = state.open[move.call_id]
     if move.error is None:
@@ -230,7 +251,7 @@ def _tool_end(state: RunState, move: ToolEnd) -> Made:
     else:
         made = events.tool_completed(tool=tool, call_id=move.call_id, error=move.error)
     left = {call_id: name for call_id, name in state.open.items() if call_id != move.call_id}
-    return replace(state, open=left, ended=state.ended | {move.call_id}), [made]
+    return replace(state, open=left, ended=_ended_too(state.ended, move.call_id)), [made]
 
 
 def _emit(state: RunState, move: Emit) -> Made:
@@ -245,7 +266,7 @@ def _complete(state: RunState, move: Complete) -> Made:
     # A result of null says nothing, so it is left out.
     result = {} if move.result is None else {"result": move.result}
     made.append(events.agent_completed(outcome=move.outcome, error=move.error, **result))
-    return replace(state, phase=Phase.COMPLETED, open={}, ended=state.ended | set(state.open)), made
+    return replace(state, phase=Phase.COMPLETED, open={}), made
 
 
 TABLE: Final[Mapping[tuple[Phase, type[Move]], Callable[[RunState, Any], Made]]] = {
