@@ -117,7 +117,7 @@ class Agent:
 
     async def _tool(self, run: Run, number: int) -> None:
         async with run.tool(f"tool-{number}", {"number": number}) as tool:
-            await asyncio.sleep(0.01 * number)
+            await asyncio.sleep(0.01 * number)  # real time: tools that end one after the other
             tool.result = number
 
     async def _write(self, run: Run) -> None:
