@@ -46,7 +46,8 @@ async def revoke(world: World, **subject: str) -> Revocation:
 
 async def everything(world: World, count: int = 100) -> list[Revocation]:
     """All, read page by page."""
-    mark, found = NOTHING_SEEN, []
+    mark = NOTHING_SEEN
+    found: list[Revocation] = []
     while True:
         page = await world.store.revocations(mark, count)
         assert len(page.revocations) <= count

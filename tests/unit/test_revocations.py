@@ -208,6 +208,10 @@ async def test_a_message_makes_the_node_look_at_once() -> None:
     read.look_at_once()
     # The next look of its own would come a second after the first.
     await until(lambda: told == ["jti t1"], LOOK_MS // 2)
+    calls = store.calls
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert store.calls <= calls + 1, "one message is one look"
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
 
@@ -277,6 +281,14 @@ async def test_a_ticket_of_a_token_that_was_revoked_meanwhile_opens_nothing(benc
         assert (refused.status, refused.code) == (401, "token_revoked")
         answer = await http.get("/v1/events", params={"ticket": tickets[2]})
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "token_revoked")
+
+
+async def test_a_ticket_of_a_token_that_was_issued_later_opens_a_socket(bench: Bench) -> None:
+    await revoked(bench, user=ADA)
+    await bench.pass_time(1_000)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app(bench.node)), base_url="http://bus") as http:
+        made = await http.post("/v1/tickets", headers={"Authorization": f"Bearer {token(bench)}"})
+    assert isinstance(await ask(bench, query=f"ticket={made.json()['ticket']}"), Accept)
 
 
 @pytest.mark.parametrize(
