@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -16,6 +18,7 @@ from eventbus.clock import SystemClock
 from eventbus.ids import ENTRY_ZERO, SessionId, UserId
 from eventbus.testing import ManualClock
 from gateway.node import Node
+from tests.support.proxy import Proxy
 from tests.support.raw_websocket import READ_TIMEOUT_S
 from tests.support.sse_client import SseClient, sse
 from tests.support.waiting import until
@@ -329,8 +332,8 @@ async def test_a_takeover_by_another_connection_ends_it_and_the_browser_stays_aw
 
 
 async def test_it_takes_a_session_over_from_a_socket(node: Node) -> None:
-    async with opened(node, session="tab") as socket, sse(node.port, token_of()) as client:
-        assert (await socket.until_closed()).code == 4504
+    async with opened(node, session="tab") as other, sse(node.port, token_of()) as client:
+        assert (await other.until_closed()).code == 4504
         await client.expect("welcome", resumed=True)
 
 
@@ -357,13 +360,11 @@ async def test_a_drain_says_when_to_come_back_and_closes(nodes: Nodes) -> None:
 
 
 @pytest.mark.requirement("R23")
-async def test_a_token_that_ends_ends_the_response_with_4004(nodes: Nodes) -> None:
-    clock = manual_clock()
-    node = await nodes.start(clock=clock)
-    async with sse(node.port, token_of(ttl_ms=5_000)) as client:
-        await client.until_event("caught_up")
-        await pass_time(node, clock, 6_000)
+async def test_a_token_that_expires_ends_the_response_with_4004_within_two_seconds(node: Node) -> None:
+    async with sse(node.port, token_of(ttl_ms=1)) as client:
+        ends_ms = (await client.expect("welcome")).data["token_expires_ms"]
         assert (await client.until_closed()).data["code"] == 4004
+        assert 0 <= node.clock.now_ms() - ends_ms < 2_000
     await settled(node)
 
 
@@ -485,3 +486,53 @@ async def test_a_client_that_reads_again_gets_all_that_waited(nodes: Nodes) -> N
         await until(lambda: session.connection.buffered_bytes > 1_000_000)
         assert ids(await client.deliveries(8)) == entries
         await until(lambda: session.connection.buffered_bytes == 0)
+
+
+@pytest.mark.requirement("R25")
+async def test_a_peer_that_acknowledges_nothing_is_dropped_by_the_kernel_after_the_time_of_a_socket(
+    nodes: Nodes,
+) -> None:
+    """In place of pongs, which there are none of: 2.5 heartbeats, and the tier's connection timeout at the least."""
+    node = await nodes.start()
+    for tier, silence_ms in (("free", 50_000), ("enterprise", 180_000)):
+        async with sse(node.port, token_of(tier=tier)) as client:
+            await client.expect("welcome")
+            assert node.listener is not None
+            (carrier,) = node.listener.state.connections
+            below = carrier.transport.get_extra_info("socket")
+            assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == silence_ms
+        await settled(node)
+
+
+# --- while the store is away ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("R25")
+async def test_while_the_store_is_away_a_response_stays_and_new_ones_and_acks_get_a_503(nodes: Nodes) -> None:
+    quick: dict[str, Any] = {
+        "ready_probe_ms": 50,
+        "redis_timeout_ms": 300,
+        "session_heartbeat_ms": 100,
+        "store_wait_ms": 300,
+    }
+    beside = await nodes.start("beside")
+    async with Proxy(urlsplit(nodes.url).port or 0) as proxy:
+        node = await nodes.start("n1", url=proxy.redis_url, heartbeat_ms=200, **quick)
+        async with listening(node) as client:
+            (entry,) = await publish(beside, "one")
+            await client.deliveries(1)
+            proxy.refuse()
+            proxy.cut()
+            await client.until_comments(client.comments + 2)
+            response = await ack(node, session="tab", ids=[entry])
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            async with sse(node.port, token_of(), query="?session=desk") as late:
+                assert (late.status, late.body["error"]["code"]) == (503, "store_unavailable")
+            async with sse(node.port, token_of(), query="?session=desk", sec_fetch_mode="cors") as browser:
+                assert (await browser.until_closed()).data["code"] == 4005
+            await publish(beside, "two")
+            proxy.heal()
+            assert texts(await client.deliveries(1)) == ["two"]
+            assert await acked(node, ids=[entry]) == 1
+        await settled(node)
+        await node.aclose()

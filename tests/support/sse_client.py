@@ -170,7 +170,7 @@ async def sse(
     query: str = "?session=tab",
     method: str = "GET",
     deaf: bool = False,
-    **headers: str,
+    **headers: str | None,
 ) -> AsyncIterator[SseClient]:
     """A response of `/v1/sse`; `_` in names of headers is `-`.
 
@@ -180,12 +180,15 @@ async def sse(
         query: of the URL.
         method: of the request.
         deaf: little is taken before the test reads.
-        headers: further ones.
+        headers: further ones; None leaves one out.
     """
-    fields = {"host": f"127.0.0.1:{port}", "accept": "text/event-stream", **headers}
+    fields: dict[str, str | None] = {"host": f"127.0.0.1:{port}", "accept": "text/event-stream", **headers}
     if token is not None:
         fields["authorization"] = f"Bearer {token}"
-    lines = [f"{method} /v1/sse{query} HTTP/1.1", *(f"{key.replace('_', '-')}: {fields[key]}" for key in fields)]
+    lines = [
+        f"{method} /v1/sse{query} HTTP/1.1",
+        *(f"{key.replace('_', '-')}: {fields[key]}" for key in fields if fields[key]),
+    ]
     sock = socket.socket()
     sock.setblocking(False)
     if deaf:
