@@ -62,9 +62,7 @@ class BusBase:
         self._given_store = store
         self._clock: Clock = clock or SystemClock()
         self._on_breaker = on_breaker
-        self._maker = EventMaker(
-            self.settings.publish, self._clock, self.schemas, self.settings.store.confirmation_records
-        )
+        self._maker = EventMaker(self.settings.publish, self._clock, self.schemas, self.settings.store)
         self._store: Store | None = None
         self._publisher: Publisher | None = None
         self._timers: Timers | None = None
@@ -160,6 +158,7 @@ class BusBase:
             texts=self._text_way(),
             schemas=self.schemas,
             max_event_bytes=publish.max_event_bytes,
+            check_demand=self._maker.check_demand,
             confirmations=self._run_confirmations(),
         )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final, Required, TypedDict, cast
 
 from eventbus.clock import Clock, new_event_id
-from eventbus.config import ConfirmationRecords, PublishSettings
+from eventbus.config import ConfirmationRecords, PublishSettings, StoreSettings
 from eventbus.errors import EventBusError, InvalidEvent, InvalidField, PartialPublish
 from eventbus.event import Deliver, Event, Level, Require, encode_envelope, make_event
 from eventbus.ids import UserId, parse_user_id
@@ -97,20 +97,20 @@ class EventMaker:
         settings: bounds and defaults.
         clock: for ids and times that were not given.
         schemas: what data must hold.
-        records: which confirmations the store records: a demand that nothing can meet is refused.
+        store: which confirmations the store records and how long: a demand that nothing can meet is refused.
     """
 
-    __slots__ = ("_clock", "_deadline_ms", "_durability", "_max_event_bytes", "_records", "_schemas")
+    __slots__ = ("_clock", "_deadline_ms", "_durability", "_max_event_bytes", "_schemas", "_store")
 
     def __init__(
         self,
         settings: PublishSettings,
         clock: Clock,
         schemas: Schemas,
-        records: ConfirmationRecords = ConfirmationRecords.ALL,
+        store: StoreSettings,
     ) -> None:
         self._clock = clock
-        self._records = records
+        self._store = store
         self._schemas = schemas
         self._max_event_bytes = settings.max_event_bytes
         self._durability = settings.durability
@@ -148,13 +148,23 @@ class EventMaker:
             max_event_bytes=self._max_event_bytes,
             schemas=self._schemas,
         )
-        self._check_demand(event)
+        self.check_demand(event)
         return event
 
-    def _check_demand(self, event: Event) -> None:
-        if event.require is not None and self._records is ConfirmationRecords.OFF:
+    def check_demand(self, event: Event) -> None:
+        """Refuse a demand that nothing can meet. Raises: InvalidEvent, naming `require` or `require.within_ms`."""
+        if event.require is None:
+            return
+        if self._store.confirmation_records is ConfirmationRecords.OFF:
             raise InvalidEvent(
                 "require", "can not be met, for no confirmations are recorded; set EVENTBUS_CONFIRMATION_RECORDS"
+            )
+        kept_ms = self._store.retention_ms
+        if event.require.within_ms > kept_ms:
+            raise InvalidEvent(
+                "require.within_ms",
+                f"is {event.require.within_ms}, and confirmations are kept for {kept_ms} ms (EVENTBUS_RETENTION_MS):"
+                " demand it sooner",
             )
 
     def append(self, event: Mapping[str, Any] | Event, index: int) -> Append:
@@ -162,7 +172,7 @@ class EventMaker:
         try:
             if not isinstance(event, Event):
                 event = self._made_of(event)
-            self._check_demand(event)
+            self.check_demand(event)
         except InvalidField as error:
             raise error.at(index) from None
         return append_of(event)

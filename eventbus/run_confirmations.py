@@ -83,7 +83,12 @@ def subject_of(run: Run | Receipt | Iterable[Receipt] | str, user: str | None) -
             raise InvalidField("user", "is missing: a run is looked for among the events of its user")
         run_id = parse_run_id(run)
         return Subject(user=parse_user_id(user), run=run_id, receipts=(), begin=_begin(run_id, ()))
-    receipts = [run] if isinstance(run, Receipt) else list(run)
+    given: object = run
+    if isinstance(given, Receipt):
+        given = [given]
+    receipts = list(given) if isinstance(given, Iterable) else []
+    if not isinstance(given, Iterable) or not all(isinstance(receipt, Receipt) for receipt in receipts):
+        raise InvalidField("run", f"must be a run, a run id, or receipts, not {run!r}"[:120])
     users = {receipt.user for receipt in receipts}
     if len(users) != 1:
         raise InvalidField("run", f"must be a run, a run id, or receipts of one user; these are of {len(users)} users")

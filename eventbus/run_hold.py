@@ -63,6 +63,7 @@ class RunServices:
         max_event_bytes: the most that the data of an event may take as MessagePack.
         commanding: hears what users send.
         texts: how token streams get to the store.
+        check_demand: refuses an event whose demanded confirmation nothing can meet.
         store_time: what is known of the store's clock.
         confirmations: `Bus.run_confirmations`; None for none.
     """
@@ -77,6 +78,7 @@ class RunServices:
     max_event_bytes: int
     commanding: Commanding
     texts: TextWay
+    check_demand: Callable[[Event], None]
     store_time: StoreTime = field(default_factory=StoreTime)
     confirmations: Callable[..., RunConfirmations] | None = None
 

@@ -146,10 +146,12 @@ class RunInbound:
         self._is_used = False
         self._readers: list[Commands] = []
         self._is_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def enter(self) -> None:
         """The run has begun, in the task that calls this."""
         self._is_open = True
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._cancels_before = 0 if self._task is None else self._task.cancelling()
         self._commanding.watch(self._user, self)
@@ -201,6 +203,13 @@ class RunInbound:
         if self.cancelled:
             raise RunCancelled(self.cancelled.reason, run=self.id)
 
+    def check_loop(self) -> None:
+        """Raises: RunMisused: the run was entered in another event loop, whose thread alone may use it."""
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise RunMisused(
+                "this run belongs to another event loop: use it there, or eventbus.blocking.Bus in threads"
+            )
+
     def commands(self) -> Commands:
         """What the user sends to this run. Raises: RunMisused, when it is not open."""
         if not self._is_open:
@@ -235,6 +244,7 @@ class RunInbound:
                 raise InvalidField("timeout_ms", f"must be a whole number from 1 to {MAX_QUESTION_TIMEOUT_MS}")
         except InvalidField as error:
             raise InvalidEvent(error.field, error.problem) from None
+        self.check_loop()
         self._is_used = True
         call = Ask(
             user=self._user,

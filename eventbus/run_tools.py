@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from eventbus.errors import RunMisused
+from eventbus.errors import InvalidEvent, RunMisused
 from eventbus.events import CallId
 from eventbus.run import TOOL_CANCELLED, TOOL_FAILED
 
 if TYPE_CHECKING:
     from eventbus.runs import Run
 
-__all__ = ["PublicError", "Tool", "public_words", "words_of"]
+__all__ = ["PublicError", "Tool", "check_public_error", "public_words", "words_of"]
 
 _log = logging.getLogger("eventbus.runs")
 
@@ -86,6 +86,13 @@ class Tool:
 def words_of(text: object) -> str | None:
     """Words for the user, if they are any."""
     return text if isinstance(text, str) and text.strip() else None
+
+
+def check_public_error(public_error: PublicError | None) -> PublicError | None:
+    """Judge an argument. Raises: InvalidEvent."""
+    if public_error is None or callable(public_error) or isinstance(public_error, str):
+        return public_error
+    raise InvalidEvent("public_error", f"must be words or a function of the exception, not {public_error!r}"[:120])
 
 
 def public_words(public_error: PublicError | None, error: BaseException) -> str | None:

@@ -44,7 +44,7 @@ from eventbus.run_hold import MAX_RECEIPTS, RunContext, RunHold
 from eventbus.run_inbound import FromUser, OnCancel, RunInbound, on_cancel_of
 from eventbus.run_streams import RunStreams
 from eventbus.run_timeout import TOOK_TOO_LONG, OnTimeout, RunTimer, on_timeout_of
-from eventbus.run_tools import PublicError, Tool, public_words, words_of
+from eventbus.run_tools import PublicError, Tool, check_public_error, public_words, words_of
 from eventbus.schemas import Schemas
 from eventbus.streaming import TextStream
 from eventbus.text import DEFAULT_STREAM, TEXT_EVENT
@@ -125,7 +125,7 @@ class Run(FromUser):
         self._resumes = resume
         self._spent_ms = 0
         self._above = parent
-        self._public_error = public_error
+        self._public_error = check_public_error(public_error)
         self._state = RunState()
         self._children: list[Run] = []
         self._family: list[Run] = [self] if parent is None else parent._family
@@ -347,7 +347,8 @@ class Run(FromUser):
         events.tool_executing(tool=name, call_id=call_id, arguments=arguments)
         if call_id is not None and len(call_id) > MAX_CALL_ID:
             raise InvalidEvent("data.call_id", f"has {len(call_id)} characters, and {MAX_CALL_ID} are allowed")
-        return Tool(self, name, arguments, None if call_id is None else CallId(call_id), public_error)
+        call = None if call_id is None else CallId(call_id)
+        return Tool(self, name, arguments, call, check_public_error(public_error))
 
     def child(self, *, agent: str, run: str | None = None, public_error: PublicError | None = None) -> Run:
         """A run of an agent that works for this one: a run id and a `seq` of its own, and `parent` in its first event.
@@ -378,8 +379,11 @@ class Run(FromUser):
 
         Raises:
             InvalidEvent: it is no name.
+            RunMisused: the run has not started, or is over.
         Source: docs/texts.md.
         """
+        if self._state.phase is not Phase.STARTED:
+            raise RunMisused("text is streamed by a run that is open: stream inside `async with bus.run(...)`")
         return self._streams.make(name)
 
     def _with_children(self) -> list[Run]:
@@ -399,6 +403,7 @@ class Run(FromUser):
 
         A cancelled call leaves them on their way.
         """
+        self._inbound.check_loop()
         await self._context.line.flush()
         self._hold.check()
 
@@ -428,6 +433,7 @@ class Run(FromUser):
         return self._do_now(move, time_ms, require)
 
     def _do_now(self, move: Move, time_ms: int, require: Require | None = None) -> EventId:
+        self._inbound.check_loop()
         self._context.line.check()
         self._hold.check()
         self._timer.check()
@@ -473,7 +479,7 @@ class Run(FromUser):
             self._hold.put(event, last=over and event is made[-1])
 
     def _event(self, owed: Owed, time_ms: int, schemas: Schemas | None, require: Require | None = None) -> Event:
-        return make_event(
+        made = make_event(
             id=new_event_id(self._context.services.clock),
             type=owed.type,
             user=self._context.user,
@@ -486,6 +492,8 @@ class Run(FromUser):
             max_event_bytes=self._context.services.max_event_bytes,
             schemas=schemas,
         )
+        self._context.services.check_demand(made)
+        return made
 
 
 _LEFT: Final = Complete(outcome=Outcome.FAILED, error="the run above ended before the agent was done")
