@@ -199,3 +199,15 @@ async def test_installations_in_one_redis_do_not_see_each_other(make_store: Make
     assert (await other.users("", 10))[0] == []
     assert (await other.tail(ALICE))[0] == "0-0"
     assert (await one.users("", 10))[0] == [ALICE]
+
+
+async def test_what_a_session_was_not_told_goes_with_the_session(make_store: MakeStore, client: Any) -> None:
+    """Else the gaps of sessions that are long over would gather for as long as the user has others."""
+    store = make_store()
+    await open_session(store, fence_of("phone"))
+    keys = store.keys.user(ALICE)
+    client.hset(keys.known, "old", "1 1 0-0")
+    client.hset(keys.gaps, mapping={"old": "- 1-0 - 1,", "phone": "- 1-0 - 1,"})
+    client.pexpire(keys.gaps, 60_000)
+    await open_session(store, fence_of("tablet"))
+    assert client.hkeys(keys.gaps) == ["phone"]

@@ -87,6 +87,7 @@ end
 local groups = groups_info(stream)
 local function forget(name)
   redis.call('HDEL', known, name)
+  redis.call('HDEL', KEYS[7], name)
   if groups[name] then
     end_group(stream, KEYS[5], KEYS[6], retention_ms, name)
     groups[name] = nil
