@@ -27,6 +27,7 @@ from eventbus.store import (
 from eventbus.store.inbound import Ask, NewCommand, QuestionState, TakeCommands, run_group
 from eventbus.store.keys import Keys
 from eventbus.store.redis_store import RedisStore
+from eventbus.store.revoking import NOTHING_SEEN, Revoke, Subject
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.texts import TextPiece
 from tests.contract.conftest import SERVERS
@@ -87,6 +88,13 @@ async def test_full_server_is_drained_by_a_session_that_comes_back(full: World) 
     assert await full.ack(NEXT, *everything) == 5
     assert await full.store.heartbeat([NEXT], NODE) == [Beat(state=BeatState.HELD)]
     assert await full.store.detach(NEXT, everything[-1]) is True
+
+
+@pytest.mark.requirement("R23")
+async def test_full_server_still_revokes(full: World) -> None:
+    made = await full.store.revoke(Revoke(subject=Subject(user=ALICE)))
+
+    assert (await full.store.revocations(NOTHING_SEEN, 10)).revocations == [made]
 
 
 async def test_full_server_still_redelivers_releases_and_gives_up(full: World) -> None:
