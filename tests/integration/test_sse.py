@@ -440,6 +440,9 @@ async def test_connections_of_an_address_are_limited_with_those_of_sockets(nodes
     ):
         assert (refused.status, refused.body["error"]["code"]) == (429, "rate_limited")
     await settled(node)
+    for _ in range(3):
+        async with sse(node.port) as nobody:
+            assert nobody.status == 401
     async with listening(node, session="c"):
         pass
 

@@ -20,10 +20,13 @@ from eventbus.moves import Sending
 from eventbus.store import Start
 from gateway.acking import AckLimit
 from gateway.framing import COMMENT, SSE, close_message, is_ended, message
+from gateway.http_connection import CARRIER
 from gateway.payload import Payload, payload_of
 from gateway.sockets import Sockets, SocketSettings
 from gateway.sse import SseConnection
 from gateway.sse_request import hello_of, read_ack
+from tests.support.loops import on_both_loops
+from tests.support.raw_websocket import Door, connected, listening
 from tests.support.waiting import until
 
 ANN = UserId("ann")
@@ -405,3 +408,52 @@ async def test_a_client_may_stay_silent_for_ever() -> None:
     async with line() as made:
         now_ms = made.sockets.clock.monotonic_ms()
         assert made.connection.last_received_ms >= now_ms
+
+
+@pytest.mark.requirement("R25")
+async def test_a_client_that_does_not_read_is_told_why_before_what_waits() -> None:
+    async with line() as made:
+        made.carrier.read.clear()
+        made.connection.send(b"what it never read")
+        made.connection.close(CloseCode.SLOW_CONSUMER, "behind")
+        made.carrier.read.set()
+        await until(lambda: made.over)
+        assert b"".join(made.written) == close_message(4002, "behind")
+
+
+class Endless:
+    """An application whose response has no end, and more in it than a connection holds."""
+
+    def __init__(self) -> None:
+        self.carrier: Any = None
+        self.release = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.carrier = scope["extensions"][CARRIER]
+        self.carrier.begin_endless(5_000)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 20_000_000, "more_body": True})
+        await self.release.wait()
+        await self.carrier.written()
+        await send({"type": "http.response.body", "body": b"end"})
+
+
+@pytest.mark.requirement("R9")
+@on_both_loops
+async def test_how_long_a_client_may_be_behind_is_for_the_sender_of_an_endless_response_to_say() -> None:
+    """The bound on other responses is not one on this."""
+    site = Endless()
+    async with (
+        listening(Door(), site, body_timeout_ms=20) as listener,
+        connected(listener.port, limit=1024) as client,
+    ):
+        client.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await until(lambda: site.carrier is not None and site.carrier.write_paused)
+        late = asyncio.get_running_loop().time() + 0.1
+        await until(lambda: asyncio.get_running_loop().time() > late)
+        assert listener.state.connections
+        assert site.carrier.buffered_bytes > 0
+        site.release.set()
+        site.carrier.abort()
+        await until(lambda: not listener.state.connections)
+        await until(lambda: not listener.state.tasks)
