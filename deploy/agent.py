@@ -54,7 +54,8 @@ async def work(run: Run, step_s: float) -> None:
     cores = os.cpu_count() or 1
     state = "busy" if load["1 minute"] > cores else "at ease"
     free = 100 * disk["free_bytes"] // max(1, disk["total_bytes"])
-    report = f"The machine is {state}: {load['1 minute']} processes want its {cores} cores, and {free} % of its disk is free."
+    wanted = load["1 minute"]
+    report = f"The machine is {state}: {wanted} processes want its {cores} cores, and {free} % of its disk is free."
     words = _WORD.findall(report)
     async with run.stream() as stream:
         for word in words:

@@ -16,6 +16,9 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "node": "nodejs",
     "haproxy": "haproxy",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "docker-compose": "docker-compose",
 }
 
 
@@ -41,3 +44,6 @@ needs_redis = _mark("redis-server")
 needs_chromium = _mark("chromium")
 needs_node = _mark("node")
 needs_haproxy = _mark("haproxy")
+needs_prometheus = _mark("prometheus")
+needs_promtool = _mark("promtool")
+needs_compose = _mark("docker-compose")
