@@ -36,7 +36,7 @@ from gateway.listener import Listener, ListenerSettings, serve
 from gateway.liveness import LivenessRules
 from gateway.opening import token_of
 from gateway.reader import Reader
-from gateway.readiness import Readiness
+from gateway.readiness import Readiness, StoreClock
 from gateway.revocations import Revocations
 from gateway.routes import make_app
 from gateway.sending import Sending
@@ -80,11 +80,17 @@ class Node:
         self.authenticator = load_authenticator(settings)
         self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
         self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
-        self.reader = Reader(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
+        self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
+        # Whether an event is past its time all nodes must see alike, whatever their machines' clocks say.
+        self.reader = Reader(
+            self.store,
+            StoreClock(self.clock, self.readiness),
+            self.counters,
+            store_wait_ms=settings.liveness.store_wait_ms,
+        )
         self.sending = Sending(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
         self.keeper = Keeper(self.store, self.name, self.counters)
-        self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
         self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
         self.doorkeeper = Doorkeeper(
             settings,

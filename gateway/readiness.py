@@ -13,7 +13,7 @@ from eventbus.errors import StoreError
 from eventbus.ids import NodeName
 from eventbus.store import Store
 
-__all__ = ["Readiness"]
+__all__ = ["Readiness", "StoreClock"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,3 +120,26 @@ class Readiness:
         token = secrets.token_hex(8)
         self._sent[token] = now_ms
         return token
+
+
+class StoreClock:
+    """The node's clock with the store's wall time, as far as the probes know it.
+
+    Args:
+        clock: the node's.
+        readiness: how far the store's is ahead.
+    """
+
+    __slots__ = ("_clock", "_readiness")
+
+    def __init__(self, clock: Clock, readiness: Readiness) -> None:
+        self._clock = clock
+        self._readiness = readiness
+
+    def now_ms(self) -> int:
+        """See `Clock.now_ms`."""
+        return self._clock.now_ms() + self._readiness.store_ahead_ms
+
+    def monotonic_ms(self) -> int:
+        """See `Clock.monotonic_ms`."""
+        return self._clock.monotonic_ms()
