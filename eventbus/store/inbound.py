@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMMANDS_MAX",
+    "COMMANDS_MAX_BYTES",
     "POLL_MS",
     "QUESTIONS_MAX",
     "Answer",
@@ -45,6 +46,8 @@ __all__ = [
 
 COMMANDS_MAX: Final = 1_000
 """Most commands of a user that are kept; at the cap those that were handled go."""
+COMMANDS_MAX_BYTES: Final = 8 * 1024 * 1024
+"""And most memory that they may take; Redis measures it, now and then."""
 QUESTIONS_MAX: Final = 256
 """Most questions of a user that are kept, open or answered; at the cap those that are no longer open go."""
 POLL_MS: Final = 5_000

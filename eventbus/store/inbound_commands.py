@@ -13,6 +13,7 @@ from eventbus.store.batcher import Argument, Command
 from eventbus.store.commands import Commands
 from eventbus.store.inbound import (
     COMMANDS_MAX,
+    COMMANDS_MAX_BYTES,
     QUESTIONS_MAX,
     Answer,
     Answered,
@@ -75,6 +76,7 @@ def send_command(keys: Keys, settings: StoreSettings, command: NewCommand) -> Co
         settings.dedupe_ms,
         settings.retention_ms,
         COMMANDS_MAX,
+        COMMANDS_MAX_BYTES,
         command.session,
         command.type,
         command.data,

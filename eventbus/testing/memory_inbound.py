@@ -29,6 +29,7 @@ from eventbus.ids import (
 from eventbus.store import Append, Appended, DeadLetterRecord
 from eventbus.store.inbound import (
     COMMANDS_MAX,
+    COMMANDS_MAX_BYTES,
     QUESTIONS_MAX,
     Answer,
     Answered,
@@ -170,9 +171,9 @@ class MemoryInbound(MemoryBase):
                 return CommandStored(known, duplicate=True)
             if command.run is not None and self._is_over(command.user, command.run):
                 return CommandRefusal.RUN_CLOSED
-            if len(inbound.commands) >= COMMANDS_MAX:
+            if _is_full(inbound, command):
                 inbound.forget_handled()
-                if len(inbound.commands) >= COMMANDS_MAX:
+                if _is_full(inbound, command):
                     return CommandRefusal.FULL
             record = CommandRecord(
                 id=ENTRY_ZERO,  # given by the log
@@ -361,3 +362,8 @@ class MemoryInbound(MemoryBase):
             for name, (record, options) in inbound.questions.items():
                 if name[0] == run and record.state is QuestionState.OPEN:
                     inbound.questions[name] = replace(record, state=QuestionState.CLOSED), options
+
+
+def _is_full(inbound: Inbound, command: NewCommand) -> bool:
+    taken_bytes = sum(len(record.data) for _, record in inbound.commands)
+    return len(inbound.commands) >= COMMANDS_MAX or taken_bytes + len(command.data) > COMMANDS_MAX_BYTES

@@ -11,6 +11,7 @@ from eventbus.ids import ENTRY_ZERO, EntryId, EventId, RunId, SessionId, ThreadI
 from eventbus.store import Append, RunStep
 from eventbus.store.inbound import (
     COMMANDS_MAX,
+    COMMANDS_MAX_BYTES,
     CommandRecord,
     CommandRefusal,
     CommandStored,
@@ -220,6 +221,18 @@ async def test_commands_beyond_the_cap_are_refused_while_nobody_has_handled_one(
     kept = await world.store.sent_commands(ALICE, ENTRY_ZERO, 2_000)
     assert len(kept) == COMMANDS_MAX
     assert first.id not in [record.id for record in kept]
+
+
+async def test_commands_that_take_too_much_memory_are_refused_while_nobody_has_handled_one(world: World) -> None:
+    big = b"x" * 60_000
+    results = [await world.store.send_command(command_of(f"c{n}", data=big, run=RUN)) for n in range(160)]
+
+    stored = results.index(CommandRefusal.FULL)
+    assert COMMANDS_MAX_BYTES * 0.8 < stored * len(big) < COMMANDS_MAX_BYTES
+    assert set(results[stored:]) == {CommandRefusal.FULL}
+    first, second = await take(world, RUN, count=2)
+    await world.store.ack_commands(ALICE, run_group(RUN), [first.id, second.id])
+    assert isinstance(await world.store.send_command(command_of("more", data=big, run=RUN)), CommandStored)
 
 
 async def test_commands_are_read_after_an_id_without_taking_them(world: World) -> None:

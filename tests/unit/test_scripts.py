@@ -238,6 +238,7 @@ EXPECTED: dict[str, Any] = {
     "idle_ms": 30_002,
     "max_deliveries": 6,
     "max_commands": 1_000,
+    "max_commands_bytes": 8 * 1024 * 1024,
     "max_questions": 256,
     "epoch": "seen",
     "number": 1_012,

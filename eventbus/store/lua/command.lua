@@ -13,6 +13,7 @@
 --   dedupe_ms        length of a window
 --   retention_ms     life of the commands
 --   max_commands     most commands that are kept
+--   max_commands_bytes  and most memory that they take
 --   session          the session id
 --   type             what the command wants
 --   data             its data as MessagePack
@@ -25,7 +26,7 @@
 --@include order
 --@include inbound
 
-local key, request, dedupe_ms, run_id = KEYS[1], ARGV[1], tonumber(ARGV[3]), ARGV[9]
+local key, request, dedupe_ms, run_id = KEYS[1], ARGV[1], tonumber(ARGV[3]), ARGV[10]
 local now = now_ms()
 local window = math.floor(now / dedupe_ms)
 local this, other = KEYS[2 + window % 2], KEYS[3 - window % 2]
@@ -74,18 +75,30 @@ local function forget_handled()
   end
 end
 
-local max_commands = tonumber(ARGV[5])
-if redis.call('XLEN', key) >= max_commands then
+-- Measuring is dear, so it is done for every 64th command, and where commands of this size would be too much.
+local function is_full()
+  local length, max_bytes, bytes = redis.call('XLEN', key), tonumber(ARGV[6]), #ARGV[9]
+  if length >= tonumber(ARGV[5]) then
+    return true
+  end
+  if length == 0 or (length % 64 ~= 0 and (length + 1) * bytes <= max_bytes) then
+    return false
+  end
+  local usage = redis.pcall('MEMORY', 'USAGE', key)
+  return type(usage) == 'number' and usage + bytes > max_bytes
+end
+
+if is_full() then
   redis.call('XTRIM', key, 'MINID', string.format('%d', now - ARGV[4]))
-  if redis.call('XLEN', key) >= max_commands then
+  if is_full() then
     forget_handled()
   end
-  if redis.call('XLEN', key) >= max_commands then
+  if is_full() then
     return { 'full' }
   end
 end
-local words = { 'session', ARGV[6], 'type', ARGV[7], 'data', ARGV[8] }
-for name, value in pairs({ run = run_id, thread = ARGV[10] }) do
+local words = { 'session', ARGV[7], 'type', ARGV[8], 'data', ARGV[9] }
+for name, value in pairs({ run = run_id, thread = ARGV[11] }) do
   if value ~= '' then
     words[#words + 1] = name
     words[#words + 1] = value
