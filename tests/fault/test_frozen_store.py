@@ -128,7 +128,7 @@ async def _stall() -> float:
     longest, last = 0.0, time.monotonic()
     try:
         while True:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # real time: how long the loop stands still is measured
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
     except asyncio.CancelledError:
         return longest
