@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from eventbus.errors import StoreMisconfigured
+from eventbus.errors import StoreError, StoreMisconfigured
 from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, SessionId, UserId
 from eventbus.store import (
     LOST,
@@ -27,6 +27,7 @@ from eventbus.store import (
     StoredEntry,
     StoreGap,
 )
+from eventbus.store.translate import translate
 
 __all__ = [
     "attach_answer",
@@ -114,13 +115,15 @@ _READ_LOST: Final = NewRead(state=ReadState.LOST)
 _READ_NO_GROUP: Final = NewRead(state=ReadState.NO_GROUP)
 
 
-def new_reads(reply: Any, _primary: str) -> list[NewRead]:
+def new_reads(reply: Any, _primary: str) -> list[NewRead | StoreError]:
     """The answer of read.lua."""
     return [new_read(raw) for raw in reply]
 
 
-def new_read(raw: Any) -> NewRead:
+def new_read(raw: Any) -> NewRead | StoreError:
     """The answer of read.lua for one session."""
+    if isinstance(raw, Exception):
+        return translate(raw)
     state = raw[0]
     if state == b"ok":
         entries = tuple([StoredEntry(EntryId(entry[0].decode()), entry[1][1]) for entry in raw[1]])

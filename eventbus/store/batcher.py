@@ -136,20 +136,49 @@ def pack(words: Sequence[Argument]) -> bytes:
     return packed
 
 
-class _Call:
-    __slots__ = ("deadline", "future", "packed", "parse", "pinned", "scripted", "tries")
+class _Results:
+    """The results of calls that were made together; the future ends with the last of them."""
 
-    def __init__(self, packed: bytes, command: Command[Any], future: asyncio.Future[Any] | None) -> None:
-        self.packed = packed
+    __slots__ = ("future", "missing", "results")
+
+    def __init__(self, future: asyncio.Future[list[Any]], count: int) -> None:
+        self.future = future
+        self.missing = count
+        self.results: list[Any] = [None] * count
+
+    def put(self, place: int, result: Any) -> None:
+        self.results[place] = result
+        self.missing -= 1
+        if not self.missing and not self.future.done():
+            self.future.set_result(self.results)
+
+
+class _Call:
+    """A command on its way; its result goes to a future, or to a place among others."""
+
+    __slots__ = ("deadline", "future", "packed", "parse", "pinned", "place", "results", "scripted", "tries")
+
+    def __init__(
+        self,
+        command: Command[Any],
+        future: asyncio.Future[Any] | None = None,
+        results: _Results | None = None,
+        place: int = 0,
+    ) -> None:
+        self.packed = pack(command.arguments)
         self.parse = command.parse
         self.scripted = command.scripted
         self.pinned = command.pinned
         self.future = future
+        self.results = results
+        self.place = place
         self.tries = 1
         self.deadline = 0.0
 
     def resolve(self, result: Any) -> None:
-        if self.future is not None and not self.future.done():
+        if self.results is not None:
+            self.results.put(self.place, result)
+        elif self.future is not None and not self.future.done():
             self.future.set_result(result)
 
 
@@ -219,22 +248,38 @@ class Batcher:
             A future that ends with the parsed answer, or with an error as its value. It may be cancelled at any time;
             the command is sent all the same.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T | StoreError] = loop.create_future()
-        packed = pack(command.arguments)
+        future: asyncio.Future[T | StoreError] = asyncio.get_running_loop().create_future()
+        self._take(_Call(command, future))
+        return future
+
+    def execute_all(self, commands: Sequence[Command[T]]) -> asyncio.Future[list[T | StoreError]]:
+        """Send commands with the next write, in their order: a future for each would cost more than to pack it.
+
+        Returns:
+            A future that ends with the parsed answers, an error in the place of each that failed. It may be cancelled
+            at any time; the commands are sent all the same.
+        """
+        future: asyncio.Future[list[T | StoreError]] = asyncio.get_running_loop().create_future()
+        if not commands:
+            future.set_result([])
+            return future
+        results = _Results(future, len(commands))
+        for place, command in enumerate(commands):
+            self._take(_Call(command, None, results, place))
+        return future
+
+    def _take(self, call: _Call) -> None:
+        waiting = len(self._queue) + len(self._sent)
         if self._closed:
-            future.set_result(StoreUnavailable("the store is closed"))
-        elif (
-            len(self._queue) + len(self._sent) >= self._max_calls or self._queued_bytes + len(packed) > self._max_bytes
-        ):
-            future.set_result(StoreBusy(f"{len(self._queue) + len(self._sent)} calls wait for Redis already"))
+            call.resolve(StoreUnavailable("the store is closed"))
+        elif waiting >= self._max_calls or self._queued_bytes + len(call.packed) > self._max_bytes:
+            call.resolve(StoreBusy(f"{waiting} calls wait for Redis already"))
         else:
-            self._queue.append(_Call(packed, command, future))
-            self._queued_bytes += len(packed)
+            self._queue.append(call)
+            self._queued_bytes += len(call.packed)
             self._work.set()
             if self._runner is None or self._runner.done():
-                self._runner = loop.create_task(self._run(), name=self._name)
-        return future
+                self._runner = asyncio.get_running_loop().create_task(self._run(), name=self._name)
 
     async def aclose(self) -> None:
         """Close the connection; calls under way end with `StoreUnavailable`. Safe to call twice."""
@@ -287,7 +332,7 @@ class Batcher:
             return
         batch: list[_Call] = []
         if self._repeated:
-            batch += [_Call(pack(words), _LOAD, None) for words in _script_loads()]
+            batch += [_Call(Command(words, _nothing)) for words in _script_loads()]
             batch += self._repeated
             self._repeated.clear()
         batch += self._queue
@@ -395,7 +440,8 @@ class Batcher:
                 queue.popleft().resolve(error)
 
 
-_LOAD: Final[Command[None]] = Command(("SCRIPT", "LOAD"), lambda _reply, _primary: None)
+def _nothing(_reply: Any, _primary: str) -> None:
+    """What the loading of a script answers nobody asks for."""
 
 
 def _script_loads() -> Sequence[tuple[Argument, ...]]:

@@ -188,14 +188,16 @@ class Commands:
         arguments = (self.settings.live_ttl_ms, fence.session, fence.connection, after, max(1, count))
         return _evalsha("pending", (keys.stream, keys.live, keys.released), arguments, pending_page)
 
-    def read_new(self, user: UserId, requests: Sequence[ReadRequest]) -> Command[list[NewRead]]:
-        """What is new for sessions of one user."""
-        keys = self.keys.user(user)
+    def read_new(self, requests: Sequence[ReadRequest]) -> Command[list[NewRead | StoreError]]:
+        """What is new for sessions of any users; they are of one server, so the slots of the keys do not matter."""
+        used: list[str] = []
         arguments: list[Argument] = [self.settings.live_ttl_ms, self.settings.retention_ms]
         for request in requests:
             fence = request.fence
+            keys = self.keys.user(fence.user)
+            used += (keys.stream, keys.live, keys.released, keys.gaps)
             arguments += (fence.session, fence.connection, max(1, request.count), request.verify or "")
-        return _evalsha("read", (keys.stream, keys.live, keys.released, keys.gaps), arguments, new_reads)
+        return _evalsha("read", used, arguments, new_reads)
 
     def ack(self, request: AckRequest | ConfirmRequest) -> Command[int]:
         """Release what a client acked."""

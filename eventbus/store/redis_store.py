@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError, StoreMisconfigured
@@ -54,6 +54,9 @@ from eventbus.store.redis_running import RedisRuns
 from eventbus.store.redis_texts import RedisTexts
 
 __all__ = ["RedisStore"]
+
+READS_A_CALL: Final = 16
+"""Most sessions that one call reads for: what a call costs is shared, and nobody waits long for the server."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -144,8 +147,7 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
     ) -> Sequence[Appended | StoreError]:
         if durability == Durability.FSYNC and (missing := await self._durable.fsync_missing()):
             return [missing] * len(events)
-        futures = [self.link.execute(self._commands.append(event)) for event in events]
-        results: list[Appended | StoreError] = [await future for future in futures]
+        results = await self.link.execute_all([self._commands.append(event) for event in events])
         if durability == Durability.REPLICATED and any(isinstance(result, Appended) for result in results):
             partition = self.keys.user(events[0].user).partition
             if missing := await self._durable.replicas_missing(partition):
@@ -174,7 +176,14 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
         return await self._call(self._commands.read_pending(fence, after, count))
 
     async def read_new(self, requests: Sequence[ReadRequest]) -> Sequence[NewRead | StoreError]:
-        return await self._by_user(requests, lambda request: request.fence.user, self._commands.read_new)
+        parts = [requests[start : start + READS_A_CALL] for start in range(0, len(requests), READS_A_CALL)]
+        answers = await self.link.execute_all([self._commands.read_new(part) for part in parts])
+        reads: list[NewRead | StoreError] = []
+        for part, answer in zip(parts, answers, strict=True):
+            if not isinstance(answer, StoreError) and len(answer) != len(part):
+                answer = StoreMisconfigured(f"{len(answer)} answers for {len(part)} reads")
+            reads += [answer] * len(part) if isinstance(answer, StoreError) else answer
+        return reads
 
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
         if not entries:
@@ -182,8 +191,12 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
         return await self._call(self._commands.ack(AckRequest(user=user, session=session, entries=entries)))
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
-        futures = [self.link.execute(self._commands.ack(request)) if request.entries else None for request in requests]
-        return [0 if future is None else await future for future in futures]
+        commands: list[Command[int]] = [self._commands.ack(one) for one in requests if one.entries]
+        answers = await self.link.execute_all(commands)
+        if len(answers) == len(requests):
+            return answers
+        found = iter(answers)
+        return [next(found) if one.entries else 0 for one in requests]
 
     async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
         futures = [
@@ -213,13 +226,11 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
         places: dict[UserId, list[int]] = {}
         for place, item in enumerate(items):
             places.setdefault(user_of(item), []).append(place)
-        futures = [
-            (found, self.link.execute(command(user, [items[place] for place in found])))
-            for user, found in places.items()
-        ]
+        answers = await self.link.execute_all(
+            [command(user, [items[place] for place in found]) for user, found in places.items()]
+        )
         results: dict[int, R | StoreError] = {}
-        for found, future in futures:
-            answer = await future
+        for found, answer in zip(places.values(), answers, strict=True):
             if isinstance(answer, StoreError):
                 results.update((place, answer) for place in found)
             elif len(answer) != len(found):

@@ -67,6 +67,7 @@ class Script:
         text: what the server runs.
         sha: what it is called by.
         keys: the names of its KEYS, in order.
+        keys_repeated: they come as a group, again and again.
         arguments: the names of its ARGV, in order; those named in `repeated` come as a group, again and
             again.
         repeated: the names of the group.
@@ -77,6 +78,7 @@ class Script:
     text: str
     sha: str
     keys: tuple[str, ...]
+    keys_repeated: bool
     arguments: tuple[str, ...]
     repeated: tuple[str, ...]
     returns: str
@@ -111,6 +113,7 @@ def parse_script(name: str, source: str, shared: dict[str, str]) -> Script:
         text=text,
         sha=sha1(text.encode(), usedforsecurity=False).hexdigest(),
         keys=tuple(key for key, _ in names["KEYS"]),
+        keys_repeated=any(again for _, again in names["KEYS"]),
         arguments=tuple(argument for argument, _ in names["ARGV"]),
         repeated=tuple(argument for argument, again in names["ARGV"] if again),
         returns=" ".join(line.removeprefix("--").strip() for line in sections["Returns"]),

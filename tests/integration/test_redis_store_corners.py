@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from eventbus.config import StoreSettings
-from eventbus.ids import EntryId
-from eventbus.store import LOST, GapReason, ReadState, Start, StoreGap
+from eventbus.errors import StoreError
+from eventbus.ids import EntryId, UserId
+from eventbus.store import LOST, GapReason, NewRead, ReadRequest, ReadState, Start, StoreGap
 from eventbus.store.redis_store import RedisStore
 from tests.support.redis_stores import ALICE, NODE, bodies, event_of, fence_of, open_session, publish, read
 
@@ -211,3 +212,20 @@ async def test_what_a_session_was_not_told_goes_with_the_session(make_store: Mak
     client.pexpire(keys.gaps, 60_000)
     await open_session(store, fence_of("tablet"))
     assert client.hkeys(keys.gaps) == ["phone"]
+
+
+async def test_a_user_whose_data_is_broken_fails_alone_among_those_that_are_read_in_one_call(
+    make_store: MakeStore, client: Any
+) -> None:
+    """One script call reads for many users: what a stranger did to one user's keys is no other's loss."""
+    store = make_store()
+    fences = [fence_of(user=UserId(f"user-{number}")) for number in range(40)]
+    for fence in fences:
+        await open_session(store, fence)
+        await publish(store, event_of("first", fence.user))
+    broken_stream, broken_live = (store.keys.user(fences[number].user) for number in (3, 20))
+    client.set(broken_stream.stream, "no stream", px=60_000)
+    client.set(broken_live.live, "no hash", px=60_000)
+    answers = await store.read_new([ReadRequest(fence=fence, count=10) for fence in fences])
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, StoreError)] == [3, 20]
+    assert all(bodies(answer) == ["first"] for answer in answers if isinstance(answer, NewRead))

@@ -73,8 +73,8 @@ MUTANTS = (
         requirement="R1",
         name="a session that reads later is given what another has received",
         file="eventbus/store/lua/read.lua",
-        guard="    some_released = redis.call('EXISTS', KEYS[3]) == 1",
-        replacement="    some_released = false",
+        guard="read and redis.call('EXISTS', released) == 1 and",
+        replacement="false and",
         test=_CONTRACT + "test_any.py::test_a_released_entry_is_told_to_those_who_read_it_later",
     ),
     # --- R2: killed, frozen, cut, restarted: nothing lost -----------------------------------------------------------

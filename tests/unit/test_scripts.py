@@ -134,9 +134,7 @@ CALLS: dict[str, Command[Any]] = {
     "online": online_call(ALICE_KEYS.live, SETTINGS.live_ttl_ms),
     "threads": threads_call(ALICE_KEYS.stream, ALICE_KEYS.threads, ThreadRecord(thread=ThreadId("th"), last_ms=17), 10),
     "pending": COMMANDS.read_pending(FENCE, ENTRY, 10),
-    "read": COMMANDS.read_new(
-        USER, [ReadRequest(fence=FENCE, count=9), ReadRequest(fence=FENCE, count=9, verify=ENTRY)]
-    ),
+    "read": COMMANDS.read_new([ReadRequest(fence=FENCE, count=9), ReadRequest(fence=FENCE, count=9, verify=ENTRY)]),
     "redeliver": COMMANDS.redeliver(FENCE, [Redelivery(id=ENTRY, attempts=2), Redelivery(id=ENTRY, attempts=3)]),
     "release": COMMANDS.release(FENCE, [ENTRY, ENTRY], ReleaseReason.FILTERED),
     "renew_lease": runs.renew_lease(KEYS, SETTINGS, LEASE),
@@ -279,12 +277,16 @@ def test_every_file_is_a_script_and_every_script_is_called() -> None:
 def test_call_passes_the_keys_that_the_header_names(each: Script) -> None:
     verb, sha, count, *rest = CALLS[each.name].arguments
     assert (verb, sha) == ("EVALSHA", each.sha)
-    assert count == len(each.keys)
-    assert rest[: len(each.keys)] == [key_called(name) for name in each.keys]
+    # Where the keys are repeated, there are two groups of them, as of the arguments.
+    names = each.keys * (2 if each.keys_repeated else 1)
+    assert count == len(names)
+    assert rest[: len(names)] == [key_called(name) for name in names]
 
 
 def test_call_passes_the_arguments_that_the_header_names(each: Script) -> None:
-    given = CALLS[each.name].arguments[3 + len(each.keys) :]
+    _, _, count, *rest = CALLS[each.name].arguments
+    assert isinstance(count, int)
+    given = rest[count:]
     once = len(each.arguments) - len(each.repeated)
     assert each.arguments[once:] == each.repeated, "what is repeated comes last"
     names = list(each.arguments[:once])
@@ -302,6 +304,10 @@ def test_call_passes_the_arguments_that_the_header_names(each: Script) -> None:
 def test_script_uses_every_key_and_argument_and_no_other(each: Script) -> None:
     code = "\n".join(line for line in each.text.splitlines() if not line.lstrip().startswith("--"))
     used = {int(number) for number in re.findall(r"KEYS\[(\d+)", code)}
+    if each.keys_repeated:
+        assert not used
+        used = {1 + int(number or 0) for number in re.findall(r"KEYS\[key(?: \+ (\d+))?\]", code)}
+        assert f"key = key + {len(each.keys)}\n" in code
     if each.name in ("append", "append_run", "answer"):
         used |= {3, 4}  # the two buckets, whose number is computed
     assert used == set(range(1, len(each.keys) + 1))

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- Reads what is new for sessions of one user, each only if it belongs to the caller (D2).
+-- Reads what is new for sessions of any users, each only if it belongs to the caller (D2). What fails for one fails for it alone.
+-- Reads are the calls of which there are most: many in one cost less than half as much.
 --
 -- KEYS
---   stream           the user's stream
---   live             the user's live sessions
---   released         entry ids of `deliver: any` events that were acked
---   gaps             gaps of which clients may not have heard
+--   stream...        repeated: the user's stream
+--   live...          repeated: the user's live sessions
+--   released...      repeated: entry ids of `deliver: any` events that were acked
+--   gaps...          repeated: gaps of which clients may not have heard
 -- ARGV
 --   live_ttl_ms      life of a live field
 --   retention_ms     life of the gaps
@@ -15,23 +16,15 @@
 --   verify...        repeated: the last id read when the last read was a full one, else empty (D7)
 -- Returns
 --   for each session {'ok', entries} | {'ok', entries, reason or '', after, before, count or -1, released id...} | {'lost'} |
---   {'no_group'}, with each entry as {id, {'d', body}}
+--   {'no_group'} | an error, with each entry as {id, {'d', body}}
 --@include clock
 --@include live
 
-local stream, live = KEYS[1], KEYS[2]
 local live_ttl_ms = tonumber(ARGV[1])
 local now = now_ms()
-local names = { '#' }
-for i = 3, #ARGV, 4 do
-  names[#names + 1] = ARGV[i]
-end
-local holders = redis.call('HMGET', live, unpack(names))
--- The id up to which entries were taken away that somebody had not read.
-local hole = holders[1]
 
 -- Entries that were trimmed before the group read them, and the rollback behind the last id that it read.
-local function look_for_gap(session, connection, verify)
+local function look_for_gap(stream, live, gaps, session, connection, verify)
 --@include order
 --@include told
 --@include gaps
@@ -53,7 +46,7 @@ local function look_for_gap(session, connection, verify)
     local from = position ~= '0-0' and position or '-'
     local lost = entries_read and trimmed - entries_read or -1
     note_gap(
-      KEYS[4], tonumber(ARGV[2]), session, { after = from, upto = first or last, before = first or '-', count = lost }
+      gaps, tonumber(ARGV[2]), session, { after = from, upto = first or last, before = first or '-', count = lost }
     )
     if trimmed > told then
       local count = (entries_read or told > 0) and trimmed - math.max(entries_read or 0, told) or -1
@@ -72,72 +65,74 @@ local function look_for_gap(session, connection, verify)
   return nil -- read and trimmed since: nothing is lost (D15)
 end
 
--- Which of the entries another session has released already (D19). Few users have any.
-local some_released = nil
-local function released_among(entries)
-  local found = {}
-  if some_released == nil then
-    some_released = redis.call('EXISTS', KEYS[3]) == 1
+-- Which of the entries another session has released already (D19).
+local function released_among(entries, released)
+  local ids, found = {}, {}
+  for i, entry in ipairs(entries) do
+    ids[i] = entry[1]
   end
-  if some_released then
-    local ids = {}
-    for i, entry in ipairs(entries) do
-      ids[i] = entry[1]
-    end
-    for i, is_member in ipairs(redis.call('SMISMEMBER', KEYS[3], unpack(ids))) do
-      if is_member == 1 then
-        found[#found + 1] = ids[i]
-      end
+  for i, is_member in ipairs(redis.call('SMISMEMBER', released, unpack(ids))) do
+    if is_member == 1 then
+      found[#found + 1] = ids[i]
     end
   end
   return found
 end
 
+-- The mark of a hole goes when every live session is past it.
+local function clear_hole(stream, live, hole)
+--@include order
+  local groups = groups_info(stream)
+  for _, name in ipairs(redis.call('HKEYS', live)) do
+    if groups[name] and below(groups[name]['last-delivered-id'], hole) then
+      return
+    end
+  end
+  redis.call('HDEL', live, '#')
+end
+
 local answers = {}
+local key = 1
 for i = 3, #ARGV, 4 do
   local session, connection, count, verify = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local _, holder = live_parts(holders[(i + 1) / 4 + 1], now, live_ttl_ms)
-  local answer = nil
-  if holder ~= connection then
-    answer = { 'lost' }
-  else
-    local gap = nil
-    local missing = verify ~= '' and #redis.call('XRANGE', stream, verify, verify) == 0
-    if hole or missing then
-      gap = look_for_gap(session, connection, missing and verify or '')
-    end
-    local read = redis.pcall('XREADGROUP', 'GROUP', session, 'c', 'COUNT', count, 'STREAMS', stream, '>')
-    if read and read.err then
-      if not string.find(read.err, '^NOGROUP') then
-        return read
-      end
-      answer = { 'no_group' }
+  local stream, live, released = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+  -- The first is the id up to which entries were taken away that somebody had not read.
+  local fields = redis.pcall('HMGET', live, '#', session)
+  local answer = fields
+  if not fields.err then
+    local hole = fields[1]
+    local _, holder = live_parts(fields[2], now, live_ttl_ms)
+    if holder ~= connection then
+      answer = { 'lost' }
     else
-      answer = { 'ok', read and read[1][2] or {} }
-      local gone = read and released_among(read[1][2]) or {}
-      if gap or #gone > 0 then
-        for _, part in ipairs(gap or { '', '', '', -1 }) do
-          answer[#answer + 1] = part
-        end
-        for _, id in ipairs(gone) do
-          answer[#answer + 1] = id
+      local gap = nil
+      local missing = verify ~= '' and #redis.call('XRANGE', stream, verify, verify) == 0
+      if hole or missing then
+        gap = look_for_gap(stream, live, KEYS[key + 3], session, connection, missing and verify or '')
+      end
+      local read = redis.pcall('XREADGROUP', 'GROUP', session, 'c', 'COUNT', count, 'STREAMS', stream, '>')
+      if read and read.err then
+        answer = string.find(read.err, '^NOGROUP') and { 'no_group' } or read
+      else
+        local entries = read and read[1][2] or {}
+        answer = { 'ok', entries }
+        -- Few users have any that were released.
+        local gone = read and redis.call('EXISTS', released) == 1 and released_among(entries, released) or {}
+        if gap or #gone > 0 then
+          for _, part in ipairs(gap or { '', '', '', -1 }) do
+            answer[#answer + 1] = part
+          end
+          for _, id in ipairs(gone) do
+            answer[#answer + 1] = id
+          end
         end
       end
+    end
+    if hole then
+      clear_hole(stream, live, hole)
     end
   end
   answers[#answers + 1] = answer
-end
-
--- The mark goes when every live session is past it.
-if hole then
---@include order
-  local groups = groups_info(stream)
-  local open = false
-  for _, name in ipairs(redis.call('HKEYS', live)) do
-    open = open or (groups[name] ~= nil and below(groups[name]['last-delivered-id'], hole))
-  end
-  if not open then
-    redis.call('HDEL', live, '#')
-  end
+  key = key + 4
 end
 return answers
