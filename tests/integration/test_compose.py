@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
 
 from eventbus import Bus, Subscriber
 from eventbus.clock import SystemClock
-from eventbus.subscriber import Delivery
+from eventbus.errors import CloseCode
+from eventbus.subscriber import Delivery, State, StateDetail
 from eventbus.tokens import make_token
 from gateway.auth import Scope
 from gateway.config import NodeSettings, load_authenticator
 from gateway.metrics import METRICS
 from tests.support import needs
-from tests.support.compose import Topology, alert_rules, metrics_in, panel_expressions, topology
+from tests.support.compose import Topology, alert_rules, first_look, metrics_in, panel_expressions, topology
 from tests.support.waiting import until
 
 __all__ = ["topology"]
@@ -35,9 +36,23 @@ class Phone:
         self.steps: dict[str, list[int]] = defaultdict(list)
         self.completed: list[str] = []
         self.gaps = 0
-        self.subscriber = Subscriber(
-            topology.url("haproxy", 8080), token, session="phone", on_event=self._got, on_gap=self._missed
+        self.closes: list[int | None] = []
+        self._subscriber = Subscriber(
+            topology.url("haproxy", 8080),
+            token,
+            session="phone",
+            on_event=self._got,
+            on_gap=self._missed,
+            on_state=self._changed,
         )
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.ensure_future(self._subscriber.run())
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self._subscriber.close()
+        await self._running
 
     def _got(self, delivery: Delivery) -> None:
         event = delivery.event
@@ -50,6 +65,10 @@ class Phone:
 
     def _missed(self, gap: object) -> None:
         self.gaps += 1
+
+    def _changed(self, state: State, detail: StateDetail) -> None:
+        if state is State.WAITING:
+            self.closes.append(detail.code)
 
     async def has(self, count: int) -> None:
         """Waits for so many notes."""
@@ -86,9 +105,8 @@ async def test_behind_the_load_balancer_nothing_is_lost_when_a_node_is_killed_an
 ) -> None:
     await topology.up("haproxy", "agent")
     await topology.answers("haproxy", 8080, "/readyz")
-    phone = Phone(topology)
-    running = asyncio.ensure_future(phone.subscriber.run())
-    async with Bus.from_env(redis_url=topology.redis_url) as bus:
+    tail = topology.execute(NODES[0], first_look())
+    async with Bus.from_env(redis_url=topology.redis_url) as bus, Phone(topology) as phone:
         await publish(bus, 1, 50)
         await phone.has(50)
 
@@ -111,14 +129,14 @@ async def test_behind_the_load_balancer_nothing_is_lost_when_a_node_is_killed_an
         await phone.has(350)
         [third] = set(NODES) - {first, second}
         assert await node_of(bus, "phone") == third
+        assert phone.closes[-1] == CloseCode.DRAINING
 
-        # The agent has gone on meanwhile, and of its runs nothing is missing either.
+        # The agent has gone on meanwhile, and of its runs nothing is missing either. The guide's first command shows them.
         done = len(phone.completed)
         await until(lambda: len(phone.completed) > done, 20_000, "a run that ends after all this")
+        await tail.line("agent_completed", 20_000)
         topology.children["agent"].terminate()
         assert await topology.children["agent"].wait() == 0, topology.children["agent"].stderr
-        await phone.subscriber.close()
-        await running
     assert phone.notes == list(range(1, 351))
     assert phone.gaps == 0
     for run in phone.completed:

@@ -31,6 +31,7 @@ from tests.support.waiting import until
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
+DEPLOYING = ROOT / "docs" / "deploying.md"
 STORE = "valkey"
 """The service that is started by `eventbus.embedded`, which finds the program."""
 
@@ -89,6 +90,14 @@ def read_services() -> dict[str, Service]:
     """The services of docker-compose.yml, with the defaults of its variables."""
     text = _DEFAULT.sub(r"\1", COMPOSE_FILE.read_text())
     return {name: Service.parse(name, raw) for name, raw in yaml.safe_load(text)["services"].items()}
+
+
+def first_look() -> str:
+    """The command of the guide that shows what the demo agent does, as it runs in the container."""
+    found = re.search(r"^docker compose exec node-1 (eventbus [^#\n]*)", DEPLOYING.read_text(), re.MULTILINE)
+    assert found is not None
+    assert f"exec node-1 {found[1].strip()} " in COMPOSE_FILE.read_text()
+    return found[1].strip()
 
 
 def health_command() -> list[str]:
@@ -225,6 +234,11 @@ class Topology:
             pytest.skip(f"needs the package {needs.PACKAGES[program]}")
         env = self.environment(name)
         self.children[name] = self._processes.start(program, *arguments, name=name, env=env)
+
+    def execute(self, name: str, command: str) -> Child:
+        """Starts a further command with the environment of a service, as `docker compose exec` does."""
+        words = [self._translate(self.services[name], word) for word in command.split()]
+        return self._processes.start(*words, name=f"{name}-{words[0]}", env=self.environment(name))
 
     async def _wait(self, name: str, condition: str) -> None:
         if condition == "service_completed_successfully":
