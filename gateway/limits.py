@@ -12,7 +12,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-from eventbus.errors import RateLimited, TooManySessions
+from eventbus.errors import RateLimited
 
 __all__ = [
     "AddressConnections",
@@ -20,7 +20,6 @@ __all__ = [
     "FrameVerdict",
     "HandshakeLimit",
     "TokenBucket",
-    "check_live_sessions",
     "is_within",
     "limited_address",
 ]
@@ -220,20 +219,6 @@ class AddressConnections:
             self._counts[address] = count
         else:
             del self._counts[address]
-
-
-def check_live_sessions(live: int, live_max: int) -> None:
-    """Check that a user may open one more session.
-
-    Args:
-        live: live sessions of the user, without the one that opens.
-        live_max: of the tier.
-
-    Raises:
-        TooManySessions: the tier allows no more.
-    """
-    if live >= live_max:
-        raise TooManySessions(f"the user has {live} live sessions and the tier allows {live_max}", retry_after_ms=5000)
 
 
 Network = IPv4Network | IPv6Network

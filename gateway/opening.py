@@ -98,7 +98,7 @@ class Opening:
             cursor=cursor,
             epoch=self._epoch,
             live_limit=self.tier.live_sessions,
-            known_limit=4 * self.tier.live_sessions,
+            known_limit=self.tier.kept_sessions,
         )
 
     def answered(self, answer: Attached) -> None:

@@ -15,7 +15,6 @@ from typing import Final
 __all__ = [
     "Backlog",
     "Outbox",
-    "SlowConsumerLimits",
     "TOO_LARGE",
     "binary_frame",
     "close_frame",
@@ -153,20 +152,6 @@ class Backlog:
 
     waiting_bytes: int
     stalled_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlowConsumerLimits:
-    """From when on a client counts as a slow consumer: both limits have to be passed. Source: docs/protocol.md,
-    section 7.
-    """
-
-    waiting_bytes: int = 1024 * 1024
-    stalled_ms: int = 30_000
-
-    def exceeded_by(self, backlog: Backlog) -> bool:
-        """Whether a client with this backlog is too slow to keep."""
-        return backlog.waiting_bytes > self.waiting_bytes and backlog.stalled_ms >= self.stalled_ms
 
 
 class Outbox:

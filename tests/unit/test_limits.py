@@ -6,14 +6,13 @@ from ipaddress import ip_network
 
 import pytest
 
-from eventbus.errors import RateLimited, TooManySessions
+from eventbus.errors import RateLimited
 from gateway.limits import (
     AddressConnections,
     FrameLimit,
     FrameVerdict,
     HandshakeLimit,
     TokenBucket,
-    check_live_sessions,
     is_within,
     limited_address,
 )
@@ -206,15 +205,6 @@ def test_zero_switches_the_limit_of_connections_off() -> None:
         connections.add("a")
     connections.remove("a")
     assert len(connections) == 0
-
-
-# --- sessions -------------------------------------------------------------------------------------------------------
-def test_a_user_has_as_many_live_sessions_as_the_tier_allows() -> None:
-    check_live_sessions(9, 10)
-    with pytest.raises(TooManySessions) as caught:
-        check_live_sessions(10, 10)
-    assert caught.value.code == "too_many_sessions"
-    assert "10" in str(caught.value)
 
 
 # --- addresses ------------------------------------------------------------------------------------------------------

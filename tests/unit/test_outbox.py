@@ -10,7 +10,6 @@ from websockets.frames import Frame, Opcode
 from gateway.outbox import (
     TOO_LARGE,
     Outbox,
-    SlowConsumerLimits,
     binary_frame,
     close_frame,
     frame_size,
@@ -128,18 +127,6 @@ def test_stall_grows_only_while_nothing_goes_away() -> None:
     assert outbox.observe(149, 12_000).stalled_ms == 0  # one byte went
     assert outbox.observe(149, 13_000).stalled_ms == 1_000
     assert outbox.observe(0, 14_000).stalled_ms == 0
-
-
-@pytest.mark.requirement("R9")
-def test_slow_consumer_has_both_much_waiting_and_a_long_stall() -> None:
-    limits = SlowConsumerLimits(waiting_bytes=100, stalled_ms=30_000)
-    outbox = Outbox(0)
-    outbox.append(b"x" * 101)
-    assert not limits.exceeded_by(outbox.observe(0, 29_999))
-    assert limits.exceeded_by(outbox.observe(0, 30_000))
-    small = Outbox(0)
-    small.append(b"x" * 100)
-    assert not limits.exceeded_by(small.observe(0, 99_999))
 
 
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=20), st.just(None)), max_size=50))
