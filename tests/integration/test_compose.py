@@ -129,9 +129,10 @@ async def test_behind_the_load_balancer_nothing_is_lost_when_a_node_is_killed_an
         await phone.has(350)
         [third] = set(NODES) - {first, second}
         assert await node_of(bus, "phone") == third
-        assert phone.closes[-1] == CloseCode.DRAINING
+        assert CloseCode.DRAINING in phone.closes
 
-        # The agent has gone on meanwhile, and of its runs nothing is missing either. The guide's first command shows them.
+        # The agent has gone on meanwhile, and of its runs nothing is missing either. The guide's first command shows
+        # them.
         done = len(phone.completed)
         await until(lambda: len(phone.completed) > done, 20_000, "a run that ends after all this")
         await tail.line("agent_completed", 20_000)
