@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from eventbus.clock import Clock
 from eventbus.commanding import Commanding
 from eventbus.errors import InvalidEvent, InvalidField, RunClosed
-from eventbus.event import Event
-from eventbus.ids import EventId, RunId, ThreadId, UserId, entry_order, parse_thread_id, parse_user_id
+from eventbus.event import Event, decode_envelope
+from eventbus.ids import EntryId, EventId, RunId, ThreadId, UserId, entry_order, parse_thread_id, parse_user_id
 from eventbus.leases import Leases
 from eventbus.receipt import Receipt
 from eventbus.retried import retried
@@ -252,6 +252,21 @@ class RunHold:
                 self._watch = watch_of(claimed)
                 return claimed
         raise RunClosed(f"run {about.run} is being taken over by other processes: only one may resume it")
+
+    async def spent_ms(self, record: RunRecord) -> int:
+        """How long the run has been running, by the store's clock: the one of the machine on which it began may be
+        another than this one's. Raises: StoreError.
+        """
+        store, user, fields = self._context.services.store, self.about.user, record.fields
+        insist = self._context.services.insist
+        now_ms = (await insist(partial(store.online, user))).time_ms
+        begun_ms = int(fields.get("started_ms", now_ms))
+        entry = EntryId(fields.get("entry", ""))
+        stored = await insist(partial(store.entry, user, entry)) if entry else None
+        if stored is not None:
+            # How far the store's clock is ahead of that of the process which had the run last.
+            begun_ms += entry_order(entry)[0] - decode_envelope(stored.body).time_ms
+        return max(0, now_ms - begun_ms)
 
 
 def _made_ms(event: Event, clock: Clock) -> int:

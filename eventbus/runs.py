@@ -194,7 +194,8 @@ class Run(FromUser):
             return False
         state, owed = resumed(seq_of(record), open_calls(record))
         time_ms = self._context.services.clock.now_ms()
-        self._spent_ms = max(0, time_ms - int(record.fields.get("started_ms", time_ms)))
+        if self._timer.on_timeout is OnTimeout.CANCEL:
+            self._spent_ms = await self._hold.spent_ms(record)
         self._take(state, [self._event(one, time_ms, None) for one in owed])
         await self._streams.take_over(self._state.seq)
         return True

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from eventbus import Bus
+from eventbus.errors import RunTimeout
 from eventbus.store_time import WINDOW_MS, StoreTime
 from eventbus.testing import ManualClock
 from eventbus.watch import RunLimits
@@ -86,6 +87,32 @@ async def test_a_clock_that_jumps_within_a_run_makes_no_breach(world: World) -> 
         await run.flush()
         await world.clock.pass_time(RunLimits().executing_ms + 1)
         assert await world.names() == []
+
+
+@pytest.mark.requirement("R24")
+@pytest.mark.parametrize("old_ms, new_ms", [(0, 5 * MINUTE_MS), (-5 * MINUTE_MS, 0), (5 * MINUTE_MS, -5 * MINUTE_MS)])
+async def test_a_run_that_is_resumed_where_the_clock_is_another_has_what_is_left_of_its_time(
+    world: World, old_ms: int, new_ms: int
+) -> None:
+    first = await bus_with(world, WrongClock(world.clock, old_ms))
+    second = await bus_with(world, WrongClock(world.clock, new_ms))
+    left = await first.run(user="ada", agent="planner", run="run_1").__aenter__()
+    await left.flush()
+    await world.clock.pass_time(25_000)
+
+    async def work(reached: list[str]) -> None:
+        async with second.run(user="ada", agent="planner", run="run_1", resume=True, on_timeout="cancel") as run:
+            await world.clock.pass_time(RunLimits().run_ms - 25_000 - 1)
+            await run.thinking("still here")
+            reached.append("still here")
+            await world.clock.pass_time(1)
+            await run.thinking("too late")
+            reached.append("too late")
+
+    reached: list[str] = []
+    with pytest.raises(RunTimeout):
+        await work(reached)
+    assert reached == ["still here"]
 
 
 def test_nothing_is_known_of_the_stores_clock_before_it_has_answered() -> None:
