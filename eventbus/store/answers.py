@@ -40,6 +40,7 @@ __all__ = [
     "new_reads",
     "nothing",
     "whole",
+    "whole_numbers",
     "outcomes",
     "pending_page",
     "read_entries",
@@ -64,6 +65,11 @@ def read_entries(reply: Any, _primary: str = "") -> list[StoredEntry]:
 def whole(reply: Any, _primary: str) -> int:
     """A whole number."""
     return int(reply)
+
+
+def whole_numbers(reply: Any, _primary: str) -> list[int | StoreError]:
+    """Whole numbers, with errors in the places of those that failed."""
+    return [translate(raw) if isinstance(raw, Exception) else int(raw) for raw in reply]
 
 
 def entry_or_none(raw: bytes) -> EntryId | None:

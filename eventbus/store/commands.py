@@ -46,6 +46,7 @@ from eventbus.store.answers import (
     pending_page,
     session_record,
     whole,
+    whole_numbers,
 )
 from eventbus.store.batcher import Argument, Command
 from eventbus.store.keys import Keys, idempotency_field
@@ -199,38 +200,55 @@ class Commands:
             arguments += (fence.session, fence.connection, max(1, request.count), request.verify or "")
         return _evalsha("read", used, arguments, new_reads)
 
-    def ack(self, request: AckRequest | ConfirmRequest) -> Command[int]:
-        """Release what a client acked."""
-        keys = self.keys.user(request.user)
-        used = (keys.stream, keys.records, keys.live, keys.released, keys.partition.counts)
-        return _evalsha("ack", used, [*self._acking(request), *request.entries], whole)
+    def ack(self, requests: Sequence[AckRequest | ConfirmRequest]) -> Command[list[int | StoreError]]:
+        """Release what clients acked, of any users; the slots do not matter, as for reads."""
+        settings = self.settings
+        used: list[str] = []
+        given: list[Argument] = [settings.retention_ms, settings.confirmation_records.value, settings.live_ttl_ms]
+        for request in requests:
+            keys = self.keys.user(request.user)
+            partition = keys.partition
+            used += (keys.stream, keys.records, keys.live, keys.released, partition.counts)
+            given += (
+                request.session,
+                "other" if request.connection is None else "own",
+                request.user,
+                partition.channel,
+                _facts(request.entries, request.facts),
+                ",".join(request.entries),
+            )
+        return _evalsha("ack", used, given, whole_numbers)
 
     def confirm(self, request: ConfirmRequest) -> Command[Confirmed]:
         """Record what a client displayed or confirmed; without records, an ack."""
-        if self.settings.confirmation_records is ConfirmationRecords.OFF:
-            plain = self.ack(request)
-            return Command(plain.arguments, lambda reply, _primary: Confirmed(int(reply), 0), scripted=True)
+        settings = self.settings
+        if settings.confirmation_records is ConfirmationRecords.OFF:
+            plain = self.ack((request,))
+
+            def parse(reply: Any, primary: str) -> Confirmed | StoreError:
+                (count,) = whole_numbers(reply, primary)
+                return count if isinstance(count, StoreError) else Confirmed(count, 0)
+
+            return Command(plain.arguments, parse, scripted=True)
         keys = self.keys.user(request.user)
         return _evalsha(
             "confirm",
             (keys.stream, keys.records, keys.live, keys.released, keys.partition.counts),
-            [*self._acking(request), request.level.value, request.note or "", *request.entries],
+            [
+                request.session,
+                settings.retention_ms,
+                settings.confirmation_records.value,
+                "other" if request.connection is None else "own",
+                request.user,
+                keys.partition.channel,
+                settings.live_ttl_ms,
+                _facts(request.entries, request.facts),
+                request.level.value,
+                request.note or "",
+                *request.entries,
+            ],
             lambda reply, _primary: Confirmed(int(reply[0]), int(reply[1])),
         )
-
-    def _acking(self, request: AckRequest | ConfirmRequest) -> list[Argument]:
-        """What ack.lua and confirm.lua begin with."""
-        settings = self.settings
-        return [
-            request.session,
-            settings.retention_ms,
-            settings.confirmation_records.value,
-            "other" if request.connection is None else "own",
-            request.user,
-            self.keys.user(request.user).partition.channel,
-            settings.live_ttl_ms,
-            _facts(request.entries, request.facts),
-        ]
 
     def release(
         self, fence: Fence, entries: Sequence[EntryId], reason: ReleaseReason, facts: Sequence[EntryFacts | None] = ()

@@ -55,8 +55,8 @@ from eventbus.store.redis_texts import RedisTexts
 
 __all__ = ["RedisStore"]
 
-READS_A_CALL: Final = 16
-"""Most sessions that one call reads for: what a call costs is shared, and nobody waits long for the server."""
+ITEMS_A_CALL: Final = 16
+"""Most sessions that one call reads or acks for: what a call costs is shared, and nobody waits long for the server."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -176,27 +176,23 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
         return await self._call(self._commands.read_pending(fence, after, count))
 
     async def read_new(self, requests: Sequence[ReadRequest]) -> Sequence[NewRead | StoreError]:
-        parts = [requests[start : start + READS_A_CALL] for start in range(0, len(requests), READS_A_CALL)]
-        answers = await self.link.execute_all([self._commands.read_new(part) for part in parts])
-        reads: list[NewRead | StoreError] = []
-        for part, answer in zip(parts, answers, strict=True):
-            if not isinstance(answer, StoreError) and len(answer) != len(part):
-                answer = StoreMisconfigured(f"{len(answer)} answers for {len(part)} reads")
-            reads += [answer] * len(part) if isinstance(answer, StoreError) else answer
-        return reads
+        return await self._by_sixteen(requests, self._commands.read_new)
 
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
         if not entries:
             return 0
-        return await self._call(self._commands.ack(AckRequest(user=user, session=session, entries=entries)))
+        (released,) = await self.ack_many((AckRequest(user=user, session=session, entries=entries),))
+        if isinstance(released, StoreError):
+            raise released
+        return released
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
-        commands: list[Command[int]] = [self._commands.ack(one) for one in requests if one.entries]
-        answers = await self.link.execute_all(commands)
-        if len(answers) == len(requests):
+        some = [request for request in requests if request.entries]
+        answers = await self._by_sixteen(some, self._commands.ack)
+        if len(some) == len(requests):
             return answers
         found = iter(answers)
-        return [next(found) if one.entries else 0 for one in requests]
+        return [next(found) if request.entries else 0 for request in requests]
 
     async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
         futures = [
@@ -218,6 +214,19 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
 
     async def dead_letter(self, fence: Fence, letter: DeadLetter) -> DeadOutcome | Lost:
         return await self._call(self._commands.dead_letter(fence, letter))
+
+    async def _by_sixteen(
+        self, items: Sequence[T], command: Callable[[Sequence[T]], Command[list[R | StoreError]]]
+    ) -> Sequence[R | StoreError]:
+        """Script calls for items of any users, all in one write; the results in the order of the items."""
+        parts = [items[start : start + ITEMS_A_CALL] for start in range(0, len(items), ITEMS_A_CALL)]
+        answers = await self.link.execute_all([command(part) for part in parts])
+        results: list[R | StoreError] = []
+        for part, answer in zip(parts, answers, strict=True):
+            if not isinstance(answer, StoreError) and len(answer) != len(part):
+                answer = StoreMisconfigured(f"{len(answer)} answers for {len(part)} sessions")
+            results += [answer] * len(part) if isinstance(answer, StoreError) else answer
+        return results
 
     async def _by_user(
         self, items: Sequence[T], user_of: Callable[[T], UserId], command: Callable[[UserId, list[T]], Command[list[R]]]

@@ -12,7 +12,7 @@ import redis
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, UserId
-from eventbus.store import LOST, GapReason, NewRead, ReadRequest, ReadState, Start, StoreGap
+from eventbus.store import LOST, AckRequest, GapReason, NewRead, ReadRequest, ReadState, Start, StoreGap
 from eventbus.store.redis_store import RedisStore
 from tests.support.redis_stores import ALICE, NODE, bodies, event_of, fence_of, open_session, publish, read
 
@@ -214,10 +214,10 @@ async def test_what_a_session_was_not_told_goes_with_the_session(make_store: Mak
     assert client.hkeys(keys.gaps) == ["phone"]
 
 
-async def test_a_user_whose_data_is_broken_fails_alone_among_those_that_are_read_in_one_call(
+async def test_a_user_whose_data_is_broken_fails_alone_among_those_that_are_served_in_one_call(
     make_store: MakeStore, client: Any
 ) -> None:
-    """One script call reads for many users: what a stranger did to one user's keys is no other's loss."""
+    """One script call reads or acks for many users: what a stranger did to one user's keys is no other's loss."""
     store = make_store()
     fences = [fence_of(user=UserId(f"user-{number}")) for number in range(40)]
     for fence in fences:
@@ -229,3 +229,13 @@ async def test_a_user_whose_data_is_broken_fails_alone_among_those_that_are_read
     answers = await store.read_new([ReadRequest(fence=fence, count=10) for fence in fences])
     assert [number for number, answer in enumerate(answers) if isinstance(answer, StoreError)] == [3, 20]
     assert all(bodies(answer) == ["first"] for answer in answers if isinstance(answer, NewRead))
+
+    read_entries = [answer.entries[0].id if isinstance(answer, NewRead) else EntryId("1-1") for answer in answers]
+    acked = await store.ack_many(
+        [
+            AckRequest(user=fence.user, session=fence.session, entries=[entry], connection=fence.connection)
+            for fence, entry in zip(fences, read_entries, strict=True)
+        ]
+    )
+    assert [number for number, answer in enumerate(acked) if isinstance(answer, StoreError)] == [3]
+    assert [answer for answer in acked if not isinstance(answer, StoreError)] == [1] * 19 + [0] + [1] * 19

@@ -65,7 +65,7 @@ MUTANTS = (
         requirement="R1",
         name="an event for any session is released for the one that acked it alone",
         file="eventbus/store/lua/shared/others.lua",
-        guard="  if name ~= ARGV[1] and group['pending'] > 0 then",
+        guard="  if name ~= session and group['pending'] > 0 then",
         replacement="  if false then",
         test=_CONTRACT + "test_any.py::test_first_ack_releases_a_shared_entry_for_every_session_that_has_it_in_flight",
     ),

@@ -30,22 +30,25 @@
 --@include records
 --@include facts
 --@include tally
---@include acking
 
 local LEVELS = { 'received', 'displayed', 'confirmed' }
 local RANKS = { received = 1, displayed = 2, confirmed = 3 }
 local BUDGET = 1000
-local session, level, retention_ms = ARGV[1], ARGV[9], tonumber(ARGV[2])
+local stream, records, live, any_acked, counts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local session, user, channel, level = ARGV[1], ARGV[5], ARGV[6], ARGV[9]
+local retention_ms, kept, live_ttl_ms = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[7])
 local note = ARGV[10] ~= '' and ARGV[10] or nil
 local ids = {}
 for i = 11, #ARGV do
   ids[#ids + 1] = ARGV[i]
 end
 
+--@include acking
+
 local facts = parse_facts(ARGV[8])
 local gone, shared, known = take(ids, facts)
 local acked = recorded(gone, known)
-record(KEYS[2], retention_ms, 'received', session, acked)
+record(records, retention_ms, 'received', session, acked)
 if #shared > 0 then
 --@include clock
 --@include live
@@ -65,7 +68,7 @@ end
 
 local wanted, missing, lowest = {}, 0, nil
 if #gone < #ids then
-  local group = groups_info(KEYS[1])[session]
+  local group = groups_info(stream)[session]
   local position = group and group['last-delivered-id'] or '0-0'
   for _, id in ipairs(ids) do
     if not known[id] and not wanted[id] and not below(position, id) then
@@ -98,7 +101,7 @@ local function look(command, from, to)
   local budget, size = BUDGET, 16
   while missing > 0 and budget > 0 do
     local count = math.min(size, budget)
-    local page = redis.call(command, KEYS[2], from, to, 'COUNT', count)
+    local page = redis.call(command, records, from, to, 'COUNT', count)
     for _, item in ipairs(page) do
       note_down(item[2])
     end
@@ -128,14 +131,14 @@ for i, id in ipairs(ids) do
       steps[rank] = steps[rank] or {}
       table.insert(steps[rank], id)
     end
-    known[id] = known[id] or (facts[i].unknown and stored_facts(KEYS[1], id) or facts[i])
+    known[id] = known[id] or (facts[i].unknown and stored_facts(stream, id) or facts[i])
     reached[id] = RANKS[level]
     new[#new + 1] = id
   end
 end
-record(KEYS[2], retention_ms, level, session, new, note)
+record(records, retention_ms, level, session, new, note)
 -- A level that is reached at once counts as those before it too.
 for rank, some in pairs(steps) do
-  tally(KEYS[5], LEVELS[rank], some, known)
+  tally(counts, LEVELS[rank], some, known)
 end
 return { #gone, #new }

@@ -1,4 +1,5 @@
--- What an ack does, for ack.lua and confirm.lua: their KEYS and their first ARGV are the same.
+-- What an ack does, for ack.lua and confirm.lua. They say whose it is in locals: `stream`, `records`, `live`, `any_acked`, `counts`,
+-- `session`, `user`, `channel`; and for all `retention_ms`, `kept`, `live_ttl_ms`.
 
 -- Takes ids off the pending entries, one by one, for one call for all does not tell which of them were there. Returns the ids
 -- that this released, those of them that are `deliver: any`, and the facts of all by id. An entry that another session released
@@ -6,12 +7,12 @@
 local function take(ids, facts)
   local gone, shared, late, known = {}, {}, {}, {}
   for i, id in ipairs(ids) do
-    if redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then
-      local one = facts[i].unknown and stored_facts(KEYS[1], id) or facts[i]
+    if redis.call('XACK', stream, session, id) == 1 then
+      local one = facts[i].unknown and stored_facts(stream, id) or facts[i]
       known[id] = one
       if not one.shared then
         gone[#gone + 1] = id
-      elseif redis.call('SADD', KEYS[4], id) == 1 then
+      elseif redis.call('SADD', any_acked, id) == 1 then
         gone[#gone + 1] = id
         shared[#shared + 1] = id
       else
@@ -19,18 +20,18 @@ local function take(ids, facts)
       end
     end
   end
-  tally(KEYS[5], 'received', gone, known)
+  tally(counts, 'received', gone, known)
   if #late > 0 then
-    tally(KEYS[5], 'released', late, known)
-    record(KEYS[2], tonumber(ARGV[2]), 'released', ARGV[1], late)
+    tally(counts, 'released', late, known)
+    record(records, retention_ms, 'released', session, late)
   end
   return gone, shared, known
 end
 
 -- Which of these are recorded, by the setting.
 local function recorded(ids, known)
-  if ARGV[3] ~= 'required' then
-    return ARGV[3] == 'all' and ids or {}
+  if kept ~= 'required' then
+    return kept == 'all' and ids or {}
   end
   local demanded = {}
   for _, id in ipairs(ids) do

@@ -5,9 +5,9 @@ local function record(key, retention_ms, level, session, ids, note)
   end
   local joined = table.concat(ids, ',')
   if note then
-    redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'level', level, 'session', session, 'ids', joined, 'note', note)
+    redis.call('XADD', key, 'MAXLEN', '~', '10000', '*', 'level', level, 'session', session, 'ids', joined, 'note', note)
   else
-    redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'level', level, 'session', session, 'ids', joined)
+    redis.call('XADD', key, 'MAXLEN', '~', '10000', '*', 'level', level, 'session', session, 'ids', joined)
   end
   prolong(key, retention_ms)
 end
