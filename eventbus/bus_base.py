@@ -147,6 +147,7 @@ class BusBase:
     def _run_services(self, store: Store, timers: Timers) -> RunServices:
         publish = self.settings.publish
         policy = RetryPolicy(base_ms=publish.retry_base_ms, max_ms=publish.retry_max_ms)
+        commanding = self._add_part(Commanding(store, self._clock, timers, policy, publish.publish_deadline_ms))
         return RunServices(
             store=store,
             leases=self._add_part(Leases(store, timers, publish.run_lease_ms)),
@@ -154,8 +155,8 @@ class BusBase:
             timers=timers,
             policy=policy,
             deadline_ms=publish.publish_deadline_ms,
-            commanding=self._add_part(Commanding(store, self._clock, timers, policy, publish.publish_deadline_ms)),
-            texts=self._text_way(),
+            commanding=commanding,
+            texts=self._text_way(lambda: commanding.is_closed),
             schemas=self.schemas,
             max_event_bytes=publish.max_event_bytes,
             check_demand=self._maker.check_demand,
@@ -178,7 +179,7 @@ class BusBase:
             raise EventBusError(NOT_OPEN)
         return self._services
 
-    def _text_way(self) -> TextWay:
+    def _text_way(self, is_closed: Callable[[], bool]) -> TextWay:
         if self._store is None or self._timers is None:
             raise EventBusError(NOT_OPEN)
         publish = self.settings.publish
@@ -190,6 +191,7 @@ class BusBase:
             flush_ms=publish.text_flush_ms,
             flush_bytes=publish.text_flush_bytes,
             deadline_ms=publish.publish_deadline_ms,
+            is_closed=is_closed,
         )
 
     def _opened(self) -> Publisher:

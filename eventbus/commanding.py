@@ -157,9 +157,13 @@ class Commanding:
             line.waits.discard(rung)
             self._tidy(user, line)
 
-    def _line(self, user: UserId) -> _Line:
+    def check_open(self) -> None:
+        """Raises: EventBusError: the bus is closed."""
         if self.is_closed:
             raise EventBusError("the bus is closed")
+
+    def _line(self, user: UserId) -> _Line:
+        self.check_open()
         line = self._lines.get(user)
         if line is None:
             line = self._lines[user] = _Line()

@@ -261,6 +261,7 @@ class RunInbound:
     async def _answered(self, run: AskingRun, call: Ask, rung: asyncio.Event) -> Any:
         name = call.question
         while True:
+            self._commanding.check_open()  # its end rings too
             rung.clear()
             record = await self._asked(call)
             if record.entry is None and record.is_open:
@@ -375,6 +376,7 @@ class FromUser:
             TooManyQuestions: too many of the user's questions are open.
             RunMisused: the run is not open.
             StoreError: the store does not answer, for longer than the publish deadline.
+            EventBusError: the bus was closed meanwhile.
 
         Cancelled, the question stays open until the run ends.
         Source: docs/commands.md.

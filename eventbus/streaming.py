@@ -40,6 +40,7 @@ class TextWay:
         flush_ms: so long the first character of a piece waits for more.
         flush_bytes: a piece of so many bytes waits for nothing.
         deadline_ms: so long the end of a stream waits for the store; what it has not by then is in the event alone.
+        is_closed: whether the bus is: nothing is stored any more.
     """
 
     store: TextStore
@@ -49,6 +50,7 @@ class TextWay:
     flush_ms: int
     flush_bytes: int
     deadline_ms: int
+    is_closed: Callable[[], bool] = lambda: False
 
 
 class TextStream:
@@ -124,6 +126,7 @@ class TextStream:
             RunMisused: the stream was not entered, or is over.
             RunClosed: the run was closed: this process was taken for dead.
             StoreError: the store refuses text for good.
+            EventBusError: the bus is closed.
 
         Whenever it raises, it has taken nothing. Cancelled, it has taken the text.
         """
@@ -131,6 +134,8 @@ class TextStream:
             raise RunMisused("write inside `async with run.stream() as stream:`")
         if self._failure is not None:
             raise self._failure
+        if self._way.is_closed():
+            raise EventBusError("the bus is closed")
         was_empty = self._out.due_ms(0) is None
         self._out.write(text, self._way.clock.monotonic_ms())
         if was_empty:
@@ -248,7 +253,7 @@ class TextStream:
         out.close()
         self._nudge.set()
         try:
-            await self._until(sender, way.deadline_ms)
+            await self._until(sender, 0 if way.is_closed() else way.deadline_ms)
             if len(out) == 0:
                 return None
             if isinstance(self._failure, RunClosed):

@@ -10,7 +10,7 @@ import pytest
 
 from eventbus import Bus, Run
 from eventbus.config import ConfirmationRecords, Settings, StoreSettings
-from eventbus.errors import InvalidEvent, InvalidField, RunMisused
+from eventbus.errors import EventBusError, InvalidEvent, InvalidField, RunMisused
 from eventbus.testing import MemoryStore
 
 
@@ -91,3 +91,29 @@ async def test_a_demand_beyond_what_is_kept_is_refused() -> None:
             await bus.publish(user="ada", type="note", data={}, require=late)
         assert refused.value.field == "require.within_ms"
         await bus.publish(user="ada", type="note", data={}, require={**late, "within_ms": 60_000})
+
+
+@pytest.mark.requirement("R25")
+async def test_what_a_run_waits_for_ends_when_its_bus_is_closed() -> None:
+    bus = await Bus(store=MemoryStore()).__aenter__()
+    waiting = asyncio.Event()
+
+    async def ask() -> None:
+        async with bus.run(user="ada", agent="asking") as run:
+            await run.flush()
+            waiting.set()
+            await run.ask("May I?")
+
+    async def write() -> None:
+        async with bus.run(user="ada", agent="writing") as run, run.stream() as stream:
+            while True:
+                await stream.write("word ")
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.ensure_future(ask()), asyncio.ensure_future(write())]
+    await waiting.wait()
+    await bus.aclose()
+    async with asyncio.timeout(5):
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert type(result) is EventBusError
+            assert "the bus is closed" in str(result)
