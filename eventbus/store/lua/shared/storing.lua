@@ -26,72 +26,31 @@ local function known_entry()
   return known
 end
 
--- Takes `surplus` of the oldest entries away, first only such that nobody needs. Returns whether `least` of them are gone.
-local function make_room(surplus, least)
---@include order
-  -- The lowest id that some group still needs; nil when no group needs anything (D18). What is pending and trimmed already
-  -- is needed by nobody: whoever reads it is told that it is gone.
-  local function lowest_needed(first)
-    local lowest = nil
-    for name, group in pairs(groups_info(stream)) do
-      local pending = group['pending'] > 0 and redis.call('XPENDING', stream, name, first, '+', 1)[1]
-      local id = pending and pending[1]
-      if not id then
-        local following = redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
-        id = following[1] and following[1][1]
-      end
-      if id and (not lowest or below(id, lowest)) then
-        lowest = id
-      end
-    end
-    return lowest
-  end
-
-  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', surplus + 1)
-  local needed = oldest[1] and lowest_needed(oldest[1][1])
-  local free = 0
-  while free < surplus and oldest[free + 1] and (not needed or below(oldest[free + 1][1], needed)) do
-    free = free + 1
-  end
-  if free < least then
-    if ARGV[10] == 'reject' then
-      return false
-    end
-    -- Live sessions must look for the hole before they read on; those that are away look when they attach (D7).
-    free = math.min(surplus, #oldest)
-    if oldest[free] then
-      redis.call('HSET', live, '#', oldest[free][1])
-      if redis.call('PTTL', live) < 0 then
-        redis.call('PEXPIRE', live, live_ttl_ms)
-      end
-    end
-  end
-  if free > 0 then
-    redis.call('XTRIM', stream, 'MAXLEN', '=', redis.call('XLEN', stream) - free)
-  end
-  return true
-end
-
 -- Stores the event. Returns its entry id and how many nodes were told; nil and the answer when there is no room.
 local function store_event()
   local length = redis.call('XLEN', stream)
-  if length >= max_entries then
-    -- A little more than is needed, so that this is not done at each publish.
-    local slack = math.max(1, math.min(128, math.floor(max_entries / 16)))
-    local least = length - max_entries + 1
-    if not make_room(math.max(slack, least), least) then
-      return nil, { 'full', length, 0 }
-    end
-    length = redis.call('XLEN', stream)
-  end
   -- Measuring is dear, so it is done for every 64th entry, and where entries of this size would be too much.
-  if length > 0 and (length % 64 == 0 or (length + 1) * #body > max_bytes) then
-    local usage = redis.pcall('MEMORY', 'USAGE', stream)
-    if type(usage) == 'number' and usage + #body > max_bytes then
-      local share = math.ceil(length * (usage + #body - max_bytes) / usage)
-      local least = math.max(1, math.min(share, length, 128))
-      if not make_room(math.max(least, math.min(128, math.floor(length / 16))), least) then
-        return nil, { 'full', length, usage }
+  local is_full = length >= max_entries
+  if is_full or (length > 0 and (length % 64 == 0 or (length + 1) * #body > max_bytes)) then
+    -- Included here, for a function that is made and not called costs as much as a look into a hash.
+--@include room
+    if is_full then
+      -- A little more than is needed, so that this is not done at each publish.
+      local slack = math.max(1, math.min(128, math.floor(max_entries / 16)))
+      local least = length - max_entries + 1
+      if not make_room(math.max(slack, least), least) then
+        return nil, { 'full', length, 0 }
+      end
+      length = redis.call('XLEN', stream)
+    end
+    if length > 0 and (length % 64 == 0 or (length + 1) * #body > max_bytes) then
+      local usage = redis.pcall('MEMORY', 'USAGE', stream)
+      if type(usage) == 'number' and usage + #body > max_bytes then
+        local share = math.ceil(length * (usage + #body - max_bytes) / usage)
+        local least = math.max(1, math.min(share, length, 128))
+        if not make_room(math.max(least, math.min(128, math.floor(length / 16))), least) then
+          return nil, { 'full', length, usage }
+        end
       end
     end
   end
