@@ -105,6 +105,9 @@ class Leases:
             )
         except StoreError as error:
             answers = [error] * len(holders)
+        except Exception as error:  # a defect must not cost every run of the process its lease
+            _log.exception("leases of runs could not be renewed")
+            answers = [StoreError(repr(error))] * len(holders)
         finally:
             self._task = None
         doubts = [answer for answer in answers if isinstance(answer, StoreError)]
