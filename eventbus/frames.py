@@ -15,6 +15,7 @@ from eventbus.event import Event
 from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, RunId, SessionId, ThreadId
 from eventbus.moves import DropReason
+from eventbus.record import record
 from eventbus.store import GapReason, Start
 
 __all__ = [
@@ -94,7 +95,7 @@ class Hello:
     filter: Filter | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Ack:
     """Confirms events: exactly one of `ids` and `upto` is set."""
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from eventbus.ids import EntryId
+from eventbus.record import record
 from eventbus.store import Redelivery, RedeliveryOutcome, ReleaseReason, StoreGap
 
 __all__ = [
@@ -115,7 +116,7 @@ class PendingItems:
     last: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class NewItems:
     """What is new came, in id order; `gap` lies before it."""
 
@@ -130,12 +131,12 @@ class ReadFailed:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Woken:
     """Something may have been stored."""
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Acked:
     """The client acked these entries."""
 
@@ -178,7 +179,7 @@ class Working:
     ids: Sequence[EntryId]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Stored:
     """Acks or releases of these entries are in Redis."""
 
@@ -265,14 +266,14 @@ class Sending(NamedTuple):
     payload: Any
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Send:
     """Send these events, in this order."""
 
     events: Sequence[Sending]
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Acknowledge:
     """Tell the store that the client acked these; answered by `Stored`. `payloads` are theirs, None where it is not
     held.
@@ -350,7 +351,7 @@ class ReadPending:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class ReadNew:
     """Read what is new; `verify` is the last id of a full read, whose absence is a gap (D7)."""
 

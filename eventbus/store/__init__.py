@@ -25,6 +25,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from eventbus.errors import StoreError
 from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, RunId, SessionId, ThreadId, UserId
+from eventbus.record import record
 from eventbus.store.figures import FigureStore
 from eventbus.store.inbound import InboundStore
 from eventbus.store.revoking import RevokeStore
@@ -245,7 +246,7 @@ class Attached:
     first_pending: EntryId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class StoredEntry:
     """An entry and its envelope."""
 
@@ -287,7 +288,7 @@ class EntryFacts(NamedTuple):
     demanded: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class AckRequest:
     """What a client of one session acked.
 
@@ -338,7 +339,7 @@ class Confirmed:
     recorded: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class ReadRequest:
     """Read what is new for one session.
 
@@ -360,7 +361,7 @@ class ReadState(StrEnum):
     NO_GROUP = "no_group"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class NewRead:
     """The answer to one `ReadRequest`, in id order. `gap` precedes the entries; `released` are those of them that
     another session of the user has acked, of `deliver: any` events (D19).

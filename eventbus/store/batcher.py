@@ -14,7 +14,6 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import hiredis
@@ -24,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from eventbus.errors import StoreBusy, StoreError, StoreMisconfigured, StoreTimeout, StoreUnavailable
+from eventbus.record import record
 from eventbus.store.scripts import all_scripts
 from eventbus.store.translate import is_reply, translate
 
@@ -41,7 +41,7 @@ _TRIES: Final = 3
 _STALL_S: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Command(Generic[T]):
     """A command and how its answer is read.
 
