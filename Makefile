@@ -8,11 +8,12 @@ WORKERS ?= 3
 ARGS ?=
 export PYTHON VENV
 
-.PHONY: help demo test check format soak bench mutants clean
+.PHONY: help demo test slow check format soak bench mutants clean
 
 help:
 	@echo "make demo     a node, a server, an agent and a page that shows its run, on this machine"
 	@echo "make test     the tests; what needs a missing package is skipped by the package's name"
+	@echo "make slow     the tests of several seconds each: browsers, most of the faults"
 	@echo "make check    lint, format, types, import rules"
 	@echo "make format   put the code into the project's format"
 	@echo "make soak     the tests that take longer than 30 seconds each"
@@ -27,6 +28,10 @@ demo:
 test:
 	@.ci/venv dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+slow:
+	@.ci/venv dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'slow and not soak and not bench' $(ARGS)
 
 check:
 	@.ci/venv dev

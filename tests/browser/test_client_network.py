@@ -8,7 +8,7 @@ from tests.browser.page_reader import open_reader
 from tests.browser.webdriver import Browser
 from tests.support.installation import NewInstallation, Storm
 
-pytestmark = [pytest.mark.browser, pytest.mark.fault]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.fault]
 
 SEED = 20_261_121
 

@@ -18,7 +18,7 @@ from tests.support.installation import USER, Installation, NewInstallation
 from tests.support.processes import ROOT
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SEED = 20_261_121
 RELOADS = 5

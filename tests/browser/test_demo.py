@@ -18,7 +18,7 @@ from tests.browser.webdriver import Browser
 from tests.support.processes import Child, Processes
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 FORTUNE = "The walrus sang.\nNobody had asked the walrus.\n\nThe oysters left early.\n"
 LONG = " ".join(str(number) for number in range(110))

@@ -12,7 +12,7 @@ from tests.browser.webdriver import Browser
 from tests.support.installation import Installation, NewInstallation
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.browser, pytest.mark.requirement("R11")]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.requirement("R11")]
 
 BLOCK = "width: 300px; height: 100px; background: silver;"
 # `show(id, style, parent)` makes an element for an event and has it watched; `sent` is what left the page as displayed.

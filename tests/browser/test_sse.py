@@ -19,7 +19,7 @@ from tests.support.processes import ROOT
 from tests.support.sse_client import sse
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PAGE = (ROOT / "docs" / "javascript.md").read_text()
 [MODULE] = re.findall(r"^```js\n/\* listen\.js \*/\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -17,7 +17,7 @@ from tests.support.installation import USER, Installation, NewInstallation
 from tests.support.reader import Seen
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 LIVE = Keys("eb", 1024).user(UserId(USER)).live
 

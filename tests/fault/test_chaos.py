@@ -57,6 +57,7 @@ def _chance() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.requirement("R2")
 @pytest.mark.requirement("R6")

@@ -22,6 +22,7 @@ async def _delivered(world: World, clients: Clients, user: str, count: int) -> N
     )
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R3")
 @pytest.mark.requirement("R1")
 async def test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then_a_dead_letter(
@@ -51,6 +52,7 @@ async def test_an_event_that_is_never_acked_is_tried_with_growing_waits_and_then
     world.assert_good(await world.settled())
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R3")
 @pytest.mark.requirement("R6")
 async def test_a_nacked_event_comes_again_marked_and_after_the_wait_that_was_asked_for(new_world: NewWorld) -> None:
@@ -106,6 +108,7 @@ async def test_quick_reconnects_kill_no_event(new_world: NewWorld) -> None:
     assert not [seen.dropped for seen in clients.log.sessions.values() if seen.dropped]
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R9")
 async def test_a_stuck_client_costs_bounded_memory_and_delays_nobody_else(new_world: NewWorld) -> None:
     """It reads nothing while 30 MB are published for it: the node holds its window and no more."""
@@ -152,6 +155,7 @@ def _resident_kib(pid: int) -> int:
     raise AssertionError(f"no VmRSS of {pid}")
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R7")
 async def test_a_quiet_user_outlives_the_retention_and_is_told_of_no_gap(new_world: NewWorld) -> None:
     """All that it had was acked and has gone with age; it missed nothing (D15)."""
@@ -173,6 +177,7 @@ async def test_a_quiet_user_outlives_the_retention_and_is_told_of_no_gap(new_wor
         world.assert_good(await world.settled())
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R7")
 @pytest.mark.requirement("R1")
 async def test_what_the_cap_took_from_a_session_that_was_away_is_announced_with_its_range(

@@ -41,6 +41,7 @@ async def _read(bus: Bus, run: str, into: list[tuple[EntryId, str]]) -> None:
             into.append((command.id, command.data["text"]))
 
 
+@pytest.mark.slow
 async def test_commands_that_were_sent_arrive_though_nodes_are_killed(new_installation: NewInstallation) -> None:
     installation = await new_installation(nodes=2)
     arrived: list[tuple[EntryId, str]] = []
@@ -66,6 +67,7 @@ async def _kill_each(installation: Installation, sent: list[tuple[EntryId, str]]
         await installation.restart(old)
 
 
+@pytest.mark.slow
 async def test_a_command_that_a_killed_agent_held_comes_to_its_restart(new_installation: NewInstallation) -> None:
     installation = await new_installation(nodes=1)
     holding = agent(installation, "hold")
@@ -107,6 +109,7 @@ async def test_an_answer_to_a_killed_agent_is_told_to_every_device_and_to_its_re
     assert await again.wait() == 0
 
 
+@pytest.mark.slow
 async def test_a_question_is_asked_again_of_a_device_that_comes_after_its_node_was_killed(
     new_installation: NewInstallation,
 ) -> None:
@@ -156,6 +159,7 @@ async def test_a_cancel_that_was_sent_ends_the_run_of_a_restarted_agent(new_inst
                 break
 
 
+@pytest.mark.slow
 async def test_of_two_devices_that_answer_at_the_same_moment_one_is_accepted(new_installation: NewInstallation) -> None:
     """Round after round over two nodes, one of which is killed in the midst."""
     installation = await new_installation(nodes=2)

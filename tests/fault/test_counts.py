@@ -59,6 +59,7 @@ def own_counts(published: Counter[str], clients: dict[str, Client]) -> dict[tupl
     return dict(+total)
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R14", "R2")
 async def test_counts_are_those_of_the_clients_over_kills_takeovers_and_redeliveries(
     new_installation: NewInstallation,

@@ -273,6 +273,7 @@ def counted(rates: Rates) -> Counter[tuple[str, str]]:
     return +Counter({(state, kind): getattr(found, state) for kind, found in rates.by_type.items() for state in STATES})
 
 
+@pytest.mark.slow
 async def test_runs_with_all_that_they_can_do_are_whole_when_one_node_is_killed_and_one_frozen(
     new_installation: NewInstallation,
 ) -> None:

@@ -78,6 +78,7 @@ async def test_cut_slow_and_half_open_connections_between_node_and_server_lose_n
         assert first.accepted > 4
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.parametrize("name", ["read", "ack", "attach", "pending", "redeliver"])
 async def test_a_reply_of_the_server_that_never_comes_loses_nothing(new_world: NewWorld, name: str) -> None:

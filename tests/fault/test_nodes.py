@@ -14,6 +14,7 @@ def _last_nodes(world: World) -> set[str]:
     return {node for c in world.clients for s in c.log.read().sessions.values() for node, *_ in s.opened[-1:]}
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.requirement("R7")
 async def test_a_killed_node_loses_nothing_and_its_sessions_resume_on_another(new_world: NewWorld) -> None:
@@ -33,6 +34,7 @@ async def test_a_killed_node_loses_nothing_and_its_sessions_resume_on_another(ne
     assert _last_nodes(world) == {"two"}
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 async def test_a_frozen_node_loses_nothing_and_its_sessions_resume_on_another(new_world: NewWorld) -> None:
     world = new_world()
@@ -102,6 +104,7 @@ async def test_a_thawed_nodes_late_reads_take_nothing_from_the_session_that_was_
     await _take_over(new_world(session_heartbeat_ms=2_000))
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 async def test_a_node_frozen_for_longer_than_its_sessions_live_takes_nothing_back(new_world: NewWorld) -> None:
     """The token is compared for equality, whatever became of the field meanwhile (D3)."""
@@ -137,6 +140,7 @@ async def test_sessions_of_a_thawed_node_that_nobody_took_over_go_on_with_their_
     assert (await world.holder("ann") or ())[:1] == ("one",)
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R10")
 @pytest.mark.requirement("R2")
 async def test_draining_every_node_in_turn_loses_nothing_and_repeats_nothing(new_world: NewWorld) -> None:

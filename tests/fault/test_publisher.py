@@ -9,6 +9,7 @@ from tests.support.load.world import NewWorld
 USERS = [f"user{number}" for number in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.requirement("R4")
 async def test_what_a_killed_publisher_was_answered_arrives_and_the_rest_at_most_once(new_world: NewWorld) -> None:
@@ -26,6 +27,7 @@ async def test_what_a_killed_publisher_was_answered_arrives_and_the_rest_at_most
     assert report.repeated == 0
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R4")
 async def test_a_publisher_that_takes_over_repeats_what_is_unsure_and_stores_nothing_twice(
     new_world: NewWorld,

@@ -75,6 +75,7 @@ def closed_after_ms(timeline: RunTimeline) -> int:
     return last.stored_ms - before.stored_ms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["agent", "agent and node"])
 async def test_runs_whose_agent_was_killed_are_closed_as_failed_within_their_lease(
     installation: Installation, harm: str

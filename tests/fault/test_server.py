@@ -10,6 +10,7 @@ from tests.support.servers import freeze, thaw
 USERS = [f"user{number}" for number in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.parametrize("appendfsync", ["everysec", "always"])
 async def test_a_killed_server_comes_back_with_its_file_and_nothing_is_lost(
@@ -35,6 +36,7 @@ async def test_a_killed_server_comes_back_with_its_file_and_nothing_is_lost(
     assert all(node.child.running for node in nodes)
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 async def test_a_frozen_server_delays_and_loses_nothing(new_world: NewWorld) -> None:
     """Every request in flight times out: whether it took effect is unknown, and the nodes find out (D1)."""

@@ -94,6 +94,7 @@ class Tab:
             await asyncio.sleep(0.02)  # real time: acks go in lots
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R1", "R2", "R7")
 async def test_a_node_killed_in_the_midst_costs_no_event_and_the_other_goes_on_from_the_last_event_id(
     new_installation: NewInstallation,
@@ -115,6 +116,7 @@ async def test_a_node_killed_in_the_midst_costs_no_event_and_the_other_goes_on_f
     assert await installation.sessions() == ["tab"]
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R10")
 async def test_a_drained_node_sends_its_clients_on_and_what_comes_twice_says_so(
     new_installation: NewInstallation,

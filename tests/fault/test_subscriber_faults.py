@@ -300,6 +300,7 @@ async def test_a_drained_node_hands_its_session_to_the_next(
     assert waits[0].reason in ("goaway", "the node is draining")
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R8")
 @pytest.mark.requirement("R2")
 @FORMATS
@@ -321,6 +322,7 @@ async def test_a_storm_of_everything_every_event_exactly_once_and_in_order(
     assert storm.struck >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.timeout(120)
 async def test_a_frozen_node_is_left_for_another(new_installation: NewInstallation, log: Log) -> None:

@@ -63,6 +63,7 @@ async def _all_posted(receiver: Receiver) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R13")
 @pytest.mark.requirement("R17")
 async def test_every_demand_is_escalated_once_when_a_node_that_watches_is_killed(
@@ -89,6 +90,7 @@ async def test_every_demand_is_escalated_once_when_a_node_that_watches_is_killed
         assert len(receiver.keys) > ALL, "some were posted again: at least once"
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R13")
 async def test_a_node_that_stood_still_tells_of_nothing_that_another_has_told(
     new_installation: NewInstallation,
@@ -115,6 +117,7 @@ async def test_a_node_that_stood_still_tells_of_nothing_that_another_has_told(
         assert told == Counter(asked | {("later", str(later.entry))})
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R13")
 @pytest.mark.requirement("R5")
 async def test_a_receiver_that_is_away_for_a_while_gets_everything_when_it_is_back(

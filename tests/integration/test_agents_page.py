@@ -60,6 +60,7 @@ async def test_an_example_of_the_page_does_what_it_says(number: int, server_url:
         assert await run(program, server_url, node, tmp_path) == ("", output, 0)
 
 
+@pytest.mark.slow
 async def test_the_examples_can_be_tried_one_after_the_other_and_again(server_url: str, tmp_path: Path) -> None:
     """As a reader does it, with one server and one node."""
     async with running_node(server_url) as node:

@@ -106,6 +106,7 @@ async def test_publish_for_several_users_prints_a_receipt_each_under_one_id(comm
     assert [line.endswith("duplicate") for line in again.stdout.splitlines()] == [True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R14")
 async def test_rates_are_shown_by_type_for_all_and_for_a_user(command: Command, node: Node) -> None:
     async with opened(node) as client:
@@ -202,6 +203,7 @@ DEAD_KEYS = ["id", "user", "session", "entry", "type", "reason", "deliveries", "
 NODE_KEYS = ["node", "address", "version", "state", "connections", "sessions", "started_ms"]
 
 
+@pytest.mark.slow
 async def test_where_nothing_is_the_commands_say_so_and_what_to_do_next(command: Command) -> None:
     for words in (["pending"], ["pending", "--user", "alice"], ["sessions"], ["dead"], ["nodes"]):
         shown = await command.run(*words)
@@ -250,6 +252,7 @@ async def test_a_client_that_nacks_is_told_from_one_that_is_silent(nodes: Nodes,
         assert one(await command.json("pending"))["verdict"] == "nacking"
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R27")
 async def test_the_sessions_of_a_killed_node_are_told_as_such(
     processes: Processes, server_url: str, secret_file: Path
@@ -366,6 +369,7 @@ def states(checks: list[dict[str, Any]]) -> Mapping[str, str]:
     return {check["check"]: check["state"] for check in checks}
 
 
+@pytest.mark.slow
 async def test_the_doctor_finds_a_well_run_installation_well(
     nodes: Nodes, processes: Processes, new_server: NewServer, secret_file: Path
 ) -> None:

@@ -171,6 +171,7 @@ async def test_prometheus_has_a_token_that_the_nodes_take_on_their_admin_port(to
     assert Scope.ADMIN in identity.scopes
 
 
+@pytest.mark.slow
 @needs.needs_haproxy
 @needs.needs_prometheus
 @pytest.mark.requirement("R31", "R29")

@@ -52,6 +52,7 @@ async def control_headers(client: httpx.AsyncClient, url: str) -> dict[str, str]
     return {"X-Demo-Token": found[1]}
 
 
+@pytest.mark.slow
 async def test_ctrl_c_ends_everything_and_the_data_is_there_at_the_next_start(
     processes: Processes, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
@@ -78,6 +79,7 @@ async def test_ctrl_c_ends_everything_and_the_data_is_there_at_the_next_start(
     assert await second.wait() == 0
 
 
+@pytest.mark.slow
 async def test_nothing_outlives_a_kill_of_the_command(processes: Processes, tmp_path: Path) -> None:
     child, _ = await start(processes, tmp_path / "data", "--port", "0")
     started = pids(child)
@@ -89,6 +91,7 @@ async def test_nothing_outlives_a_kill_of_the_command(processes: Processes, tmp_
     assert await again.wait() == 0
 
 
+@pytest.mark.slow
 async def test_only_the_page_itself_can_press_its_buttons(
     processes: Processes, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
@@ -126,6 +129,7 @@ async def test_only_the_page_itself_can_press_its_buttons(
     assert await child.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R16")
 async def test_an_agent_that_is_killed_comes_back_and_a_node_ends_the_run_that_it_left(
     processes: Processes, tmp_path: Path, client: httpx.AsyncClient
@@ -169,6 +173,7 @@ async def test_a_port_that_was_asked_for_and_is_taken_is_said_so(processes: Proc
         assert "Traceback" not in child.stderr
 
 
+@pytest.mark.slow
 async def test_a_data_directory_in_use_is_refused_in_a_sentence(processes: Processes, tmp_path: Path) -> None:
     first, _ = await start(processes, tmp_path / "data", "--port", "0", "--nodes", "1")
     second = processes.gateway("dev", "--data-dir", tmp_path / "data", "--no-open", "--port", "0")
@@ -178,6 +183,7 @@ async def test_a_data_directory_in_use_is_refused_in_a_sentence(processes: Proce
     assert await first.wait() == 0
 
 
+@pytest.mark.slow
 async def test_without_any_server_one_sentence_says_what_to_install(processes: Processes, tmp_path: Path) -> None:
     call = (
         "import eventbus.embedded as embedded; embedded.find_servers = lambda path=None: []\n"

@@ -42,6 +42,7 @@ def test_every_program_of_the_page_is_one_that_is_run_here() -> None:
 
 
 # --- in Node, against `eventbus-gateway dev` --------------------------------------------------------------------------
+@pytest.mark.slow
 async def test_the_first_program_prints_what_the_agent_of_the_demo_does(processes: Processes, tmp_path: Path) -> None:
     node = program("node")
     needs_ws()
@@ -187,6 +188,7 @@ async def test_the_page_loads_its_thread_anew_after_a_gap(browser: Browser, bus:
     assert await browser.texts("#events p") == [f'step.done {{"number":{number}}}' for number in (1, 2, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 async def test_the_page_says_that_it_reconnects_when_that_takes_long_and_what_has_ended(
     browser: Browser, bus: Installation

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.fault
 SEED = 20_261_121
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R8")
 async def test_the_clients_own_tests_pass(processes: Processes) -> None:
     node = program("node")
@@ -27,6 +28,7 @@ async def test_the_clients_own_tests_pass(processes: Processes) -> None:
 
 
 # --- whatever happens to the connection -------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.requirement("R7")
 @pytest.mark.requirement("R8")

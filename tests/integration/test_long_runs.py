@@ -88,6 +88,7 @@ async def watch_runs(node: Node, bus: Bus, seconds: float) -> None:
     assert 1011 not in node.counters.connections_closed
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 @pytest.mark.requirement("R25")
 async def test_a_run_of_37_seconds_quiet_or_busy_never_costs_the_connection(nodes: Nodes) -> None:

@@ -231,6 +231,7 @@ async def on_both(served: Served, stack: AsyncExitStack) -> dict[str, list[Clien
     return by_node
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R29")
 async def test_two_workers_share_the_port_and_their_metrics_are_added(
     processes: Processes, server_url: str, secret_file: Path
@@ -255,6 +256,7 @@ async def test_two_workers_share_the_port_and_their_metrics_are_added(
     assert served.child.stdout.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 async def test_a_killed_worker_is_replaced_while_the_other_goes_on_serving(
     processes: Processes, server_url: str, secret_file: Path
@@ -280,6 +282,7 @@ async def test_a_killed_worker_is_replaced_while_the_other_goes_on_serving(
     assert await served.child.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R30")
 async def test_a_worker_that_is_not_ready_closes_its_port_and_opens_it_again(
     processes: Processes, new_server: NewServer, secret_file: Path
@@ -297,6 +300,7 @@ async def test_a_worker_that_is_not_ready_closes_its_port_and_opens_it_again(
         assert await is_served(connection)
 
 
+@pytest.mark.slow
 async def test_workers_end_when_their_parent_was_killed_and_leave_the_port(
     processes: Processes, server_url: str, secret_file: Path
 ) -> None:
@@ -316,6 +320,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 async def test_ctrl_c_in_a_terminal_reaches_all_processes_and_drains_each_once(
     processes: Processes, server_url: str, secret_file: Path
 ) -> None:
@@ -326,6 +331,7 @@ async def test_ctrl_c_in_a_terminal_reaches_all_processes_and_drains_each_once(
     assert served.child.stderr.count("the node drains") == 2
 
 
+@pytest.mark.slow
 async def test_a_service_manager_that_signals_every_process_gets_a_drain(
     processes: Processes, server_url: str, secret_file: Path
 ) -> None:
@@ -337,6 +343,7 @@ async def test_a_service_manager_that_signals_every_process_gets_a_drain(
     assert await served.child.wait() == 0
 
 
+@pytest.mark.slow
 async def test_a_frozen_worker_hides_no_metrics_and_is_killed_by_the_second_signal(
     processes: Processes, server_url: str, secret_file: Path
 ) -> None:
@@ -353,6 +360,7 @@ async def test_a_frozen_worker_hides_no_metrics_and_is_killed_by_the_second_sign
     assert not _runs(frozen)
 
 
+@pytest.mark.slow
 async def test_workers_that_can_not_start_end_the_command_with_1(
     processes: Processes, server_url: str, secret_file: Path, tmp_path: Path
 ) -> None:

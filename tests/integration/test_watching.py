@@ -138,6 +138,7 @@ async def test_three_nodes_tell_of_each_of_many_demands_once(nodes: Nodes, recei
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R17")
 async def test_a_requested_run_that_nobody_starts_is_told_within_seconds(nodes: Nodes, command: Command) -> None:
     node = await nodes.start(**QUICK)
@@ -166,6 +167,7 @@ async def test_a_requested_run_that_nobody_starts_is_told_within_seconds(nodes: 
     assert "planner was late: started" in (await command.run("operator-events")).stdout
 
 
+@pytest.mark.slow
 async def test_operator_events_can_be_followed(nodes: Nodes, command: Command) -> None:
     node = await nodes.start(**QUICK)
     await node.store.request_run(RunRequest(user=ALICE, run=RunId("run_1"), fields={}, watch={"started": 0}))

@@ -61,7 +61,19 @@ def _copy(directory: Path) -> Path:
 
 def _pytest(directory: Path, tests: Sequence[str], *options: str) -> tuple[int, str]:
     """Runs tests in a copy; returns pytest's status and what it said."""
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command = [
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        "-m",
+        "not soak",
+    ]
     command += [f"--timeout={_TIMEOUT_S}", "--tb=line", *options, *tests]
     # The faults wait less long for what can not come, and two mutants run at a time.
     environment = {
