@@ -183,7 +183,7 @@ class Judge:
             order = entry_order(entry)
             if outcome is RedeliveryOutcome.GONE:
                 assert entry not in sent, "gone and sent"
-            elif order not in self.said | self.elsewhere and not at.disturbed:
+            elif order not in self.said | self.elsewhere | at.told and not at.disturbed:
                 assert entry in sent, "counted and not sent"
 
     def _judge_sending(self, at: Connection, event: moves.Input, sending: moves.Sending) -> None:
