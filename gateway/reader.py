@@ -50,14 +50,6 @@ STEPS_MAX: Final = 128
 PAUSE_MS: Final = 100
 """How long a cycle waits after the store failed."""
 
-GATHER_FROM: Final = 8
-"""A cycle that carried so much is followed by a pause in which the next one gathers: under load many small cycles cost
-more than they save in time.
-"""
-
-GATHER_MS: Final = 4
-"""How long that pause is."""
-
 Step = moves.Release | moves.Redeliver | moves.GiveUp
 
 
@@ -99,7 +91,6 @@ class Reader:
         self._idle = asyncio.Event()
         self._idle.set()
         self._reading = True
-        self._carried = 0
         self._failed_since_ms: int | None = None
 
     def __repr__(self) -> str:
@@ -185,8 +176,6 @@ class Reader:
             if not await self._cycle():
                 self._wanted.set()
                 await asyncio.sleep(seconds(PAUSE_MS))
-            elif self._carried >= GATHER_FROM:
-                await asyncio.sleep(seconds(GATHER_MS))
             if not self._wanted.is_set():
                 self._idle.set()
 
@@ -207,7 +196,6 @@ class Reader:
         acks, self._acks = self._acks, {}
         steps, self._steps = self._steps[:STEPS_MAX], self._steps[STEPS_MAX:]
         reads, pages = self._take_reads()
-        self._carried = len(acks) + len(reads)
         # Acks go first: an entry that is acked in this cycle is not pending for a page that is read in it.
         work = [self._ack(list(acks.values()))] if acks else []
         if self._confirming.waiting:
