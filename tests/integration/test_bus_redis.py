@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,8 +44,8 @@ async def names(url: str, user: str) -> list[str]:
     return [event for _, event in await stored(url, user)]
 
 
-def publish(bus: Bus, user: str, name: str, **more: str) -> asyncio.Task[Receipt]:
-    return asyncio.ensure_future(bus.publish(user=user, type="note", data={"name": name}, id=name, **more))  # type: ignore[arg-type]
+def publish(bus: Bus, user: str, name: str, **more: Any) -> asyncio.Task[Receipt]:
+    return asyncio.ensure_future(bus.publish(user=user, type="note", data={"name": name}, id=name, **more))
 
 
 @asynccontextmanager

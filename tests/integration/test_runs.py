@@ -127,7 +127,7 @@ async def test_a_client_sees_a_run_of_a_thread(nodes: Nodes) -> None:
             run.thinking("Hm")
             with run.tool("search") as tool:
                 tool.result = 7
-            return run.id
+        return run.id
 
     try:
         async with opened(node) as client:
