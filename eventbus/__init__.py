@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eventbus.breaker import BreakerState as BreakerState
     from eventbus.bus import Bus as Bus
-    from eventbus.command_reader import Command as Command
-    from eventbus.command_reader import Commands as Commands
+    from eventbus.commands.reader import Command as Command
+    from eventbus.commands.reader import Commands as Commands
     from eventbus.config import Settings as Settings
     from eventbus.confirmation import Confirmation as Confirmation
     from eventbus.errors import AnswerRefused as AnswerRefused
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from eventbus.receipt import PublishStatistics as PublishStatistics
     from eventbus.receipt import Receipt as Receipt
     from eventbus.receipt import Receipts as Receipts
-    from eventbus.run_confirmations import RunConfirmation as RunConfirmation
-    from eventbus.run_inbound import Cancelled as Cancelled
     from eventbus.runs import Run as Run
     from eventbus.runs import Tool as Tool
+    from eventbus.runs.confirmations import RunConfirmation as RunConfirmation
+    from eventbus.runs.inbound import Cancelled as Cancelled
     from eventbus.schemas import Schema as Schema
     from eventbus.schemas import Schemas as Schemas
     from eventbus.store import Durability as Durability
@@ -68,12 +68,12 @@ _HOMES = {
     "Receipts": "receipt",
     "Presence": "presence",
     "Rates": "rates",
-    "RunConfirmation": "run_confirmations",
+    "RunConfirmation": "runs.confirmations",
     "Run": "runs",
     "Tool": "runs",
-    "Cancelled": "run_inbound",
-    "Commands": "command_reader",
-    "Command": "command_reader",
+    "Cancelled": "runs.inbound",
+    "Commands": "commands.reader",
+    "Command": "commands.reader",
     "TextStream": "streaming",
     "Chunk": "text",
     "Outcome": "events",

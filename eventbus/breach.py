@@ -117,8 +117,8 @@ def missed_deadline(due: DueRecord, name: str, record: RunRecord | None, *, post
 def abandoned(due: DueRecord, record: RunRecord | None, *, posted: bool) -> Settlement:
     """The lease of a run is over: nobody works on it. Operators are told once; the lease stays due until it is closed.
 
-    Who carries this out has `AGAIN_MS` to close the run (`eventbus.closing`), before another node may try. A crash in
-    between tells nobody twice, for the mark is in the run's hash.
+    Who carries this out has `AGAIN_MS` to close the run (`eventbus.runs.closing`), before another node may try. A
+    crash in between tells nobody twice, for the mark is in the run's hash.
 
     Args:
         due: the deadline.

@@ -11,16 +11,16 @@ from functools import partial
 from typing import Any, Unpack, cast, overload
 
 from eventbus.bus_answers import BusAnswers
-from eventbus.command_reader import Commands
+from eventbus.commands.reader import Commands
 from eventbus.event import Deliver, Event, Require
 from eventbus.ids import RunId, parse_session_id, parse_user_id
 from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each
 from eventbus.receipt import Receipt, Receipts
-from eventbus.run_inbound import OnCancel
-from eventbus.run_requests import request_run
-from eventbus.run_timeout import OnTimeout
-from eventbus.runline import RunLine
 from eventbus.runs import PublicError, Run, RunContext
+from eventbus.runs.inbound import OnCancel
+from eventbus.runs.line import RunLine
+from eventbus.runs.requests import request_run
+from eventbus.runs.timeout import OnTimeout
 from eventbus.store import Durability
 from eventbus.store.inbound import inbox_group
 

@@ -14,12 +14,12 @@ from eventbus.errors import EventBusError, InvalidField
 from eventbus.event import Event, Level, parse_event_type
 from eventbus.history import EventPage, ThreadList, Wanted, event_page, parse_limit, read_history, read_threads
 from eventbus.ids import ENTRY_ZERO, parse_entry_id, parse_event_id, parse_run_id, parse_thread_id, parse_user_id
-from eventbus.lookup import confirmations_of, confirmations_of_entry
+from eventbus.inspection.lookup import confirmations_of, confirmations_of_entry
 from eventbus.presence import Presence, follow_presence
 from eventbus.rates import Rates
 from eventbus.receipt import Receipt
-from eventbus.run_confirmations import RunConfirmations, subject_of
 from eventbus.runs import Run
+from eventbus.runs.confirmations import RunConfirmations, subject_of
 from eventbus.store.figures import OnlineRecord
 
 __all__ = ["BusAnswers"]

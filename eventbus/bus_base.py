@@ -12,17 +12,17 @@ from typing import Final, Protocol, Self, TypeVar
 from eventbus.awaiting import Awaiting
 from eventbus.breaker import BreakerState
 from eventbus.clock import Clock, SystemClock
-from eventbus.commanding import Commanding
+from eventbus.commands.commanding import Commanding
 from eventbus.config import Settings
 from eventbus.errors import EventBusError
-from eventbus.leases import Leases
 from eventbus.looks import Looks
 from eventbus.publisher import Publisher
 from eventbus.publishing import EventMaker
 from eventbus.receipt import PublishStatistics
 from eventbus.retries import RetryPolicy
-from eventbus.run_confirmations import RunConfirmations
-from eventbus.run_hold import RunServices
+from eventbus.runs.confirmations import RunConfirmations
+from eventbus.runs.hold import RunServices
+from eventbus.runs.leases import Leases
 from eventbus.schemas import Schemas
 from eventbus.store import Store
 from eventbus.streaming import TextWay

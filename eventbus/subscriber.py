@@ -5,8 +5,8 @@ application is done with it.
         async for delivery in subscriber:
             await handle(delivery.event)
 
-The decisions are in `eventbus.client_state`, `eventbus.client_inbox` and `eventbus.client_link`, which know no I/O, one
-connection's life in `eventbus.client_connection`. This module has what applications call, the loop that connects again
+The decisions are in `eventbus.client.state`, `eventbus.client.inbox` and `eventbus.client.link`, which know no I/O, one
+connection's life in `eventbus.client.connection`. This module has what applications call, the loop that connects again
 and again, and the socket: it alone imports websockets. A subscriber owns one task (`_supervise`); a connection's writer
 and a token's refresh are its children. The application's own task runs the handler and the gap callback.
 
@@ -29,8 +29,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from eventbus.client_callbacks import Callbacks, Delivery, FailedEvents, State, StateDetail, told
-from eventbus.client_connection import (
+from eventbus.client.callbacks import Callbacks, Delivery, FailedEvents, State, StateDetail, told
+from eventbus.client.connection import (
     ABNORMAL,
     CLOSE_TIMEOUT_MS,
     Connection,
@@ -40,9 +40,9 @@ from eventbus.client_connection import (
     Tokens,
     TokenSource,
 )
-from eventbus.client_inbox import CaughtUpMark, Inbox, Item
-from eventbus.client_sending import Sending
-from eventbus.client_state import (
+from eventbus.client.inbox import CaughtUpMark, Inbox, Item
+from eventbus.client.sending import Sending
+from eventbus.client.state import (
     STABLE_MS,
     Backoff,
     check_range,
@@ -53,7 +53,7 @@ from eventbus.client_state import (
     refusal_text,
     retry_after_ms,
 )
-from eventbus.client_texts import Chunk, TextFeed
+from eventbus.client.texts import Chunk, TextFeed
 from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import (
     CloseCode,
@@ -85,7 +85,7 @@ WordT = TypeVar("WordT", bound=StrEnum)
 
 
 class _Socket(ClientConnection):
-    """The socket of websockets as `eventbus.client_connection.Socket`."""
+    """The socket of websockets as `eventbus.client.connection.Socket`."""
 
     _heard: Callable[[], None] | None = None
 

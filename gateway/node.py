@@ -14,10 +14,10 @@ from starlette.types import ASGIApp
 from eventbus import moves, wire
 from eventbus.bus import Bus
 from eventbus.clock import Clock, SystemClock, seconds
-from eventbus.closing import close_run
 from eventbus.errors import CloseCode, StoreError
 from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, UserId
 from eventbus.redelivery import RedeliveryPolicy
+from eventbus.runs.closing import close_run
 from eventbus.store import Listening, NodeRecord, Store
 from eventbus.store.redis_store import RedisStore
 from eventbus.store.revoking import Revocation, RevocationKind

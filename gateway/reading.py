@@ -12,7 +12,7 @@ from eventbus.confirmation import Confirmation
 from eventbus.event import envelope_json, parse_event_type
 from eventbus.history import Wanted, read_history, read_threads
 from eventbus.ids import ENTRY_ZERO, parse_entry_id, parse_event_id, parse_run_id, parse_thread_id
-from eventbus.lookup import confirmations_of
+from eventbus.inspection.lookup import confirmations_of
 from gateway.auth import Scope
 from gateway.web import BadRequest, Services, UnknownEvent, answer, identify, user_asked_for
 

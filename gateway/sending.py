@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgpack
 
 from eventbus import wire
-from eventbus.answering import user_answer
 from eventbus.clock import Clock, seconds
-from eventbus.command import ANSWER, check_command, pick_question, ref_word, refused_answer
+from eventbus.commands.answering import user_answer
+from eventbus.commands.command import ANSWER, check_command, pick_question, ref_word, refused_answer
 from eventbus.errors import EventBusError, RateLimited, RunClosed, StoreError, StoreUnavailable
 from eventbus.event import peek
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, UserId

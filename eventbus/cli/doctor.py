@@ -20,7 +20,7 @@ from eventbus.cli.output import STYLES, note, objects, plain, print_json
 from eventbus.cli.token import signed
 from eventbus.clock import SystemClock
 from eventbus.config import Settings
-from eventbus.server_checks import Check, CheckState, judge_nodes, judge_server
+from eventbus.doctor.server_checks import Check, CheckState, judge_nodes, judge_server
 
 __all__ = ["doctor"]
 
@@ -46,7 +46,7 @@ def doctor(url: str | None, jwt_secret_file: str | None, redis_url: str | None, 
     """
     settings, keys = settings_of(redis_url), signing(jwt_secret_file)
     if url is not None:
-        from eventbus.client_state import parse_url
+        from eventbus.client.state import parse_url
 
         parse_url(url)
     checks = asyncio.run(_examine(settings, keys, url))

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgpack
 
-from eventbus.answering import user_answer
-from eventbus.command import ANSWER, check_command, pick_question, plain_command_data, refused_answer
+from eventbus.commands.answering import user_answer
+from eventbus.commands.command import ANSWER, check_command, pick_question, plain_command_data, refused_answer
 from eventbus.errors import RateLimited, RunClosed, StoreError
 from eventbus.fields import parse_event_type
 from eventbus.ids import (

@@ -11,7 +11,7 @@ import pytest
 from eventbus import Subscriber
 from eventbus.presence import Presence
 from eventbus.rates import STATES, Rates
-from eventbus.run_confirmations import RunConfirmation
+from eventbus.runs.confirmations import RunConfirmation
 from tests.support.installation import USER, NewInstallation
 from tests.support.waiting import until
 

@@ -8,10 +8,10 @@ import redis
 from eventbus import Subscriber
 from eventbus.config import StoreSettings
 from eventbus.ids import EntryId, UserId
-from eventbus.lookup import fate
+from eventbus.inspection.lookup import fate
+from eventbus.inspection.verdicts import Fate
 from eventbus.store import AckRequest, EntryFacts
 from eventbus.store.redis_store import RedisStore
-from eventbus.verdicts import Fate
 from gateway.node import Node
 from tests.support.redis_stores import ALICE, event_of, fence_of, open_session, read
 from tests.support.redis_stores import publish as publish_to

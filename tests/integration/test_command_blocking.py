@@ -12,7 +12,7 @@ import msgpack
 import pytest
 
 from eventbus.blocking import Bus, shutdown
-from eventbus.command import Settled, answered_event_id
+from eventbus.commands.command import Settled, answered_event_id
 from eventbus.errors import RunCancelled
 from eventbus.ids import RunId, SessionId, UserId
 from eventbus.store import Append

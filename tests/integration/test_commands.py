@@ -29,7 +29,7 @@ async def stored(node: Node, user: str = "alice") -> list[tuple[str, Any, str | 
 
 async def ask(node: Node, question: str = "q1", *, run: RunId = RUN, **more: Any) -> None:
     """An agent has asked, and its question is stored."""
-    from eventbus.command import Question
+    from eventbus.commands.command import Question
 
     options = more.pop("options", ())
     body = Question(text="Which one?", options=options).packed()

@@ -306,7 +306,7 @@ MUTANTS = (
     Mutant(
         requirement="R8",
         name="the Python client hands an event over twice",
-        file="eventbus/client_inbox.py",
+        file="eventbus/client/inbox.py",
         guard="        if event.id in self._seen:",
         replacement="        if False:",
         test="tests/unit/test_subscriber.py::test_an_event_stored_twice_by_a_failover_is_handed_over_once",
@@ -414,7 +414,7 @@ MUTANTS = (
     Mutant(
         requirement="R16",
         name="a lease is renewed once",
-        file="eventbus/leases.py",
+        file="eventbus/runs/leases.py",
         guard="        self._arm(self.lease_ms // (PER_LEASE_IN_DOUBT if doubts else PER_LEASE))",
         replacement="        pass",
         test=_LEASES + "test_the_lease_of_a_run_that_says_nothing_is_renewed_as_long_as_its_process_lives",
@@ -422,7 +422,7 @@ MUTANTS = (
     Mutant(
         requirement="R16",
         name="the open calls of a killed run are left open",
-        file="eventbus/closing.py",
+        file="eventbus/runs/closing.py",
         guard="seq=seq_of(record), open=open_calls(record))",
         replacement="seq=seq_of(record))",
         test="tests/fault/test_runs.py::test_runs_whose_agent_was_killed_are_closed_as_failed_within_their_lease",

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.closing import owed_by_record
 from eventbus.errors import InvalidEvent, RunMisused
 from eventbus.events import CallId, Outcome
 from eventbus.ids import RunId, UserId
@@ -30,6 +29,7 @@ from eventbus.run import (
     resumed,
     step,
 )
+from eventbus.runs.closing import owed_by_record
 from eventbus.schemas import CRITICAL_TYPES
 from eventbus.store.running import RunRecord
 from eventbus.watch import RunAbout, RunLimits, Watch, open_calls, seq_of, step_of, watch_of

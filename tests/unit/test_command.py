@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.command import (
+from eventbus.commands.command import (
     CANCELLED_BY_USER,
     MAX_ANSWER_BYTES,
     NO_DEFAULT,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.command import Question
+from eventbus.commands.command import Question
 from eventbus.errors import StoreFull, StoreMisconfigured
 from eventbus.ids import ENTRY_ZERO, EntryId, RunId, UserId
 from eventbus.store.inbound import COMMANDS_MAX, Ask, TakeCommands, inbox_group

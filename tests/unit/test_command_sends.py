@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.client_sends import MAX_UNANSWERED, Sends, make_send
+from eventbus.client.sends import MAX_UNANSWERED, Sends, make_send
 from eventbus.errors import (
     AlreadyAnswered,
     BadAnswer,

@@ -11,8 +11,8 @@ import msgpack
 import pytest
 
 from eventbus import Bus, Outcome, Run
-from eventbus.command import NO_DEFAULT, Settled, answered_event_id
-from eventbus.command_reader import HOLD_MS, MAX_DELIVERIES
+from eventbus.commands.command import NO_DEFAULT, Settled, answered_event_id
+from eventbus.commands.reader import HOLD_MS, MAX_DELIVERIES
 from eventbus.errors import (
     AnswerTimeout,
     EventBusError,

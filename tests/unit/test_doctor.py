@@ -12,8 +12,8 @@ import pytest
 from eventbus.clock import SystemClock
 from eventbus.config import StoreSettings
 from eventbus.doctor import DOCTOR_USER, short_lived, try_node, try_readiness, try_store
+from eventbus.doctor.server_checks import Check, CheckState
 from eventbus.errors import StoreError, StoreMisconfigured
-from eventbus.server_checks import Check, CheckState
 from eventbus.store import Appended
 from eventbus.testing import MemoryStore
 

@@ -12,6 +12,7 @@ from eventbus.errors import InvalidField
 from eventbus.event import encode_envelope, make_event
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
 from eventbus.inspection import Fate, SessionState, Timing, Verdict
+from eventbus.inspection.verdicts import EXPLANATIONS, Waiting, WaitingState, fate_of, verdict_of
 from eventbus.store import (
     LOST,
     Append,
@@ -34,7 +35,6 @@ from eventbus.store import (
     Start,
 )
 from eventbus.testing import ManualClock, MemoryStore
-from eventbus.verdicts import EXPLANATIONS, Waiting, WaitingState, fate_of, verdict_of
 
 ALICE = UserId("alice")
 BOB = UserId("bob")

@@ -15,7 +15,7 @@ from eventbus.config import ConfirmationRecords, Settings, StoreSettings
 from eventbus.errors import EventBusError, InvalidField
 from eventbus.event import Level
 from eventbus.ids import EntryId, UserId
-from eventbus.run_confirmations import RunConfirmation, RunConfirmations
+from eventbus.runs.confirmations import RunConfirmation, RunConfirmations
 from eventbus.store import HistoryPage
 from eventbus.testing import MemoryStore
 from tests.support.sessions import ADA, Bench

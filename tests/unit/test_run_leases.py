@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from eventbus import Bus, Run
-from eventbus.closing import AGENT_LOST, close_run, closing_event_id, owed_by_record
 from eventbus.config import PublishSettings, Settings
 from eventbus.errors import InvalidEvent, RunClosed, RunMisused, StoreError, StoreUnavailable
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import ENTRY_ZERO, RunId, SessionId, UserId
 from eventbus.run import TOOL_RESTARTED
+from eventbus.runs.closing import AGENT_LOST, close_run, closing_event_id, owed_by_record
 from eventbus.store.inbound import Ask, NewCommand, QuestionState
 from eventbus.store.running import DueRecord, Lease, RunRecord
 from eventbus.testing import ManualClock, MemoryStore

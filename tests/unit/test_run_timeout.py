@@ -14,7 +14,7 @@ from eventbus.config import Settings
 from eventbus.errors import InvalidEvent, RunTimeout
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import ENTRY_ZERO, UserId
-from eventbus.run_timeout import TOOK_TOO_LONG
+from eventbus.runs.timeout import TOOK_TOO_LONG
 from eventbus.testing import ManualClock, MemoryStore
 
 ADA = UserId("ada")

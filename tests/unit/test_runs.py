@@ -18,7 +18,7 @@ from eventbus.config import PublishSettings, Settings
 from eventbus.errors import EventBusError, InvalidEvent, PublishTimeout, RunMisused, StreamFull
 from eventbus.event import Event, Level, Require, decode_envelope
 from eventbus.ids import EntryId, UserId
-from eventbus.runline import MAX_UNANSWERED
+from eventbus.runs.line import MAX_UNANSWERED
 from eventbus.schemas import Schema
 from eventbus.store import Append, Appended, Durability
 from eventbus.testing import ManualClock, MemoryStore

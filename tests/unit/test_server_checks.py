@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from eventbus.config import PublishSettings, Settings
+from eventbus.doctor.server_checks import Check, CheckState, judge_nodes, judge_server
 from eventbus.ids import NodeName
-from eventbus.server_checks import Check, CheckState, judge_nodes, judge_server
 from eventbus.store import Durability, NodeRecord, StoreInfo
 
 NOW_MS = 1_750_000_000_000

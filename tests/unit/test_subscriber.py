@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eventbus import Subscriber
-from eventbus.client_callbacks import MAX_UNDER_WAY
+from eventbus.client.callbacks import MAX_UNDER_WAY
 from eventbus.errors import (
     AuthError,
     CallbackFailed,

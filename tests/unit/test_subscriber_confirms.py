@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventbus import Subscriber
-from eventbus.client_confirms import MAX_UNANSWERED, Confirms
+from eventbus.client.confirms import MAX_UNANSWERED, Confirms
 from eventbus.errors import InvalidField
 from eventbus.event import Level
 from eventbus.ids import EntryId

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.client_inbox import CaughtUpMark, Inbox, Item
-from eventbus.client_link import PONG_TIMEOUT_MS, WELCOME_TIMEOUT_MS, Act, Link, Lost, make_hello
-from eventbus.client_state import (
+from eventbus.client.inbox import CaughtUpMark, Inbox, Item
+from eventbus.client.link import PONG_TIMEOUT_MS, WELCOME_TIMEOUT_MS, Act, Link, Lost, make_hello
+from eventbus.client.state import (
     SEEN_COUNT,
     SEEN_MAX_COUNT,
     SEEN_MS,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from eventbus import Bus, InvalidEvent, RunMisused, Settings
-from eventbus.closing import close_run
 from eventbus.config import PublishSettings
 from eventbus.errors import RunClosed, StoreFull, StoreMisconfigured
 from eventbus.ids import ENTRY_ZERO, RunId, UserId
+from eventbus.runs.closing import close_run
 from eventbus.store.texts import TextAnswer, TextPage, TextPiece, TextRead
 from eventbus.streaming import TextStream, texts_left
 from eventbus.testing import ManualClock, MemoryStore

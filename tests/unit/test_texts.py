@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.client_texts import TextFeed
+from eventbus.client.texts import TextFeed
 from eventbus.errors import EventBusError, SubscriberError
 from eventbus.event import make_event
 from eventbus.frames import Text

@@ -20,13 +20,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, cast, overload
 
-from eventbus.blocking_answers import BlockingAnswers
-from eventbus.blocking_commands import Commands
-from eventbus.blocking_runs import Run
+from eventbus.blocking.answers import BlockingAnswers
+from eventbus.blocking.commands import Commands
+from eventbus.blocking.runs import Run
 from eventbus.breaker import BreakerState
 from eventbus.bus import Bus as AsyncBus
 from eventbus.clock import Clock, seconds
-from eventbus.command_reader import Commands as AsyncCommands
+from eventbus.commands.reader import Commands as AsyncCommands
 from eventbus.config import Settings
 from eventbus.confirmation import Confirmation, Sessions
 from eventbus.errors import EventBusError, PartialPublish
@@ -35,10 +35,10 @@ from eventbus.ids import RunId
 from eventbus.publishing import EventFields, recipients
 from eventbus.receipt import PublishStatistics, Receipts
 from eventbus.receipt import Receipt as AsyncReceipt
-from eventbus.run_inbound import OnCancel
-from eventbus.run_timeout import OnTimeout
 from eventbus.runs import PublicError
 from eventbus.runs import Run as AsyncRun
+from eventbus.runs.inbound import OnCancel
+from eventbus.runs.timeout import OnTimeout
 from eventbus.schemas import Schemas
 from eventbus.store import Durability, Store
 

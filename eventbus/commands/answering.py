@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventbus.command import NO_DEFAULT, Question, Settled, answered_event_id
+from eventbus.commands.command import NO_DEFAULT, Question, Settled, answered_event_id
 from eventbus.event import make_event
 from eventbus.ids import SessionId, UserId
 from eventbus.publishing import append_of

@@ -1,4 +1,4 @@
-"""One connection of a subscriber over any socket: reading, writing, timers. `eventbus.client_link` decides.
+"""One connection of a subscriber over any socket: reading, writing, timers. `eventbus.client.link` decides.
 
 What outlives a connection is in `Core`, which the subscriber owns.
 """
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Final, Protocol
 
-from eventbus.client_callbacks import Callbacks, State, told
-from eventbus.client_confirms import Confirms
-from eventbus.client_inbox import CaughtUpMark, Inbox
-from eventbus.client_link import Act, Link, Lost, make_hello
-from eventbus.client_sends import Sends
-from eventbus.client_texts import TextFeed
+from eventbus.client.callbacks import Callbacks, State, told
+from eventbus.client.confirms import Confirms
+from eventbus.client.inbox import CaughtUpMark, Inbox
+from eventbus.client.link import Act, Link, Lost, make_hello
+from eventbus.client.sends import Sends
+from eventbus.client.texts import TextFeed
 from eventbus.clock import Clock, seconds
 from eventbus.errors import BadFrame, CloseCode, EventBusError, InvalidField, NodeFault, TokenFailed, UnknownOp
 from eventbus.frames import (

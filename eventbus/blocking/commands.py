@@ -1,4 +1,4 @@
-"""Commands and cancels for threads: what `eventbus.blocking` gives of `eventbus.command_reader`."""
+"""Commands and cancels for threads: what `eventbus.blocking` gives of `eventbus.commands.reader`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
-from eventbus import command_reader, run_inbound
+from eventbus.commands import reader as command_reader
 from eventbus.ids import EntryId, RunId, SessionId, ThreadId, UserId
+from eventbus.runs import inbound as run_inbound
 
 __all__ = ["Cancelled", "Command", "Commands"]
 
@@ -50,7 +51,7 @@ class Cancelled:
 
 
 class Command:
-    """`eventbus.command_reader.Command` with calls that wait."""
+    """`eventbus.commands.reader.Command` with calls that wait."""
 
     def __init__(self, inner: command_reader.Command, call: Call) -> None:
         self._inner = inner
@@ -78,7 +79,7 @@ class Command:
 
 
 class Commands:
-    """`for command in run.commands(): ...`, else as `eventbus.command_reader.Commands`. One thread at a time."""
+    """`for command in run.commands(): ...`, else as `eventbus.commands.reader.Commands`. One thread at a time."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, command_reader.Commands]], call: Call) -> None:
         self._inner = call(make())

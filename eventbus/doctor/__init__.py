@@ -1,7 +1,7 @@
 """What `eventbus doctor` tries: the delivery path by using it, with the store alone and through a node.
 
 `try_store` does what the bus does, under a user of its own (`DOCTOR_USER`) whose keys end by themselves; `try_node`
-sends an event through a node to a socket. What is judged without trying is in `eventbus.server_checks`.
+sends an event through a node to a socket. What is judged without trying is in `eventbus.doctor.server_checks`.
 
 Source: docs/cli.md.
 """
@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from eventbus.clock import Clock, new_connection_id, new_event_id, new_session_id, seconds
 from eventbus.config import StoreSettings
+from eventbus.doctor.server_checks import Check, CheckState
 from eventbus.errors import EventBusError, StoreError, SubscriberError
 from eventbus.event import encode_envelope, make_event
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, UserId
-from eventbus.server_checks import Check, CheckState
 from eventbus.store import (
     LOST,
     Append,

@@ -11,18 +11,18 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from eventbus.command import CANCEL
+from eventbus.commands.command import CANCEL
 from eventbus.errors import EventBusError, InvalidField, StoreError
 from eventbus.ids import EntryId, RunId, SessionId, ThreadId, UserId, entry_order
 from eventbus.jsonvalue import unpack
 from eventbus.store.inbound import COMMANDS_MAX, POLL_MS, CommandRecord, TakeCommands
 
 if TYPE_CHECKING:
-    from eventbus.commanding import Commanding
+    from eventbus.commands.commanding import Commanding
 
 __all__ = ["HOLD_MS", "MAX_DELIVERIES", "Command", "Commands"]
 
-_log = logging.getLogger("eventbus.commands")
+_log = logging.getLogger("eventbus.commands.command")
 
 HOLD_MS: Final = 30_000
 """A command whose worker says nothing for so long is read again."""

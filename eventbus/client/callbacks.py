@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from eventbus.client_inbox import Item
-from eventbus.client_state import check_range
+from eventbus.client.inbox import Item
+from eventbus.client.state import check_range
 from eventbus.clock import seconds
 from eventbus.errors import CallbackFailed, EventBusError, InvalidField
 from eventbus.event import Event, Level

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eventbus.command import check_command, plain_command_data
+from eventbus.commands.command import check_command, plain_command_data
 from eventbus.errors import (
     AlreadyAnswered,
     AnswerRefused,

@@ -1,7 +1,8 @@
 """What operators ask: who waits for what and why, what became of an event, what was given up.
 
-Asynchronous functions over a `Store` that return frozen records. The decisions are in `eventbus.verdicts`, what looks
-back is in `eventbus.lookup`. Everything is bounded and paged, nothing writes, and the clock is Redis's.
+Asynchronous functions over a `Store` that return frozen records. The decisions are in `eventbus.inspection.verdicts`,
+what looks back is in `eventbus.inspection.lookup`. Everything is bounded and paged, nothing writes, and the clock is
+Redis's.
 
 Source: docs/cli.md.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId, entry_order
-from eventbus.lookup import (
+from eventbus.inspection.lookup import (
     DeadRow,
     DeadRows,
     EventReport,
@@ -24,9 +25,7 @@ from eventbus.lookup import (
     parse_dead_id,
     state_of_entry,
 )
-from eventbus.store import NodeRecord, PendingRecord, SessionRecord, Store
-from eventbus.timeline import RunTimeline, run_timeline
-from eventbus.verdicts import (
+from eventbus.inspection.verdicts import (
     EXPLANATIONS,
     Fate,
     SessionFate,
@@ -38,6 +37,8 @@ from eventbus.verdicts import (
     state_of,
     verdict_of,
 )
+from eventbus.store import NodeRecord, PendingRecord, SessionRecord, Store
+from eventbus.timeline import RunTimeline, run_timeline
 
 __all__ = [
     "COUNTED_MAX",

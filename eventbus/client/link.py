@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from eventbus.client_confirms import Confirms
-from eventbus.client_inbox import Inbox
-from eventbus.client_sends import Sends
-from eventbus.client_state import MAX_REASON_CHARACTERS, Outbox, Pacer, ids_a_frame, refresh_delay_ms
+from eventbus.client.confirms import Confirms
+from eventbus.client.inbox import Inbox
+from eventbus.client.sends import Sends
+from eventbus.client.state import MAX_REASON_CHARACTERS, Outbox, Pacer, ids_a_frame, refresh_delay_ms
 from eventbus.frames import ClientFrame, GoAway, Hello, Nack, Ping, Refresh, Welcome, Working
 from eventbus.ids import EntryId, Epoch, SessionId
 from eventbus.store import Start

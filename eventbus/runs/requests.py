@@ -9,7 +9,7 @@ from eventbus import events
 from eventbus.errors import InvalidEvent, InvalidField
 from eventbus.fields import parse_integer
 from eventbus.ids import RunId, parse_run_id, parse_thread_id, parse_user_id, run_id_from
-from eventbus.run_hold import RunServices, limits_of
+from eventbus.runs.hold import RunServices, limits_of
 from eventbus.store.running import RunRequest
 from eventbus.tiers import TierTable
 from eventbus.watch import STARTED, RunAbout, request_fields

@@ -9,7 +9,7 @@ from typing import Any
 
 from eventbus.errors import EventBusError, InvalidEvent
 from eventbus.ids import RunId
-from eventbus.run_hold import RunContext
+from eventbus.runs.hold import RunContext
 from eventbus.streaming import TextStream, texts_left
 from eventbus.text import AROUND_BYTES, free_name, parse_stream, text_data
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from eventbus.client_state import CursorTracker, SeenEvents
+from eventbus.client.state import CursorTracker, SeenEvents
 from eventbus.event import Event
 from eventbus.frames import Delivered, Gap
 from eventbus.ids import EntryId, EventId, entry_order

@@ -14,8 +14,8 @@ from typing import Final, Protocol, TypeVar
 from weakref import WeakSet, ref
 
 from eventbus.clock import Clock
-from eventbus.command import CANCEL, reason_of
-from eventbus.command_reader import HOLD_MS, Commands
+from eventbus.commands.command import CANCEL, reason_of
+from eventbus.commands.reader import HOLD_MS, Commands
 from eventbus.errors import EventBusError, StoreError
 from eventbus.ids import ENTRY_ZERO, RunId, SessionId, UserId
 from eventbus.jsonvalue import unpack
@@ -30,7 +30,7 @@ from eventbus.timers import Cancellable, Timers
 
 __all__ = ["Commanding", "Watched"]
 
-_log = logging.getLogger("eventbus.commands")
+_log = logging.getLogger("eventbus.commands.command")
 
 T = TypeVar("T")
 

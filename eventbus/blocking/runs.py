@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from eventbus import runs, streaming
-from eventbus.blocking_commands import Cancelled, Commands
-from eventbus.command_reader import Commands as AsyncCommands
+from eventbus.blocking.commands import Cancelled, Commands
+from eventbus.commands.reader import Commands as AsyncCommands
 from eventbus.event import Require
 from eventbus.events import Outcome
 from eventbus.ids import EventId, RunId, ThreadId, UserId

@@ -10,17 +10,17 @@ from functools import partial
 from secrets import token_hex
 from typing import Any, Final, Protocol
 
-from eventbus.answering import default_answer
 from eventbus.clock import Clock
-from eventbus.command import (
+from eventbus.commands.answering import default_answer
+from eventbus.commands.command import (
     NO_DEFAULT,
     Question,
     Settled,
     parse_question,
     parse_question_id,
 )
-from eventbus.command_reader import Commands
-from eventbus.commanding import Commanding
+from eventbus.commands.commanding import Commanding
+from eventbus.commands.reader import Commands
 from eventbus.errors import (
     AnswerTimeout,
     InvalidEvent,

@@ -1,14 +1,14 @@
-"""What a subscriber sends to agents. A part of `eventbus.subscriber.Subscriber`; `eventbus.client_sends` decides."""
+"""What a subscriber sends to agents. A part of `eventbus.subscriber.Subscriber`; `eventbus.client.sends` decides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eventbus.client_connection import Connection, Core
-from eventbus.client_sends import make_send
-from eventbus.client_state import check_range
-from eventbus.command import ANSWER
+from eventbus.client.connection import Connection, Core
+from eventbus.client.sends import make_send
+from eventbus.client.state import check_range
+from eventbus.commands.command import ANSWER
 from eventbus.errors import EventBusError, InvalidCommand, SendTimeout, SubscriberError
 from eventbus.framespecs import MAX_DELAY_MS
 from eventbus.ids import EntryId

@@ -40,18 +40,18 @@ from eventbus.run import (
     resumed,
     step,
 )
-from eventbus.run_hold import MAX_RECEIPTS, RunContext, RunHold
-from eventbus.run_inbound import FromUser, OnCancel, RunInbound, on_cancel_of
-from eventbus.run_streams import RunStreams
-from eventbus.run_timeout import TOOK_TOO_LONG, OnTimeout, RunTimer, on_timeout_of
-from eventbus.run_tools import PublicError, Tool, check_public_error, public_words, words_of
+from eventbus.runs.hold import MAX_RECEIPTS, RunContext, RunHold
+from eventbus.runs.inbound import FromUser, OnCancel, RunInbound, on_cancel_of
+from eventbus.runs.streams import RunStreams
+from eventbus.runs.timeout import TOOK_TOO_LONG, OnTimeout, RunTimer, on_timeout_of
+from eventbus.runs.tools import PublicError, Tool, check_public_error, public_words, words_of
 from eventbus.schemas import Schemas
 from eventbus.streaming import TextStream
 from eventbus.text import DEFAULT_STREAM, TEXT_EVENT
 from eventbus.watch import MAX_CALL_ID, open_calls, seq_of
 
 if TYPE_CHECKING:
-    from eventbus.run_confirmations import RunConfirmations
+    from eventbus.runs.confirmations import RunConfirmations
 
 __all__ = ["MAX_RECEIPTS", "PublicError", "Run", "RunContext", "Tool"]
 

@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from eventbus.clock import Clock
-from eventbus.commanding import Commanding
+from eventbus.commands.commanding import Commanding
 from eventbus.errors import InvalidEvent, InvalidField, RunClosed
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import EntryId, EventId, RunId, ThreadId, UserId, entry_order, parse_thread_id, parse_user_id
-from eventbus.leases import Leases
 from eventbus.receipt import Receipt
 from eventbus.retried import retried
 from eventbus.retries import RetryPolicy
-from eventbus.runline import RunLine
+from eventbus.runs.leases import Leases
+from eventbus.runs.line import RunLine
 from eventbus.schemas import Schemas
 from eventbus.store import Store
 from eventbus.store.running import Lease, RunRecord
@@ -29,7 +29,7 @@ from eventbus.timers import Timers
 from eventbus.watch import RunAbout, RunLimits, RunPhase, Watch, step_of, watch_of
 
 if TYPE_CHECKING:
-    from eventbus.run_confirmations import RunConfirmations
+    from eventbus.runs.confirmations import RunConfirmations
 
 __all__ = ["MAX_RECEIPTS", "RunContext", "RunHold", "RunServices", "limits_of"]
 

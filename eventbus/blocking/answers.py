@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator,
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from eventbus.blocking_runs import Run
+from eventbus.blocking.runs import Run
 from eventbus.bus import Bus as AsyncBus
 from eventbus.confirmation import Confirmation, Sessions
 from eventbus.errors import EventBusError
@@ -16,8 +16,8 @@ from eventbus.ids import ENTRY_ZERO
 from eventbus.presence import Presence
 from eventbus.rates import Rates
 from eventbus.receipt import Receipt
-from eventbus.run_confirmations import RunConfirmation
 from eventbus.runs import Run as AsyncRun
+from eventbus.runs.confirmations import RunConfirmation
 from eventbus.store.figures import OnlineRecord
 
 __all__ = ["BlockingAnswers"]

@@ -26,8 +26,8 @@ from eventbus.ids import (
     event_id_time_ms,
     parse_entry_id,
 )
+from eventbus.inspection.verdicts import SessionFate, WaitingState, fate_of, release_unread
 from eventbus.store import ConfirmationRecord, DeadLetterRecord, PendingRecord, Store, StoredEntry
-from eventbus.verdicts import SessionFate, WaitingState, fate_of, release_unread
 
 __all__ = [
     "DeadRow",

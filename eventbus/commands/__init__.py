@@ -1,0 +1,1 @@
+"""What users send to agents: commands, questions and their answers."""
