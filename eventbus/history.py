@@ -174,11 +174,11 @@ async def read_threads(store: Store, user: UserId, *, before: str | None, limit:
     """
     page = await store.threads(user, None if before is None else _mark(before), limit)
     last = page.threads[-1] if page.threads and page.more else None
-    return ThreadList(threads=page.threads, next=None if last is None else f"{last.last_ms}:{last.thread}")
+    return ThreadList(threads=page.threads, next=None if last is None else f"{last.place}:{last.thread}")
 
 
 def _mark(text: str) -> ThreadRecord:
-    last_ms, colon, thread = text.partition(":")
-    if not colon or not last_ms.isascii() or not last_ms.isdigit() or len(last_ms) > 15:
+    place, colon, thread = text.partition(":")
+    if not colon or not place.isascii() or not place.isdigit() or len(place) > 18:
         raise InvalidField("before", f"{text[:40]!r} is not what a page gave as `next`")
-    return ThreadRecord(thread=parse_thread_id(thread, "before"), last_ms=int(last_ms))
+    return ThreadRecord(thread=parse_thread_id(thread, "before"), place=int(place))

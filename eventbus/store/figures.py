@@ -4,23 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from eventbus.errors import StoreError
-from eventbus.ids import NodeName, SessionId, ThreadId, UserId
+from eventbus.ids import EntryId, NodeName, SessionId, ThreadId, UserId, entry_order
 
-__all__ = ["Counts", "FigureStore", "OnlinePage", "OnlineRecord", "ThreadPage", "ThreadRecord"]
+__all__ = ["Counts", "FigureStore", "OnlinePage", "OnlineRecord", "ThreadPage", "ThreadRecord", "thread_place"]
 
 Counts = Mapping[tuple[str, str], int]
 """How many entries reached a state, by state and event type; types that are not known, or too many, are `other`."""
 
 
+LEAST_PLACE: Final = 10**14
+"""What is lower was written by a version that kept milliseconds."""
+
+
+def thread_place(entry: EntryId) -> int:
+    """An entry id as one number that sorts as entry ids do and that a double holds exactly.
+
+    Its milliseconds times 1,000, and its number in them: the thousandth of a millisecond and later ones share a place.
+    """
+    ms, number = entry_order(entry)
+    return ms * 1_000 + min(number, 999)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadRecord:
-    """A thread and when its last event was stored, Unix milliseconds of the store's clock."""
+    """A thread and where its last event stands.
+
+    Attributes:
+        thread: which.
+        place: of its last event in the stream, as `thread_place` says; milliseconds where an older version wrote it.
+    """
 
     thread: ThreadId
-    last_ms: int
+    place: int
+
+    @property
+    def last_ms(self) -> int:
+        """When its last event was stored, Unix milliseconds of the store's clock."""
+        return self.place if self.place < LEAST_PLACE else self.place // 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +81,8 @@ class FigureStore(Protocol):
     """Counts by type, threads, presence."""
 
     async def threads(self, user: UserId, before: ThreadRecord | None, count: int) -> ThreadPage:
-        """The threads of which events are retained, the one with the newest event first, those of one millisecond by
-        name, backwards.
+        """The threads of which events are retained, the one with the newest event first, those of one place by name,
+        backwards.
 
         Args:
             user: whose.

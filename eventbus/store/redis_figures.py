@@ -37,7 +37,7 @@ class RedisFigures(Linked):
 
 def threads_call(stream: str, threads: str, before: ThreadRecord | None, count: int) -> Command[ThreadPage]:
     """The call of threads.lua."""
-    mark: tuple[Argument, ...] = (-1, "") if before is None else (before.last_ms, before.thread)
+    mark: tuple[Argument, ...] = (-1, "") if before is None else (before.place, before.thread)
     return _scripted("threads", (stream, threads), (*mark, count), _threads)
 
 
@@ -56,8 +56,8 @@ def _threads(reply: Any, _primary: str) -> ThreadPage:
     more, *flat = reply
     return ThreadPage(
         threads=[
-            ThreadRecord(thread=ThreadId(name.decode()), last_ms=int(last_ms))
-            for name, last_ms in zip(flat[::2], flat[1::2], strict=True)
+            ThreadRecord(thread=ThreadId(name.decode()), place=int(place))
+            for name, place in zip(flat[::2], flat[1::2], strict=True)
         ],
         more=more == b"more",
     )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from eventbus.errors import StoreError
 from eventbus.ids import UserId
-from eventbus.store.figures import Counts, OnlinePage, OnlineRecord, ThreadPage, ThreadRecord
+from eventbus.store.figures import Counts, OnlinePage, OnlineRecord, ThreadPage, ThreadRecord, thread_place
 from eventbus.testing.memory_base import MemoryBase
+from eventbus.testing.memory_stream import entry_id
 
 __all__ = ["MemoryFigures"]
 
@@ -20,13 +21,11 @@ class MemoryFigures(MemoryBase):
             state = self._user(user)
             if state.stream is None or state.stream.first is None:
                 return ThreadPage(threads=(), more=False)
-            least_ms = state.stream.first[0]
-            found = sorted(
-                ((last_ms, thread) for thread, last_ms in state.threads.items() if last_ms >= least_ms), reverse=True
-            )
+            least = thread_place(entry_id(state.stream.first))
+            found = sorted(((place, thread) for thread, place in state.threads.items() if place >= least), reverse=True)
             if before is not None:
-                found = [one for one in found if one < (before.last_ms, before.thread)]
-            threads = [ThreadRecord(thread=thread, last_ms=last_ms) for last_ms, thread in found[:count]]
+                found = [one for one in found if one < (before.place, before.thread)]
+            threads = [ThreadRecord(thread=thread, place=place) for place, thread in found[:count]]
             return ThreadPage(threads=threads, more=len(found) > count)
 
     async def counts(self, partitions: Sequence[int]) -> Sequence[Counts | StoreError]:

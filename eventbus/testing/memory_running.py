@@ -8,6 +8,7 @@ from typing import Final
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, UserId, entry_order
 from eventbus.store import Append
+from eventbus.store.figures import thread_place
 from eventbus.store.running import (
     OPERATOR_EVENTS_LIFE_MS,
     DueRecord,
@@ -63,7 +64,7 @@ class MemoryRuns(MemoryBase):
         user, due = self._user(event.user), self._partition(event.user).due
         self._partition(event.user).count("stored", event.type)
         if event.thread is not None:
-            user.threads[event.thread] = entry_order(entry)[0]
+            user.threads[event.thread] = thread_place(entry)
         if event.demand is not None:
             member = f"demand {event.user} {entry} {event.demand.level.value}"
             due[member] = now_ms + event.demand.within_ms

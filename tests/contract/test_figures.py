@@ -65,6 +65,17 @@ async def test_threads_are_listed_by_their_last_event_the_newest_first(world: Wo
 
 
 @pytest.mark.requirement("R26")
+async def test_threads_of_one_millisecond_are_listed_by_their_last_event_too(world: World) -> None:
+    names = [f"t{number * 7 % 60}" for number in range(120)]
+    answers = [stored(answer) for answer in await world.append(*(event(name) for name in names))]
+    assert len({entry_order(answer.entry)[0] for answer in answers}) < 60, "some share a millisecond"
+
+    assert await listed(world) == names[:59:-1]
+    page = await world.store.threads(ALICE, None, 60)
+    assert [record.last_ms for record in page.threads] == [entry_order(one.entry)[0] for one in answers[:59:-1]]
+
+
+@pytest.mark.requirement("R26")
 async def test_pages_of_threads_hold_each_thread_once_also_those_of_one_millisecond(world: World) -> None:
     names = [f"t{number}" for number in range(23)]
     for start in (0, 11):

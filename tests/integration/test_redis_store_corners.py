@@ -11,7 +11,7 @@ import redis
 
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
-from eventbus.ids import EntryId, UserId
+from eventbus.ids import EntryId, ThreadId, UserId
 from eventbus.store import LOST, AckRequest, GapReason, NewRead, ReadRequest, ReadState, Start, StoreGap
 from eventbus.store.redis_store import RedisStore
 from tests.support.redis_stores import ALICE, NODE, bodies, event_of, fence_of, open_session, publish, read
@@ -52,6 +52,36 @@ async def test_cap_that_overtakes_a_quiet_session_is_a_gap_without_being_asked_f
     assert result.gap.count == 25 - len(result.entries)
     again = await read(store, fence)
     assert (again.state, again.gap) == (ReadState.OK, None)
+
+
+async def test_threads_that_an_older_version_wrote_stay_and_are_listed_last(make_store: MakeStore, client: Any) -> None:
+    """Its scores are milliseconds. While the publishers are replaced, both are written."""
+    store = make_store()
+    (first,) = await publish(store, event_of("first", thread=ThreadId("new")))
+    now_ms = int(first.entry.partition("-")[0])
+    client.zadd(store.keys.user(ALICE).threads, {"gone": now_ms - 1, "old": now_ms + 3, "older": now_ms + 2})
+    await publish(store, *(event_of(f"e{number}", thread=ThreadId("new")) for number in range(40)))
+    for count in (1, 2, 3):
+        page = await store.threads(ALICE, None, count)
+        seen = [*page.threads]
+        while page.more:
+            page = await store.threads(ALICE, seen[-1], count)
+            seen += page.threads
+        assert [record.thread for record in seen] == ["new", "old", "older"], count
+        assert [record.last_ms for record in seen[1:]] == [now_ms + 3, now_ms + 2]
+    assert "gone" not in client.zrange(store.keys.user(ALICE).threads, 0, -1)
+
+    await publish(store, event_of("last", thread=ThreadId("older")))
+    assert [record.thread for record in (await store.threads(ALICE, None, 9)).threads] == ["older", "new", "old"]
+
+
+async def test_a_place_that_is_round_is_listed_whole(make_store: MakeStore, client: Any) -> None:
+    """A server may write such a score with an exponent."""
+    store = make_store()
+    await publish(store, event_of("first", thread=ThreadId("new")))
+    client.zadd(store.keys.user(ALICE).threads, {"new": 2_000_000_000_000_000})
+    (record,) = (await store.threads(ALICE, None, 9)).threads
+    assert (record.place, record.last_ms) == (2 * 10**15, 2 * 10**12)
 
 
 async def test_mark_of_a_hole_stays_until_every_live_session_has_passed_it(make_store: MakeStore, client: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, UserId
+from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, ThreadId, UserId
 from eventbus.store import (
     Append,
     Appended,
@@ -29,9 +29,9 @@ def fence_of(session: str = "phone", user: UserId = ALICE, connection: str = "c1
     return Fence(user=user, session=SessionId(session), connection=ConnectionId(connection.ljust(32, "0")))
 
 
-def event_of(name: str, user: UserId = ALICE, body: bytes = b"") -> Append:
+def event_of(name: str, user: UserId = ALICE, body: bytes = b"", thread: ThreadId | None = None) -> Append:
     """An event whose body is its name, if no other is given."""
-    return Append(user=user, event=EventId(name), body=body or name.encode())
+    return Append(user=user, event=EventId(name), body=body or name.encode(), thread=thread)
 
 
 async def publish(store: Store, *events: Append, durability: Durability = Durability.MEMORY) -> list[Appended]:

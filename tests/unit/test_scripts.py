@@ -132,7 +132,7 @@ CALLS: dict[str, Command[Any]] = {
     "history": COMMANDS.history(USER, ENTRY, 10, "fresh"),
     "nodes": COMMANDS.nodes(),
     "online": online_call(ALICE_KEYS.live, SETTINGS.live_ttl_ms),
-    "threads": threads_call(ALICE_KEYS.stream, ALICE_KEYS.threads, ThreadRecord(thread=ThreadId("th"), last_ms=17), 10),
+    "threads": threads_call(ALICE_KEYS.stream, ALICE_KEYS.threads, ThreadRecord(thread=ThreadId("th"), place=17), 10),
     "pending": COMMANDS.read_pending(FENCE, ENTRY, 10),
     "read": COMMANDS.read_new([ReadRequest(fence=FENCE, count=9), ReadRequest(fence=FENCE, count=9, verify=ENTRY)]),
     "redeliver": COMMANDS.redeliver(FENCE, [Redelivery(id=ENTRY, attempts=2), Redelivery(id=ENTRY, attempts=3)]),

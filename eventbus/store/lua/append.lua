@@ -7,7 +7,7 @@
 --   live             the user's live sessions
 --   bucket_even      idempotency fields of the even windows
 --   bucket_odd       idempotency fields of the odd windows
---   threads          the user's threads by the time of their last event
+--   threads          the user's threads by the place of their last event
 --   due              what the partition watches
 --   counts           the partition's counts
 -- ARGV

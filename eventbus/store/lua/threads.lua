@@ -3,13 +3,15 @@
 --
 -- KEYS
 --   stream           the user's stream
---   threads          the user's threads by the time of their last event
+--   threads          the user's threads by the place of their last event
 -- ARGV
---   before_ms        only those whose last event is not newer; -1 for all
---   before           with before_ms: of those of this very millisecond only the ones whose names are lower
+--   before_place     only those whose last event is not at a higher place; -1 for all
+--   before           with before_place: of those of this very place only the ones whose names are lower
 --   count            threads at most
 -- Returns
---   {'more' or 'end', thread, last_ms...}
+--   {'more' or 'end', thread, place...}
+
+--@include place
 
 -- As the sorted set orders them: by bytes. Lua's own comparison depends on the server's locale.
 local function lower(a, b)
@@ -22,27 +24,36 @@ local function lower(a, b)
   return #a < #b
 end
 
--- What is older than the oldest entry has no entry left.
 local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
 if not oldest[1] then
   return { 'end' }
 end
-local least = string.match(oldest[1][1], '^%d+')
-local before_ms, before, count = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local from, most = before_ms < 0 and '+inf' or ARGV[1], 2 * count
-local answer, offset = { 'end' }, 0
-repeat
-  local page = redis.call('ZREVRANGEBYSCORE', KEYS[2], from, least, 'WITHSCORES', 'LIMIT', offset, count + 1)
-  for i = 1, #page, 2 do
-    if tonumber(page[i + 1]) ~= before_ms or lower(page[i], before) then
-      if #answer > most then
-        answer[1] = 'more'
-        return answer
+local before_place, before, count = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local from, most = before_place < 0 and '+inf' or ARGV[1], 2 * count
+-- What is older than the oldest entry has no entry left. Scores in milliseconds are lower than each place, and told last.
+local ranges = { { '(' .. LEAST_PLACE, string.match(oldest[1][1], '^%d+') } }
+if before_place < 0 or before_place >= tonumber(LEAST_PLACE) then
+  ranges = { { from, place_of(oldest[1][1]) }, ranges[1] }
+else
+  ranges[1][1] = from
+end
+local answer = { 'end' }
+for _, range in ipairs(ranges) do
+  local offset = 0
+  repeat
+    local page = redis.call('ZREVRANGEBYSCORE', KEYS[2], range[1], range[2], 'WITHSCORES', 'LIMIT', offset, count + 1)
+    for i = 1, #page, 2 do
+      local place = tonumber(page[i + 1])
+      if place ~= before_place or lower(page[i], before) then
+        if #answer > most then
+          answer[1] = 'more'
+          return answer
+        end
+        answer[#answer + 1] = page[i]
+        answer[#answer + 1] = string.format('%.0f', place)
       end
-      answer[#answer + 1] = page[i]
-      answer[#answer + 1] = page[i + 1]
     end
-  end
-  offset = offset + count + 1
-until #page <= 2 * count
+    offset = offset + count + 1
+  until #page <= 2 * count
+end
 return answer

@@ -26,6 +26,8 @@ local function known_entry()
   return known
 end
 
+--@include place
+
 -- Stores the event. Returns its entry id and how many nodes were told; nil and the answer when there is no room.
 local function store_event()
   local length = redis.call('XLEN', stream)
@@ -66,11 +68,12 @@ local function store_event()
   remember(entry)
   count(KEYS[7], 'stored', ARGV[11], 1)
   if ARGV[12] ~= '' then
-    redis.call('ZADD', KEYS[5], string.match(entry, '^%d+'), ARGV[12])
+    redis.call('ZADD', KEYS[5], place_of(entry), ARGV[12])
     prolong(KEYS[5], retention_ms)
     if length % 16 == 0 then
       -- What is older than the oldest entry has no entry left.
       local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]
+      redis.call('ZREMRANGEBYSCORE', KEYS[5], LEAST_PLACE, '(' .. place_of(oldest))
       redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. string.match(oldest, '^%d+'))
     end
   end
