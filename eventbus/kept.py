@@ -24,6 +24,9 @@ _OVERHEAD_BYTES: Final = 400
 # Users are watched in groups, so that what is remembered of primaries is bounded. It need not be the installation's
 # number of partitions: a group is only how far one answer is believed.
 _GROUPS: Final = 1024
+# Each life of a server is another primary. When so many have been seen, those that answered for nothing that is kept
+# are forgotten; should one of them answer again, at worst what is kept goes once more and is answered as duplicate.
+_KNOWN_MAX: Final = 4096
 
 
 class KeptEvent:
@@ -181,6 +184,8 @@ class Kept:
             return ()
         self._primaries[group] = primary
         if primary not in self._known:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.intersection_update(self._counts)
             self._known.add(primary)
             return [kept for kept in self._events if kept.primary != primary]
         if before is None or before not in self._counts:

@@ -27,6 +27,7 @@ from eventbus.config import (
     PublishSettings,
     Settings,
     StoreSettings,
+    TraceSettings,
     redis_url_setting,
     warn_of_unknown_variables,
 )
@@ -195,6 +196,14 @@ class LimitSettings:
     )
     slow_consumer_bytes: int = setting(
         1 * MIB, "SLOW_CONSUMER_BYTES", "How much is too much waiting.", Integer(16 * KIB, 256 * MIB), unit="bytes"
+    )
+    held_bytes: int = setting(
+        KIB * MIB,
+        "HELD_BYTES",
+        "What a node holds for all its clients, about: windows and what waits to be written. Beyond it those of whom"
+        " most is held are closed as slow consumers, and are sent it again when they come back.",
+        Integer(64 * KIB, MIB * MIB),
+        unit="bytes",
     )
     text_held_bytes: int = setting(
         64 * MIB,
@@ -386,6 +395,7 @@ class NodeSettings:
     store: StoreSettings = group(StoreSettings)
     delivery: DeliverySettings = group(DeliverySettings)
     publish: PublishSettings = group(PublishSettings)
+    trace: TraceSettings = group(TraceSettings)
     tiers: TierTable = group(TierTable)
 
     def __post_init__(self) -> None:
@@ -425,7 +435,12 @@ class NodeSettings:
     def for_agents(self) -> Settings:
         """The part that an agent's process has too, for a `Bus` inside a node."""
         return Settings(
-            redis_url=self.redis_url, store=self.store, delivery=self.delivery, publish=self.publish, tiers=self.tiers
+            redis_url=self.redis_url,
+            store=self.store,
+            delivery=self.delivery,
+            publish=self.publish,
+            trace=self.trace,
+            tiers=self.tiers,
         )
 
 

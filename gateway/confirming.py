@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 WAITING_MAX: Final = 16_384
 """Most entries of one connection that wait for the store; what is beyond is released, and its level is not recorded."""
 
+WAITING_ALL_MAX: Final = 1_000_000
+"""Most entries of all connections together that wait, some 200 MB; the same becomes of what is beyond."""
+
 
 @dataclass(slots=True)
 class _Wait:
@@ -64,6 +67,7 @@ class Confirming:
         self._waits: list[_Wait] = []
         self._plain: dict[tuple[ConnectionId, Level], _Wait] = {}
         self._entries: Counter[ConnectionId] = Counter()
+        self._weight = 0
 
     @property
     def waiting(self) -> int:
@@ -75,9 +79,10 @@ class Confirming:
         connection = session.connection_id
         # An empty one weighs as much as one entry: it has a place in the list as well.
         weight = max(1, len(ids))
-        if self._entries[connection] + weight > WAITING_MAX:
+        if self._entries[connection] + weight > WAITING_MAX or self._weight + weight > WAITING_ALL_MAX:
             return False
         self._entries[connection] += weight
+        self._weight += weight
         since_ms = self._clock.monotonic_ms()
         wait = _Wait(session, ack.level, list(ids), list(facts), ack.note, ack.ref, since_ms, weight)
         known = self._plain.get((connection, ack.level)) if wait.is_plain else None
@@ -128,6 +133,7 @@ class Confirming:
     def _stored(self, wait: _Wait, answer: Confirmed) -> None:
         connection = wait.session.connection_id
         self._entries[connection] -= wait.weight
+        self._weight -= wait.weight
         if self._entries[connection] <= 0:
             del self._entries[connection]
         self._counters.events_confirmed[wait.level] += answer.recorded

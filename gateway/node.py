@@ -23,6 +23,7 @@ from eventbus.store.redis_store import RedisStore
 from eventbus.store.revoking import Revocation, RevocationKind
 from eventbus.store.running import RunRecord
 from eventbus.tiers import Tier
+from eventbus.tracing import load_tracing
 from gateway.auth import Identity
 from gateway.clockwork import STALL_MS, TICK_MS, Clockwork
 from gateway.config import NodeSettings, load_authenticator
@@ -41,8 +42,10 @@ from gateway.revocations import Revocations
 from gateway.routes import make_app
 from gateway.sending import Sending
 from gateway.session import Session, SessionSettings
+from gateway.shedding import Shedding
 from gateway.sockets import Sockets
 from gateway.texting import Texting
+from gateway.tracing import DeliverySpans
 from gateway.version import VERSION
 from gateway.watching import Watcher
 from gateway.webhook import Webhook
@@ -72,6 +75,8 @@ class Node:
         self.store: Store = store or RedisStore(settings.redis_url, settings.store)
         self.name: NodeName = settings.node_name
         self.counters = Counters()
+        tracing = load_tracing(settings.trace.traces)
+        self.spans = None if tracing is None else DeliverySpans(tracing, self.name)
         self.hub: Hub[Session] = Hub()
         self.drain_ms = settings.liveness.drain_ms
         self.draining = False
@@ -91,6 +96,7 @@ class Node:
         self.sending = Sending(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
         self.keeper = Keeper(self.store, self.name, self.counters)
+        self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
         self.doorkeeper = Doorkeeper(
             settings,
@@ -169,6 +175,7 @@ class Node:
             self.keeper.run_beats,
             self.readiness.run,
             self.revocations.run,
+            self.shedding.run,
             self.clockwork.run,
             self._watch_store,
         ):

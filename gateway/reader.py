@@ -47,6 +47,9 @@ READS_MAX: Final = 512
 STEPS_MAX: Final = 128
 """Most pages and steps under way in one cycle."""
 
+REFS_MAX: Final = 1_024
+"""Most acks of one connection that wait with an answer to give; one more is kept, and its client told so at once."""
+
 PAUSE_MS: Final = 100
 """How long a cycle waits after the store failed."""
 
@@ -122,6 +125,9 @@ class Reader:
     def acknowledge(self, session: Session, said: moves.Acknowledge, ref: wire.Ref | None) -> None:
         """Puts acks on their way; with `ref`, the answer is counted for these ids alone."""
         acks = self._acks_of(session)
+        if ref is not None and len(acks.refs) >= REFS_MAX:
+            session.ack_is_late(ref)
+            ref = None
         if ref is None:
             acks.ids.extend(said.ids)
             acks.facts.extend(facts_of(said.payloads))

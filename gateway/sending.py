@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -23,6 +23,7 @@ from eventbus.commands.command import ANSWER, check_command, pick_question, ref_
 from eventbus.errors import EventBusError, RateLimited, RunClosed, StoreError, StoreUnavailable
 from eventbus.event import peek
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, UserId
+from eventbus.jsonvalue import unpack
 from eventbus.store import Store
 from eventbus.store.inbound import Answered, CommandRefusal, NewCommand, QuestionRecord
 from gateway.counters import Counters
@@ -41,6 +42,10 @@ _AT_CAP: Final = "as many commands wait as are kept, and no agent has handled on
 
 WAITING_MAX: Final = 64
 """Most commands of one connection that wait for the store."""
+WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Most that the commands of all connections may weigh while they wait; one more is refused."""
+COMMAND_BYTES: Final = 500
+"""What a command that waits weighs beside its data, about."""
 FULL_MS: Final = 1_000
 """So long a user whose commands are at the cap is refused without a look."""
 BATCH_MAX: Final = 256
@@ -52,11 +57,19 @@ PAUSE_MAX_MS: Final = 1_000
 
 @dataclass(slots=True)
 class _Wait:
-    """One command to come; `since_ms` is monotonic."""
+    """One command to come; `since_ms` is monotonic. The data is held as it goes to the store: as a dictionary it would
+    weigh many times what its client sent. `frame` has none.
+    """
 
     session: Session
     frame: wire.Send
+    data: bytes
     since_ms: int
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs, about."""
+        return len(self.data) + COMMAND_BYTES
 
 
 class Sending:
@@ -77,6 +90,7 @@ class Sending:
         self._lines: dict[ConnectionId, deque[_Wait]] = {}
         self._asking: dict[Session, None] = {}
         self._full: dict[UserId, int] = {}
+        self._waiting_bytes = 0
         self._reminding = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -102,12 +116,17 @@ class Sending:
         except EventBusError as error:
             self._refuse(session, frame, error)
             return
-        line = self._lines.setdefault(session.connection_id, deque())
-        if len(line) >= WAITING_MAX:
-            busy = RateLimited(f"{len(line)} commands wait for the store already; send this one again later")
+        wait = _Wait(session, replace(frame, data={}), msgpack.packb(frame.data), self._clock.monotonic_ms())
+        line = self._lines.get(session.connection_id, ())
+        if len(line) >= WAITING_MAX or self._waiting_bytes + wait.size_bytes > WAITING_BYTES_MAX:
+            busy = RateLimited(
+                f"{len(line)} commands of this connection, and {self._waiting_bytes} bytes of all, wait for the store"
+                " already; send this one again later"
+            )
             self._refuse(session, frame, busy)
             return
-        line.append(_Wait(session, frame, self._clock.monotonic_ms()))
+        self._lines.setdefault(session.connection_id, deque()).append(wait)
+        self._waiting_bytes += wait.size_bytes
         self._idle.clear()
         self._wanted.set()
 
@@ -176,6 +195,7 @@ class Sending:
             if wait.session.is_open:
                 wait.session.send(wire.Sent(ref=wait.frame.ref, id=entry))
         line.popleft()
+        self._waiting_bytes -= wait.size_bytes
         return True
 
     async def _stored(self, wait: _Wait) -> EntryId:
@@ -189,7 +209,7 @@ class Sending:
             user=session.user,
             session=session.session_id,
             type=frame.type,
-            data=msgpack.packb(frame.data),
+            data=wait.data,
             ref=ref_word(frame.ref),
             run=frame.run,
             thread=frame.thread,
@@ -215,7 +235,8 @@ class Sending:
 
     async def _answered(self, wait: _Wait) -> EntryId:
         user, frame = wait.session.user, wait.frame
-        name = frame.data["question"]
+        data = unpack(wait.data)
+        name = data["question"]
         record = pick_question(await self._store.questions(user), name, frame.run)
         if record is None:
             raise refused_answer(Answered.UNKNOWN_QUESTION, name)
@@ -223,7 +244,7 @@ class Sending:
             record,
             user,
             wait.session.session_id,
-            frame.data["answer"],
+            data["answer"],
             ref=ref_word(frame.ref),
             now_ms=self._clock.now_ms(),
         )

@@ -20,6 +20,7 @@ from eventbus.fields import Level
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, SessionId, UserId
 from eventbus.store import Attach, Attached, AttachRefused, Beat, BeatState, Fence, ReleaseReason
 from eventbus.store.revoking import RevocationKind
+from eventbus.tracing import Outcome
 from gateway.auth import Identity
 from gateway.dialogue import Dialogue
 from gateway.framing import Framing
@@ -122,6 +123,13 @@ class Session:
     def is_closed(self) -> bool:
         """Whether its life is over."""
         return self.state is State.CLOSED
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held for its client, about: the entries of its window, and what waits to be written."""
+        if not self.user or self.state is State.CLOSED:
+            return 0
+        return self.delivery.held_bytes + self.connection.buffered_bytes
 
     @property
     def session_id(self) -> SessionId:
@@ -339,6 +347,8 @@ class Session:
                     counters.events_redelivered += again
                     for data in self.framing.events(effect.events):
                         self.connection.send(data)
+                    if self._host.spans is not None:
+                        self._host.spans.sent(self.connection_id, self.user, self.session_id, effect.events)
                 case moves.Acknowledge():
                     self._host.acknowledge(self, effect, None)
                 case moves.Release() | moves.Redeliver() | moves.GiveUp():
@@ -348,14 +358,20 @@ class Session:
                     counters.gaps[gap.reason] += 1
                     self.send(wire.Gap(reason=gap.reason, after=gap.after, before=gap.before, count=gap.count))
                 case moves.Dropped():
+                    self._ended(effect.ids, Outcome(effect.reason.value))
                     self.send(wire.Dropped(ids=effect.ids, reason=effect.reason))
                 case moves.Withdrawn():
+                    self._ended(effect.ids, Outcome.RELEASED)
                     self.send(wire.Released(ids=effect.ids))
                 case moves.CaughtUp():
                     self.send(wire.CaughtUp(cursor=effect.cursor))
                     self._host.caught_up(self)
                 case _:
                     assert_never(effect)
+
+    def _ended(self, ids: Iterable[EntryId], outcome: Outcome) -> None:
+        if self._host.spans is not None:
+            self._host.spans.ended(self.connection_id, ids, outcome)
 
     def _step(self, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
         backlog_bytes = self._host.settings.liveness.backlog_bytes
@@ -368,6 +384,7 @@ class Session:
     def acks_stored(self, ids: Sequence[EntryId], released: int, ref: wire.Ref | None) -> None:
         """Acks are in Redis."""
         self._host.counters.events_acked += released
+        self._ended(ids, Outcome.ACKED)
         if self.state is State.CLOSED:
             return
         self.apply(moves.Stored(ids))
@@ -382,6 +399,7 @@ class Session:
 
     def acked_elsewhere(self, ids: Sequence[EntryId]) -> None:
         """Entries of this session were acked through another door (D11)."""
+        self._ended(ids, Outcome.ACKED)
         if self.state is State.OPEN:
             self.apply(moves.AckedElsewhere(ids))
 
@@ -544,6 +562,8 @@ class Session:
         self._host.unseat(self)
         if seated:
             self.dialogue.end()
+            if self._host.spans is not None:
+                self._host.spans.left(self.connection_id)
             self._last_cursor = self.delivery.cursor
             self.delivery.handle(moves.Closed(), 0)
             if self._close_code is not CloseCode.SUPERSEDED:

@@ -283,6 +283,7 @@ export class Outbox {
 
   displayed(entry) {
     this.#displayed.push(entry);
+    if (this.#displayed.length >= IDS_A_FRAME) this.#keepDisplayed(); // without a connection nobody else takes them
   }
 
   confirmed(entry, note) {
@@ -316,9 +317,7 @@ export class Outbox {
   /** The next frame to send, or undefined. `received` goes first: it releases. */
   next() {
     if (this.#received.length > 0) return { op: "ack", ids: this.#received.splice(0, IDS_A_FRAME) };
-    if (this.#displayed.length > 0) {
-      this.#keep({ op: "ack", ids: this.#displayed.splice(0, IDS_A_FRAME), level: "displayed" });
-    }
+    if (this.#displayed.length > 0) this.#keepDisplayed();
     return this.#frames.shift();
   }
 
@@ -326,10 +325,18 @@ export class Outbox {
     return this.#received.length + this.#displayed.length + this.#frames.length === 0;
   }
 
+  #keepDisplayed() {
+    this.#keep({ op: "ack", ids: this.#displayed.splice(0, IDS_A_FRAME), level: "displayed" });
+  }
+
   #keep(frame) {
     frame.ref = this.#newRef();
     this.#unanswered.set(frame.ref, frame);
-    if (this.#unanswered.size > MAX_UNANSWERED) this.#unanswered.delete(this.#unanswered.keys().next().value);
+    if (this.#unanswered.size > MAX_UNANSWERED) {
+      const oldest = this.#unanswered.values().next().value;
+      this.#unanswered.delete(oldest.ref);
+      if (this.#frames.includes(oldest)) this.#frames.splice(this.#frames.indexOf(oldest), 1);
+    }
     this.#frames.push(frame);
   }
 }
@@ -636,12 +643,115 @@ function nextTurn(action) {
   channel.port2.postMessage(null);
 }
 
-const systemClock = {
+const WAITER = "onmessage = ({ data: { number, ms } }) => setTimeout(() => postMessage(number), ms);";
+
+/**
+ * Timers for a hidden page, whose own run but once a second, and later once a minute: a worker waits for them. Where the page's
+ * policy allows no such worker (`worker-src blob:`), they are the page's own after all.
+ */
+class HiddenTimers {
+  #refused = typeof globalThis.Worker !== "function" || globalThis.document === undefined;
+  #waiting = new Map(); // number -> timer
+  #number = 0;
+  #worker;
+
+  get wanted() {
+    return !this.#refused && globalThis.document.visibilityState === "hidden";
+  }
+
+  /** Returns the timer, for `clear`. */
+  set(action, ms) {
+    const timer = { number: (this.#number += 1), action, endMs: performance.now() + ms, handle: undefined };
+    this.#waiting.set(timer.number, timer);
+    try {
+      this.#worker ??= this.#start();
+      this.#worker.postMessage({ number: timer.number, ms });
+    } catch {
+      this.#refuse();
+    }
+    return timer;
+  }
+
+  clear(timer) {
+    this.#waiting.delete(timer.number);
+    globalThis.clearTimeout(timer.handle);
+    this.#rest();
+  }
+
+  #start() {
+    const address = URL.createObjectURL(new Blob([WAITER], { type: "text/javascript" }));
+    const policy = globalThis.trustedTypes?.createPolicy("eventbus-client", { createScriptURL: (text) => text });
+    const worker = new Worker(policy?.createScriptURL(address) ?? address);
+    worker.onmessage = ({ data: number }) => this.#ring(this.#waiting.get(number));
+    worker.onerror = () => this.#refuse();
+    return worker;
+  }
+
+  #ring(timer) {
+    if (timer === undefined) return; // cleared meanwhile
+    this.#waiting.delete(timer.number);
+    this.#rest();
+    timer.action();
+  }
+
+  #refuse() {
+    this.#refused = true;
+    this.#worker?.terminate();
+    for (const timer of this.#waiting.values()) {
+      timer.handle = globalThis.setTimeout(() => this.#ring(timer), Math.max(0, timer.endMs - performance.now()));
+    }
+  }
+
+  /** A page that is shown again needs no worker. */
+  #rest() {
+    if (this.#waiting.size > 0 || this.wanted) return;
+    this.#worker?.terminate();
+    this.#worker = undefined;
+  }
+}
+
+const hiddenTimers = new HiddenTimers();
+
+export const systemClock = {
   now: () => Date.now(),
-  setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
-  clearTimeout: (handle) => globalThis.clearTimeout(handle),
+  setTimeout: (action, ms) => (hiddenTimers.wanted ? hiddenTimers.set(action, ms) : globalThis.setTimeout(action, ms)),
+  clearTimeout: (handle) => (handle?.action ? hiddenTimers.clear(handle) : globalThis.clearTimeout(handle)),
   nextTurn,
 };
+
+/** The application's callbacks: none after the end, and the failure of one is reported and stops nothing. */
+export class Callbacks {
+  #options;
+  #over;
+
+  /** `over()` says whether the end has come. */
+  constructor(options, over) {
+    this.#options = options;
+    this.#over = over;
+  }
+
+  call(name, argument) {
+    if (!this.#over()) return this.last(name, argument);
+  }
+
+  /** Also at the end: the state `closed` is told. */
+  async last(name, ...given) {
+    try {
+      await this.#options[name]?.(...given);
+    } catch (cause) {
+      this.report(new EventBusError("callback_failed", `a callback failed: ${cause?.message ?? cause}`, { cause }));
+    }
+  }
+
+  report(error) {
+    if (this.#over()) return;
+    try {
+      this.#options.onError(error);
+    } catch (failure) {
+      console.error(failure, error);
+    }
+  }
+}
 
 /**
  * Knows the sessions of the browser's other tabs. A duplicated tab begins with a copy of the first one's storage: without
@@ -902,6 +1012,7 @@ function checkedOptions(options) {
 
 export class EventBusClient {
   #url;
+  #callbacks;
   #options;
   #clock;
   #random;
@@ -951,6 +1062,7 @@ export class EventBusClient {
   /** Connects at once (callbacks begin after the constructor has returned). The options: docs/javascript.md. */
   constructor(url, options = {}) {
     this.#options = checkedOptions(options);
+    this.#callbacks = new Callbacks(this.#options, () => this.#state === "closed");
     this.#url = socketUrl(url);
     this.#clock = options.clock ?? systemClock;
     this.#random = options.random ?? Math.random;
@@ -1307,11 +1419,11 @@ export class EventBusClient {
     gap: (client, { reason, after, before, count }) => client.#gap({ reason, after, before, count }),
     dropped: (client, { ids, reason }) => {
       client.#inbox.withdrawn(ids);
-      client.#call("onDropped", { ids, reason });
+      client.#callbacks.call("onDropped", { ids, reason });
     },
     released: (client, { ids }) => {
       client.#inbox.withdrawn(ids);
-      client.#call("onReleased", ids);
+      client.#callbacks.call("onReleased", ids);
     },
     text: (client, frame) => client.#textCame(frame),
     acked: (client, frame) => client.#outbox.answered(frame.ref),
@@ -1340,7 +1452,7 @@ export class EventBusClient {
       const survives = after !== undefined && this.cursor !== undefined && compareEntries(after, this.cursor) < 0;
       this.#inbox.tracker.rebase(survives ? after : undefined);
     }
-    this.#inbox.inOrder(() => this.#call("onGap", gap));
+    this.#inbox.inOrder(() => this.#callbacks.call("onGap", gap));
   }
 
   #goneAway({ reason, reconnect_after_ms: afterMs }) {
@@ -1480,7 +1592,7 @@ export class EventBusClient {
 
   #textCame(frame) {
     const part = this.#texts.take(frame, this.#clock.now());
-    if (part) this.#call("onText", part);
+    if (part) this.#callbacks.call("onText", part);
     this.#watchTexts();
   }
 
@@ -1670,31 +1782,11 @@ export class EventBusClient {
   #setState(state, detail = {}) {
     if (this.#state === "closed") return;
     this.#state = state;
-    const { onState } = this.#options;
-    if (onState) this.#guarded(() => onState(state, detail));
-  }
-
-  /** Calls a callback of the application: never after the end, and its failure is reported and stops nothing. */
-  #call(name, argument) {
-    const callback = this.#options[name];
-    if (callback && this.#state !== "closed") return this.#guarded(() => callback(argument));
-  }
-
-  async #guarded(callback) {
-    try {
-      await callback();
-    } catch (cause) {
-      this.#report(new EventBusError("callback_failed", `a callback failed: ${cause?.message ?? cause}`, { cause }));
-    }
+    this.#callbacks.last("onState", state, detail);
   }
 
   #report(error) {
-    if (this.#state === "closed") return;
-    try {
-      this.#options.onError(error);
-    } catch (failure) {
-      console.error(failure, error);
-    }
+    this.#callbacks.report(error);
   }
 
   #arm(name, ms, action) {

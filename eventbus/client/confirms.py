@@ -56,6 +56,9 @@ class Confirms:
             oldest = next(iter(self._frames))
             del self._frames[oldest]
             self.forgotten += 1
+            # It may be among the unsent, first: without a connection nobody else takes it off.
+            while self._unsent[0] not in self._frames:
+                self._unsent.popleft()
 
     def next(self, most: int) -> Ack | None:
         """The next frame to send, with `most` entries at most."""

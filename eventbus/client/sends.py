@@ -89,6 +89,9 @@ class Sends:
         """
         if len(self._frames) >= MAX_UNANSWERED:
             raise SubscriberError(f"{len(self._frames)} commands wait for the node already; send this one later")
+        # Those that nobody waits for any more: without a connection nobody else takes them off.
+        while self._unsent and self._unsent[0] not in self._frames:
+            self._unsent.popleft()
         self._frames[frame.ref] = frame
         self._unsent.append(frame.ref)
 

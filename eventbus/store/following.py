@@ -167,6 +167,8 @@ class Followers:
                 # The slot moved to another server.
                 raise StoreUnavailable(f"Redis ended the subscription of {channel}")
             self._leaving[channel] -= 1
+            if not self._leaving[channel]:
+                del self._leaving[channel]
 
     def _tell(self, channel: str, what: Told) -> None:
         user, followers = self._users.get(channel, (UserId(""), []))

@@ -28,6 +28,18 @@ test("entry ids are ordered as numbers, not as text", () => {
   assert.ok(compareEntries("1000-18446744073709551615", "1000-18446744073709551614") > 0, "beyond 2^53");
 });
 
+test("confirmations that wait for a connection are bounded, and the oldest go", () => {
+  let refs = 0;
+  const outbox = new Outbox(() => `r${++refs}`);
+  for (let number = 0; number < 3_000; number += 1) outbox.confirmed(`1-${number}`);
+  for (let number = 0; number < 5_000; number += 1) outbox.displayed(`2-${number}`);
+  const frames = [];
+  for (let frame = outbox.next(); frame !== undefined; frame = outbox.next()) frames.push(frame);
+  assert.equal(frames.length, 1_024);
+  assert.equal(frames.filter(({ level }) => level === "displayed").flatMap(({ ids }) => ids).length, 5_000);
+  assert.deepEqual(frames.at(0).ids, ["1-1981"]);
+});
+
 test("waits are jittered over the whole range, double, and stop at 15 s", () => {
   const limits = Array.from({ length: 8 }, (_, attempt) => backoffMs(attempt, () => 0.999999));
   assert.deepEqual(limits, [249, 499, 999, 1999, 3999, 7999, 14999, 14999]);
