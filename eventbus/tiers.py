@@ -45,6 +45,13 @@ _USUAL_MS: Final = {
     "confirmation_timeout_ms": DAY_MS,
 }
 
+_USUAL_RATES: Final = {
+    "bytes_per_second": 128 * 1024,
+    "publishes_per_second": 1_000,
+    "publish_bytes_per_second": 4 * 1024 * 1024,
+}
+"""Rates of a tier that does not say; unlike the usual times they are ordinary defaults."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
@@ -56,7 +63,10 @@ class Tier:
         agent_timeout_ms: a run that takes longer is marked, and ended only where its `on_timeout` says so.
         connection_timeout_ms: a connection without any sign of life for this long is closed.
         live_sessions: of one user, at a time.
-        frames_per_second: that a client may send.
+        frames_per_second: that a client may send, each connection for itself.
+        bytes_per_second: that a client's frames may have together, each connection for itself.
+        publishes_per_second: events that a user may publish over HTTP, on all nodes together.
+        publish_bytes_per_second: bytes that the bodies of these requests may have together.
         started_within_ms: a run starts so long after it was asked for.
         thinking_within_ms: ... and its agent thinks so long after that.
         executing_within_ms: a tool is told of so long after it was entered.
@@ -69,6 +79,9 @@ class Tier:
     connection_timeout_ms: int
     live_sessions: int
     frames_per_second: int
+    bytes_per_second: int = _USUAL_RATES["bytes_per_second"]
+    publishes_per_second: int = _USUAL_RATES["publishes_per_second"]
+    publish_bytes_per_second: int = _USUAL_RATES["publish_bytes_per_second"]
     started_within_ms: int = _AS_AGENT
     thinking_within_ms: int = _AS_AGENT
     executing_within_ms: int = _AS_AGENT
@@ -125,6 +138,7 @@ _TIER_FIELDS: Final = {
     "connection_timeout_ms": Integer(1, DAY_MS),
     "live_sessions": Integer(1, 100_000),
     "frames_per_second": Integer(1, 1_000_000),
+    **dict.fromkeys(_USUAL_RATES, Integer(1, 1024**3)),
     **dict.fromkeys(_USUAL_MS, Integer(1, DAY_MS)),
 }
 _TIER_NAME: Final = Text(
@@ -143,13 +157,25 @@ def _check_tier_values(tier: Tier) -> None:
 
 BUILT_IN_TIERS: Final = (
     Tier(name="free", agent_timeout_ms=30_000, connection_timeout_ms=40_000, live_sessions=10, frames_per_second=20),
-    Tier(name="pro", agent_timeout_ms=45_000, connection_timeout_ms=60_000, live_sessions=20, frames_per_second=50),
+    Tier(
+        name="pro",
+        agent_timeout_ms=45_000,
+        connection_timeout_ms=60_000,
+        live_sessions=20,
+        frames_per_second=50,
+        bytes_per_second=256 * 1024,
+        publishes_per_second=2_000,
+        publish_bytes_per_second=8 * 1024 * 1024,
+    ),
     Tier(
         name="enterprise",
         agent_timeout_ms=120_000,
         connection_timeout_ms=180_000,
         live_sessions=100,
         frames_per_second=500,
+        bytes_per_second=2 * 1024 * 1024,
+        publishes_per_second=10_000,
+        publish_bytes_per_second=32 * 1024 * 1024,
     ),
 )
 
@@ -190,8 +216,9 @@ def _tier_from(name: str, values: object, base: Tier | None) -> Tier:
         raise ConfigError(f"tier {name!r} must be a JSON object", field="tiers")
     if unknown := sorted(set(values) - set(_TIER_FIELDS)):
         raise ConfigError(f"tier {name!r} has no field {unknown[0]!r}; it has {', '.join(_TIER_FIELDS)}", field="tiers")
-    own = [field for field in _TIER_FIELDS if field not in _USUAL_MS]
-    merged: dict[str, Any] = {field: getattr(base, field, None) for field in own} | values
+    own = [field for field in _TIER_FIELDS if field not in _USUAL_MS and field not in _USUAL_RATES]
+    merged: dict[str, Any] = {field: getattr(base, field, None) for field in own}
+    merged |= {field: getattr(base, field, usual) for field, usual in _USUAL_RATES.items()} | values
     if missing := [field for field in own if merged[field] is None]:
         raise ConfigError(f"tier {name!r} lacks {missing[0]}", field="tiers")
     if zero := [field for field in _USUAL_MS if merged.get(field) == _AS_AGENT]:

@@ -38,7 +38,10 @@ _TIER_FIELDS: Final = (
     ("agent_timeout_ms", 'a run is marked after it, and ended only with `on_timeout="cancel"`'),
     ("connection_timeout_ms", "a connection without any sign of life is closed after it"),
     ("live_sessions", "of one user, at a time"),
-    ("frames_per_second", "that a client may send"),
+    ("frames_per_second", "that a client may send, on each connection"),
+    ("bytes_per_second", "that these frames may have together"),
+    ("publishes_per_second", "events that a user may publish over HTTP, on all nodes together"),
+    ("publish_bytes_per_second", "that the bodies of these requests may have together"),
     ("started_within_ms", "from the request of a run to its start"),
     ("thinking_within_ms", "from its start to the first thought"),
     ("executing_within_ms", "from entering a tool to the event that tells of it"),
@@ -92,7 +95,8 @@ def _tier_table() -> str:
     rows.append(
         """
 The file of `EVENTBUS_TIERS_FILE` is a JSON object, such as `{"pro": {"live_sessions": 40}}`: a known tier keeps the
-first four fields where it does not give them, a new one gives all four. The deadlines and the wait for a confirmation
+first seven fields where it does not give them; a new one gives the first four, and has the other three of the built-in
+`free` where it does not give them. The deadlines and the wait for a confirmation
 that are not given are the usual ones, or the agent timeout where that is less.
 
 A tier that breaks the hierarchy stops the start: the deadlines of a run and the wait for a confirmation must not be

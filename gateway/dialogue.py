@@ -82,15 +82,21 @@ class Dialogue:
         now_ms = self._host.clock.monotonic_ms()
         limit = self._limit
         if limit is None:
-            limit = self._limit = FrameLimit(session.opening.tier.frames_per_second, now_ms)
-        verdict = limit.take(now_ms)
+            tier = session.opening.tier
+            limit = self._limit = FrameLimit(
+                tier.frames_per_second,
+                now_ms,
+                bytes_per_second=tier.bytes_per_second,
+                max_frame_bytes=self._host.settings.max_frame_bytes,
+            )
+        verdict = limit.take(now_ms, len(payload))
         if verdict is FrameVerdict.READ:
             return False
         if verdict is FrameVerdict.CLOSE:
             session.close(CloseCode.RATE_LIMITED, "more frames than the tier allows for 30 s")
             return True
         self._held.append(payload)
-        self.resume_due_ms = now_ms + limit.resume_in_ms(now_ms)
+        self.resume_due_ms = now_ms + limit.resume_in_ms(now_ms, len(payload))
         session.connection.pause_reading()
         self._host.place(session)
         return True

@@ -16,6 +16,7 @@ from eventbus.errors import RateLimited
 
 __all__ = [
     "AddressConnections",
+    "AddressRate",
     "FrameLimit",
     "FrameVerdict",
     "HandshakeLimit",
@@ -88,7 +89,7 @@ class FrameVerdict(Enum):
 
 
 class FrameLimit:
-    """A client's frames: ten seconds' worth of its tier's rate at once, then as many a second.
+    """A client's frames, and their bytes: ten seconds' worth of its tier's rate at once, then as many a second.
 
     A burst above that only waits; who keeps sending above the rate for 30 s is closed. The bucket counts as empty from
     the first frame that found none until it is half full again: a flooding client is read a little now and then, and
@@ -97,59 +98,79 @@ class FrameLimit:
     Args:
         frames_per_second: of the tier.
         now_ms: monotonic time.
+        bytes_per_second: of the tier.
+        max_frame_bytes: the longest frame, for which there must be room.
     Source: docs/protocol.md, section 7.
     """
 
-    __slots__ = ("_bucket", "_starved_since_ms")
+    __slots__ = ("_bucket", "_bytes", "_starved_since_ms")
 
-    def __init__(self, frames_per_second: int, now_ms: int) -> None:
+    def __init__(
+        self, frames_per_second: int, now_ms: int, *, bytes_per_second: int = 1024**3, max_frame_bytes: int = 0
+    ) -> None:
         self._bucket = TokenBucket(frames_per_second, frames_per_second * FRAMES_BURST_S, now_ms)
+        room = max(bytes_per_second * FRAMES_BURST_S, max_frame_bytes)
+        self._bytes = TokenBucket(bytes_per_second, room, now_ms)
         self._starved_since_ms: int | None = None
 
-    def take(self, now_ms: int) -> FrameVerdict:
-        """Count one frame, if it may be handled now; a frame that may not is not counted."""
-        bucket = self._bucket
-        if self._starved_since_ms is not None and 2 * bucket.level(now_ms) >= bucket.capacity:
+    def take(self, now_ms: int, frame_bytes: int = 0) -> FrameVerdict:
+        """Count one frame of so many bytes, if it may be handled now; a frame that may not is not counted."""
+        frames, its_bytes = self._bucket, self._bytes
+        if self._starved_since_ms is not None and all(
+            2 * bucket.level(now_ms) >= bucket.capacity for bucket in (frames, its_bytes)
+        ):
             self._starved_since_ms = None
-        if bucket.take(now_ms):
+        if frames.level(now_ms) >= 1 and its_bytes.take(now_ms, frame_bytes):
+            frames.take(now_ms)
             return FrameVerdict.READ
         if self._starved_since_ms is None:
             self._starved_since_ms = now_ms
         starved_ms = now_ms - self._starved_since_ms
         return FrameVerdict.CLOSE if starved_ms >= STARVED_MAX_MS else FrameVerdict.PAUSE
 
-    def resume_in_ms(self, now_ms: int) -> int:
-        """How long to stop reading after `PAUSE`: until a second's worth is there, so that sockets do not flap."""
-        return self._bucket.wait_ms(now_ms, self._bucket.rate)
+    def resume_in_ms(self, now_ms: int, frame_bytes: int = 0) -> int:
+        """How long to stop reading after `PAUSE`: until a second's worth is there, so that sockets do not flap, and
+        the held frame of so many bytes can be handled.
+        """
+        its_bytes = self._bytes
+        wanted = max(frame_bytes, min(its_bytes.rate, its_bytes.capacity // FRAMES_BURST_S))
+        return max(self._bucket.wait_ms(now_ms, self._bucket.rate), its_bytes.wait_ms(now_ms, wanted))
 
 
-class HandshakeLimit:
-    """Handshakes of one address in a second, for as many addresses as the table holds.
+class AddressRate:
+    """How often one address does something in a second, for as many addresses as the table holds.
 
-    Addresses that have been quiet leave the table a few with each handshake, and the longest unseen one leaves when it
+    Addresses that have been quiet leave the table a few with each call, and the longest unseen one leaves when it
     is full: whoever has more addresses than that is not held by a limit on addresses.
 
     Args:
-        per_second: handshakes of one address a second; 0 is no limit.
+        per_second: of one address; 0 is no limit.
+        what: what is counted, for the message.
+        burst_s: for so many seconds' worth there is room at once.
         addresses_max: rows of the table.
     """
 
-    __slots__ = ("_addresses_max", "_buckets", "_per_second")
+    __slots__ = ("_addresses_max", "_buckets", "_capacity", "_per_second", "_what")
 
-    def __init__(self, per_second: int, *, addresses_max: int = ADDRESSES_MAX) -> None:
+    def __init__(
+        self, per_second: int, what: str, *, burst_s: int = FRAMES_BURST_S, addresses_max: int = ADDRESSES_MAX
+    ) -> None:
         self._per_second = per_second
+        self._capacity = per_second * burst_s
+        self._what = what
         self._addresses_max = addresses_max
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def check(self, address: str | None, now_ms: int) -> None:
-        """Count a handshake.
+    def check(self, address: str | None, now_ms: int, count: int = 1) -> None:
+        """Count so many at once, or none. More than the table gives an address at once take all of it.
 
         Args:
             address: from `limited_address`; None is not limited.
             now_ms: monotonic time.
+            count: how many.
 
         Raises:
             RateLimited: one too many; says when to try again.
@@ -161,22 +182,37 @@ class HandshakeLimit:
         if bucket is None:
             if len(self._buckets) >= self._addresses_max:
                 self._buckets.popitem(last=False)
-            bucket = self._buckets[address] = TokenBucket(self._per_second, self._per_second, now_ms)
+            bucket = self._buckets[address] = TokenBucket(self._per_second, self._capacity, now_ms)
         else:
             self._buckets.move_to_end(address)
-        if not bucket.take(now_ms):
+        count = min(count, self._capacity)
+        if not bucket.take(now_ms, count):
             raise RateLimited(
-                f"more than {self._per_second} connections a second from one address",
-                retry_after_ms=max(1000, bucket.wait_ms(now_ms)),
+                f"more than {self._per_second} {self._what} a second from one address",
+                retry_after_ms=max(1000, bucket.wait_ms(now_ms, count)),
             )
 
     def _forget_idle(self, now_ms: int) -> None:
         # The oldest are at the front. A few each time: a storm's table shrinks again, and no handshake pays for all.
         for _ in range(_IDLE_CHECKS):
             address = next(iter(self._buckets), None)
-            if address is None or self._buckets[address].level(now_ms) < self._per_second:
+            if address is None or self._buckets[address].level(now_ms) < self._capacity:
                 return
             del self._buckets[address]
+
+
+class HandshakeLimit(AddressRate):
+    """Handshakes of one address in a second.
+
+    Args:
+        per_second: handshakes of one address a second; 0 is no limit.
+        addresses_max: rows of the table.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, per_second: int, *, addresses_max: int = ADDRESSES_MAX) -> None:
+        super().__init__(per_second, "connections", burst_s=1, addresses_max=addresses_max)
 
 
 class AddressConnections:

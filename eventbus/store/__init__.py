@@ -26,6 +26,7 @@ from eventbus.errors import StoreError
 from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId, Epoch, EventId, NodeName, RunId, SessionId, ThreadId, UserId
 from eventbus.record import record
+from eventbus.store.allowing import AllowStore
 from eventbus.store.figures import FigureStore
 from eventbus.store.inbound import InboundStore
 from eventbus.store.revoking import RevokeStore
@@ -584,7 +585,7 @@ class Listening(Protocol):
         """Ends it; safe to call twice."""
 
 
-class Store(RunStore, TextStore, InboundStore, FigureStore, RevokeStore, Protocol):
+class Store(RunStore, TextStore, InboundStore, FigureStore, RevokeStore, AllowStore, Protocol):
     """Everything the bus and the nodes ask of Redis."""
 
     async def append(

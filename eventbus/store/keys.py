@@ -61,6 +61,7 @@ class UserKeys:
         threads: thread -> time of its last event.
         texts: the token streams that are open.
         gaps: session -> gaps of which its client may not have heard.
+        allowances: what the user may still do.
         channel: the shard channel on which agents hear of commands and presence.
     """
 
@@ -74,6 +75,7 @@ class UserKeys:
     threads: str
     texts: str
     gaps: str
+    allowances: str
     channel: str
     partition: PartitionKeys
 
@@ -162,6 +164,7 @@ class Keys:
                 threads=f"{tag}:h:{user}",
                 texts=f"{tag}:v:{user}",
                 gaps=f"{tag}:g:{user}",
+                allowances=f"{tag}:f:{user}",
                 channel=f"{tag}:d:{user}",
                 partition=partition,
             )

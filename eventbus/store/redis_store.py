@@ -47,6 +47,7 @@ from eventbus.store.inbound import POLL_MS
 from eventbus.store.keys import Keys
 from eventbus.store.listening import Subscription
 from eventbus.store.operating import Operating
+from eventbus.store.redis_allowing import RedisAllowances
 from eventbus.store.redis_figures import RedisFigures
 from eventbus.store.redis_inbound import RedisInbound
 from eventbus.store.redis_revoking import RedisRevocations
@@ -62,7 +63,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocations, Operating):
+class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocations, RedisAllowances, Operating):
     """An `eventbus.store.Store` over one server.
 
     Making one needs no server: it connects when it is first used, and again whenever the connection is lost.

@@ -48,6 +48,7 @@ NAMES: Final = (
     "sessions",
     "settle",
     "take_commands",
+    "spend",
     "text_append",
     "text_close",
     "threads",

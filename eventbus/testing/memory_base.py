@@ -40,6 +40,7 @@ class MemoryBase(FaultSwitches):
         self._primary = secrets.token_hex(20)
         self._revoked: dict[str, Revocation] = {}
         self._revoked_epoch = ""
+        self._allowances: dict[UserId, dict[int, tuple[int, int]]] = {}
         self._revoked_number = 0
 
     def flush(self) -> None:
@@ -49,6 +50,7 @@ class MemoryBase(FaultSwitches):
         self._tickets.clear()
         self._nodes.clear()
         self._revoked.clear()
+        self._allowances.clear()
 
     # --- within -----------------------------------------------------------------------------------------------------
 

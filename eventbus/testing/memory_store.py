@@ -51,6 +51,7 @@ from eventbus.store import (
 )
 from eventbus.store.inbound import Told
 from eventbus.testing.memory_acking import MemoryAcks
+from eventbus.testing.memory_allowing import MemoryAllowances
 from eventbus.testing.memory_base import MemoryBase
 from eventbus.testing.memory_figures import MemoryFigures
 from eventbus.testing.memory_inbound import MemoryInbound
@@ -77,7 +78,9 @@ class _Listening:
         self._forget()
 
 
-class MemoryStore(MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryRevocations, MemoryBase):
+class MemoryStore(
+    MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryRevocations, MemoryAllowances, MemoryBase
+):
     """An `eventbus.store.Store` in one process, with switches for the faults of a server.
 
     Args:

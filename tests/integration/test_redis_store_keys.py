@@ -14,6 +14,7 @@ from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, SessionId, ThreadId
 from eventbus.store import AckRequest, DeadLetter, Durability, EntryFacts, NodeRecord, ReleaseReason, RunStep, Ticket
+from eventbus.store.allowing import Spending
 from eventbus.store.inbound import Ask, NewCommand, TakeCommands, inbox_group
 from eventbus.store.redis_store import RedisStore
 from eventbus.store.revoking import Revoke, Subject
@@ -87,6 +88,7 @@ async def exercise(store: RedisStore) -> None:
     await store.close_texts(ALICE, piece.run, ["two"])
     await _exercise_inbound(store)
     await store.revoke(Revoke(subject=Subject(jti="token-1")))
+    assert await store.spend(ALICE, [Spending(rate=1, capacity=9_999, cost=5)] * 2) == 0
     await listening.aclose()
 
 

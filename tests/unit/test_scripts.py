@@ -32,11 +32,13 @@ from eventbus.store import (
 )
 from eventbus.store import inbound_commands as inbound
 from eventbus.store import run_commands as runs
+from eventbus.store.allowing import ALLOWANCES_LIFE_MS, Spending
 from eventbus.store.batcher import Command
 from eventbus.store.commands import Commands
 from eventbus.store.figures import ThreadRecord
 from eventbus.store.inbound import Answer, AnsweredBy, Ask, NewCommand, TakeCommands
 from eventbus.store.keys import Keys, UserKeys
+from eventbus.store.redis_allowing import spend_call
 from eventbus.store.redis_figures import online_call, threads_call
 from eventbus.store.redis_revoking import revocations_call, revoke_call
 from eventbus.store.redis_texts import text_append, text_close
@@ -161,6 +163,7 @@ CALLS: dict[str, Command[Any]] = {
         ),
     ),
     "text_append": text_append(
+    "spend": spend_call(KEYS, USER, [Spending(rate=1_021, capacity=1_022, cost=1_023)] * 2),
         KEYS,
         SETTINGS,
         TextPiece(user=USER, run=RUN, stream="words", thread=ThreadId("trip"), offset=17, text="Grüße", last=True),
@@ -248,6 +251,10 @@ EXPECTED: dict[str, Any] = {
     "max_revocations": REVOCATIONS_MAX,
     "told": ("told-1", "told-2"),
 }
+    "longest_ms": ALLOWANCES_LIFE_MS,
+    "rate": 1_021,
+    "capacity": 1_022,
+    "cost": 1_023,
 
 
 def key_called(name: str) -> str:
