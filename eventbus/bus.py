@@ -12,6 +12,7 @@ from typing import Any, Unpack, cast, overload
 
 from eventbus.bus_answers import BusAnswers
 from eventbus.commands.reader import Commands
+from eventbus.errors import EventBusError
 from eventbus.event import Deliver, Event, Require
 from eventbus.ids import RunId, parse_session_id, parse_user_id
 from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each
@@ -23,6 +24,7 @@ from eventbus.runs.requests import request_run
 from eventbus.runs.timeout import OnTimeout
 from eventbus.store import Durability
 from eventbus.store.inbound import inbox_group
+from eventbus.tracing import follow, traced
 
 __all__ = ["Bus"]
 
@@ -117,11 +119,19 @@ class Bus(BusAnswers):
         publisher = self._opened()
         durable, deadline = self._maker.durable(durability), self._maker.deadline(deadline_ms)
         if many:
-            results = await store_all(publisher, to_each(event, many), durable, deadline, self)
+            results = await store_all(publisher, to_each(event, many), durable, deadline, self, self._tracing)
             return Receipts(receipts_of(results, many, event.id))
+        event, span = traced(self._tracing, event)
         append = append_of(event)
-        publisher.check_room(1, len(append.body))
-        future = publisher.submit(append, durable, deadline)
+        try:
+            publisher.check_room(1, len(append.body))
+            future = publisher.submit(append, durable, deadline)
+        except EventBusError as error:
+            if span is not None:
+                span.failed(error)
+            raise
+        if span is not None:
+            follow(span, future)
         answer, attempts = await future
         return Receipt(
             event=event.id,
@@ -277,5 +287,5 @@ class Bus(BusAnswers):
         """
         publisher = self._opened()
         durable, deadline = self._maker.durable(durability), self._maker.deadline(deadline_ms)
-        appends = [self._maker.append(event, index) for index, event in enumerate(events)]
-        return receipts_of(await store_all(publisher, appends, durable, deadline, self))
+        checked = [self._maker.checked(event, index) for index, event in enumerate(events)]
+        return receipts_of(await store_all(publisher, checked, durable, deadline, self, self._tracing))

@@ -27,6 +27,7 @@ from eventbus.schemas import Schemas
 from eventbus.store import Store
 from eventbus.streaming import TextWay
 from eventbus.timers import LoopTimers, Timers
+from eventbus.tracing import load_tracing
 
 __all__ = ["BusBase", "Part"]
 
@@ -62,6 +63,7 @@ class BusBase:
         self._given_store = store
         self._clock: Clock = clock or SystemClock()
         self._on_breaker = on_breaker
+        self._tracing = load_tracing(self.settings.trace.traces)
         self._maker = EventMaker(self.settings.publish, self._clock, self.schemas, self.settings.store)
         self._store: Store | None = None
         self._publisher: Publisher | None = None
@@ -160,6 +162,7 @@ class BusBase:
             schemas=self.schemas,
             max_event_bytes=publish.max_event_bytes,
             check_demand=self._maker.check_demand,
+            tracing=self._tracing,
             confirmations=self._run_confirmations(),
         )
 

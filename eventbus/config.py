@@ -31,6 +31,8 @@ __all__ = [
     "StreamFullPolicy",
     "Tier",
     "TierTable",
+    "TraceSettings",
+    "Traces",
     "redacted_url",
     "warn_of_unknown_variables",
 ]
@@ -413,6 +415,28 @@ class PublishSettings:
                 )
 
 
+class Traces(StrEnum):
+    """What records the spans of events."""
+
+    OFF = "off"
+    OTEL = "otel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Whether publishes and deliveries are traced."""
+
+    traces: Traces = setting(
+        Traces.OFF,
+        "TRACES",
+        "`otel`: spans of publishes and deliveries with OpenTelemetry, for which `eventbus[otel]` must be installed.",
+        Choice(Traces),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 REDIS_URL_DEFAULT: Final = "redis://127.0.0.1:6379/0"
 
 
@@ -435,6 +459,7 @@ class Settings:
     store: StoreSettings = group(StoreSettings)
     delivery: DeliverySettings = group(DeliverySettings)
     publish: PublishSettings = group(PublishSettings)
+    trace: TraceSettings = group(TraceSettings)
     tiers: TierTable = group(TierTable)
 
     def __post_init__(self) -> None:

@@ -125,6 +125,7 @@ class EventHead(NamedTuple):
     """The whole event as JSON, without blanks, the keys in the envelope's order."""
     demanded: bool = False
     """Whether a confirmation is demanded."""
+    trace: str | None = None
 
 
 # --- where an event is made -----------------------------------------------------------------------------------------
@@ -329,6 +330,7 @@ def peek(body: bytes) -> EventHead:
             get("expires_ms"),
             json,
             "require" in fields,
+            get("trace"),
         )
         data = fields["data"]
     except (AttributeError, KeyError, TypeError):
@@ -340,6 +342,7 @@ def peek(body: bytes) -> EventHead:
         and (head.thread is None or type(head.thread) is str)
         and (head.run is None or type(head.run) is str)
         and (head.expires_ms is None or type(head.expires_ms) is int)
+        and (head.trace is None or type(head.trace) is str)
     ):
         raise InvalidEvent("event", _NO_ENVELOPE)
     return head
@@ -358,7 +361,8 @@ def envelope_json(body: bytes) -> bytes:
 
 
 _NO_ENVELOPE: Final = (
-    "is no envelope: id, type, user, time_ms, data, thread, run, deliver or expires_ms is missing or has a wrong type"
+    "is no envelope: id, type, user, time_ms, data, thread, run, deliver, expires_ms or trace is missing or has a"
+    " wrong type"
 )
 
 _DELIVER: Final[Mapping[object, Deliver]] = {deliver.value: deliver for deliver in Deliver}

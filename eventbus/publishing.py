@@ -17,6 +17,7 @@ from eventbus.publisher import Publisher
 from eventbus.receipt import Receipt, Waits
 from eventbus.schemas import Schemas
 from eventbus.store import Append, Demand, Durability, RunStep
+from eventbus.tracing import Tracing, follow, traced
 
 __all__ = ["EventFields", "EventMaker", "append_of", "demand_of", "receipts_of", "recipients", "store_all", "to_each"]
 
@@ -85,9 +86,9 @@ def recipients(user: str | None, users: Iterable[str] | None) -> list[UserId] | 
     return list(found)
 
 
-def to_each(event: Event, users: Iterable[UserId]) -> list[Append]:
-    """What the store is given for one event to many users: judged once, under the same id for each."""
-    return [append_of(replace(event, user=user)) for user in users]
+def to_each(event: Event, users: Iterable[UserId]) -> list[Event]:
+    """One event to many users: judged once, under the same id for each."""
+    return [replace(event, user=user) for user in users]
 
 
 class EventMaker:
@@ -167,15 +168,15 @@ class EventMaker:
                 " demand it sooner",
             )
 
-    def append(self, event: Mapping[str, Any] | Event, index: int) -> Append:
-        """What the store is given for an event of a batch, or for the fields of one. Raises: InvalidEvent."""
+    def checked(self, event: Mapping[str, Any] | Event, index: int) -> Event:
+        """An event of a batch, or of the fields of one. Raises: InvalidEvent."""
         try:
             if not isinstance(event, Event):
                 event = self._made_of(event)
             self.check_demand(event)
         except InvalidField as error:
             raise error.at(index) from None
-        return append_of(event)
+        return event
 
     def _made_of(self, fields: object) -> Event:
         if not isinstance(fields, Mapping):
@@ -207,7 +208,12 @@ class EventMaker:
 
 
 async def store_all(
-    publisher: Publisher, appends: Sequence[Append], durability: Durability, deadline_ms: int, bus: Waits
+    publisher: Publisher,
+    events: Sequence[Event],
+    durability: Durability,
+    deadline_ms: int,
+    bus: Waits,
+    tracing: Tracing | None = None,
 ) -> list[Receipt | EventBusError]:
     """Hand a batch to the publisher and wait for all of it.
 
@@ -218,13 +224,27 @@ async def store_all(
         StoreBusy: they do not fit beside what already waits; nothing was sent.
     A cancelled call gives all of them up; which of them are stored is left open.
     """
-    publisher.check_room(len(appends), sum([len(append.body) for append in appends]))
+    made = [traced(tracing, event) for event in events]
+    appends = [append_of(event) for event, _ in made]
+    try:
+        publisher.check_room(len(appends), sum([len(append.body) for append in appends]))
+    except EventBusError as error:
+        for _, span in made:
+            if span is not None:
+                span.failed(error)
+        raise
     futures: list[Future | EventBusError] = []
-    for append in appends:
+    for append, (_, span) in zip(appends, made, strict=True):
         try:
-            futures.append(publisher.submit(append, durability, deadline_ms))
+            future = publisher.submit(append, durability, deadline_ms)
         except EventBusError as error:
             futures.append(error)
+            if span is not None:
+                span.failed(error)
+            continue
+        futures.append(future)
+        if span is not None:
+            follow(span, future)
     return [await _result(bus, append, future, futures) for append, future in zip(appends, futures, strict=True)]
 
 

@@ -190,8 +190,10 @@ def _run(settings: NodeSettings) -> int:
 
         return run_with_loop(run_workers(settings))
     from gateway.serving import run_node
+    from gateway.traces import exported
 
-    return run_with_loop(run_node(settings))
+    with exported(settings):
+        return run_with_loop(run_node(settings))
 
 
 def main() -> None:

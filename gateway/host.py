@@ -13,6 +13,7 @@ from eventbus.tiers import Tier
 from gateway.auth import Identity
 from gateway.counters import Counters
 from gateway.liveness import LivenessRules
+from gateway.tracing import DeliverySpans
 
 if TYPE_CHECKING:
     from gateway.session import Session
@@ -40,6 +41,7 @@ class Host(Protocol):
     settings: SessionSettings
     counters: Counters
     clock: Clock
+    spans: DeliverySpans | None
 
     def authenticate(self, token: str) -> Identity:
         """Verifies a token. Raises: AuthError."""

@@ -30,6 +30,7 @@ from gateway.metrics import pack, snapshot
 from gateway.node import Node
 from gateway.process import Stop, bind, close_all, run_with_loop
 from gateway.serving import NodeFigures, drain_when_asked, start_node
+from gateway.traces import exported
 
 __all__ = ["PortGate", "main"]
 
@@ -145,7 +146,8 @@ async def _main() -> int:
         settings: Any = pickle.loads(base64.b64decode(first["settings"]))  # noqa: S301 - the parent made it
         logs.configure(settings.log, node=settings.listen.node)
         try:
-            return await _Worker(settings, channel).run()
+            with exported(settings):
+                return await _Worker(settings, channel).run()
         except EventBusError as error:
             logger.critical("the worker can not start: %s", error)
             return 2 if isinstance(error, ConfigError) else 1

@@ -121,7 +121,13 @@ class Run(FromUser):
         )
         timers, run_ms = context.services.timers, context.limits.run_ms
         self._timer = RunTimer(self.id, timers, on_timeout_of(on_timeout), run_ms)
-        self._hold = RunHold(context, self.id, agent=agent, parent=self.parent, requested_ms=requested_ms)
+        self._hold: RunHold = RunHold(
+            context,
+            self.id,
+            agent=agent,
+            requested_ms=requested_ms,
+            above=None if parent is None else parent._hold,
+        )
         self._resumes = resume
         self._spent_ms = 0
         self._above = parent

@@ -26,6 +26,7 @@ from eventbus.store_time import StoreTime
 from eventbus.streaming import TextWay
 from eventbus.tiers import TierTable
 from eventbus.timers import Timers
+from eventbus.tracing import RunSpan, Tracing, traced
 from eventbus.watch import RunAbout, RunLimits, RunPhase, Watch, step_of, watch_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class RunServices:
         check_demand: refuses an event whose demanded confirmation nothing can meet.
         store_time: what is known of the store's clock.
         confirmations: `Bus.run_confirmations`; None for none.
+        tracing: what records spans; None for nothing.
     """
 
     store: Store
@@ -81,6 +83,7 @@ class RunServices:
     check_demand: Callable[[Event], None]
     store_time: StoreTime = field(default_factory=StoreTime)
     confirmations: Callable[..., RunConfirmations] | None = None
+    tracing: Tracing | None = None
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call of the store that is safe to repeat. Raises: StoreError, after the deadline."""
@@ -143,6 +146,7 @@ class RunHold:
         agent: its agent.
         parent: the run that it works for.
         requested_ms: when it was asked for, Unix milliseconds.
+        above: the hold of the run that it works for.
 
     Attributes:
         about: what stays the same in it.
@@ -151,7 +155,13 @@ class RunHold:
     """
 
     def __init__(
-        self, context: RunContext, run: RunId, *, agent: str, parent: RunId | None, requested_ms: int | None
+        self,
+        context: RunContext,
+        run: RunId,
+        *,
+        agent: str,
+        requested_ms: int | None,
+        above: RunHold | None = None,
     ) -> None:
         self.about: Final = RunAbout(
             user=context.user,
@@ -161,7 +171,7 @@ class RunHold:
             lease_ms=context.services.leases.lease_ms,
             limits=context.limits,
             thread=context.thread,
-            parent=parent,
+            parent=None if above is None else above.id,
             tier=context.tier,
             requested_ms=requested_ms,
         )
@@ -170,6 +180,8 @@ class RunHold:
         self._context = context
         self._watch = Watch()
         self._last: EventId | None = None
+        self._above = above
+        self._span: RunSpan | None = None
         self._made: dict[EventId, int] = {}  # when, by the monotonic clock; of what is not known to be stored
 
     @property
@@ -212,7 +224,18 @@ class RunHold:
         )
         if last:
             self._last = event.id
-        self._context.line.put(event, step, self)
+        event, span = traced(services.tracing, event, self._run_span())
+        self._context.line.put(event, step, self, span)
+        if last and self._span is not None:
+            self._span.ended(str(event.data.get("outcome", "")))
+
+    def _run_span(self) -> RunSpan | None:
+        """The span of the run, begun with its first event."""
+        tracing = self._context.services.tracing
+        if tracing is not None and self._span is None:
+            above = None if self._above is None else self._above._span
+            self._span = tracing.running(self.about.agent, self.about.user, self.about.run, above)
+        return self._span
 
     def stored(self, receipt: Receipt) -> None:
         """An event is stored; with the last one the lease was given up."""
@@ -224,6 +247,8 @@ class RunHold:
 
     def closed(self, error: RunClosed) -> None:
         """The run is another's now, or over. Nothing is cancelled: the next call tells."""
+        if self.lost is None and self._span is not None:
+            self._span.ended("lost")
         self.lost = self.lost or error
         self._made.clear()
         self.release()

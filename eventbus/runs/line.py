@@ -23,6 +23,7 @@ from eventbus.publishing import append_of
 from eventbus.receipt import Receipt
 from eventbus.store import Append, Durability, RunStep
 from eventbus.store.running import StepOrder
+from eventbus.tracing import PublishSpan
 
 __all__ = ["MAX_UNANSWERED", "RunLine", "Teller"]
 
@@ -43,11 +44,12 @@ class Teller(Protocol):
 
 
 class _Item:
-    __slots__ = ("append", "future", "teller")
+    __slots__ = ("append", "future", "span", "teller")
 
-    def __init__(self, append: Append, teller: Teller) -> None:
+    def __init__(self, append: Append, teller: Teller, span: PublishSpan | None) -> None:
         self.append = append
         self.teller = teller
+        self.span = span
         self.future: Future | None = None
 
     @property
@@ -91,15 +93,16 @@ class RunLine:
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, event: Event, step: RunStep, teller: Teller) -> None:
+    def put(self, event: Event, step: RunStep, teller: Teller, span: PublishSpan | None = None) -> None:
         """Take an event, always: what fails is told by `check`, `flush` and `settle`.
 
         Args:
             event: what to publish.
             step: what it changes in its run.
             teller: is told what becomes of it.
+            span: of the publish, which ends with it.
         """
-        item = _Item(append_of(event, step), teller)
+        item = _Item(append_of(event, step), teller, span)
         self._items.append(item)
         if self._failure is None:
             self._send(item, self._deadline_ms)
@@ -186,6 +189,8 @@ class RunLine:
             answer, attempts = future.result()
             self._items.remove(item)  # the first, as a rule: a line is answered in its order
             append = item.append
+            if item.span is not None:
+                item.span.stored(answer.entry, duplicate=answer.duplicate, attempts=attempts)
             item.teller.stored(
                 self._receipt(
                     event=append.event,
@@ -219,6 +224,8 @@ class RunLine:
             future, item.future = item.future, None
             if future is not None:
                 future.cancel()
+            if item.span is not None:
+                item.span.failed(error)
         closed.teller.closed(error)
 
     def _failed(self, error: EventBusError) -> None:
