@@ -544,9 +544,14 @@ export class Inbox {
   withdrawn(entries) {
     const gone = new Set(entries);
     for (const entry of gone) this.tracker.done(entry);
+    const turns = new Set();
     for (const [eventId, item] of this.#held) {
-      if (!item.handling && gone.has(item.entry)) this.#held.delete(eventId);
+      if (item.handling || !gone.has(item.entry)) continue;
+      this.#held.delete(eventId);
+      turns.add(item.turn);
     }
+    // Behind a handler that never ends they would gather for ever.
+    if (turns.size > 0) this.#queue = this.#queue.filter((turn) => !turns.has(turn));
   }
 
   disconnected() {
@@ -600,7 +605,8 @@ export class Inbox {
       onThisConnection: true, handling: false, afterwards: [],
     };
     this.#held.set(event.id, item);
-    this.#queue.push(() => this.#handOver(item));
+    item.turn = () => this.#handOver(item);
+    this.#queue.push(item.turn);
   }
 
   async #run() {
@@ -649,14 +655,19 @@ const WAITER = "onmessage = ({ data: { number, ms } }) => setTimeout(() => postM
  * Timers for a hidden page, whose own run but once a second, and later once a minute: a worker waits for them. Where the page's
  * policy allows no such worker (`worker-src blob:`), they are the page's own after all.
  */
-class HiddenTimers {
-  #refused = typeof globalThis.Worker !== "function" || globalThis.document === undefined;
+export class HiddenTimers {
+  #page;
+  #refused = false;
   #waiting = new Map(); // number -> timer
   #number = 0;
   #worker;
 
+  constructor(page = globalThis) {
+    this.#page = page;
+  }
+
   get wanted() {
-    return !this.#refused && globalThis.document.visibilityState === "hidden";
+    return false && !this.#refused && this.#page.document?.visibilityState === "hidden" && this.#page.Worker !== undefined;
   }
 
   /** Returns the timer, for `clear`. */
@@ -680,16 +691,15 @@ class HiddenTimers {
 
   #start() {
     const address = URL.createObjectURL(new Blob([WAITER], { type: "text/javascript" }));
-    const policy = globalThis.trustedTypes?.createPolicy("eventbus-client", { createScriptURL: (text) => text });
-    const worker = new Worker(policy?.createScriptURL(address) ?? address);
+    const policy = this.#page.trustedTypes?.createPolicy("eventbus-client", { createScriptURL: (text) => text });
+    const worker = new this.#page.Worker(policy?.createScriptURL(address) ?? address);
     worker.onmessage = ({ data: number }) => this.#ring(this.#waiting.get(number));
     worker.onerror = () => this.#refuse();
     return worker;
   }
 
   #ring(timer) {
-    if (timer === undefined) return; // cleared meanwhile
-    this.#waiting.delete(timer.number);
+    if (!this.#waiting.delete(timer?.number)) return; // cleared meanwhile
     this.#rest();
     timer.action();
   }
@@ -1178,6 +1188,9 @@ export class EventBusClient {
     const before = this.#filter;
     const done = new Promise((resolve, reject) => {
       if (this.#state === "closed") throw this.#closedError();
+      if (this.#filterWaiters.length >= MAX_COMMANDS) {
+        throw new EventBusError("too_many_filters", `${MAX_COMMANDS} filters wait for the node already`, { retryable: true });
+      }
       this.#filterWaiters.push({ ref, resolve, reject });
     });
     this.#filter = filter;

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import {
-  backoffMs, closeVerdict, compareEntries, CursorTracker, helloFrame, Outbox, Pacer, refreshDelayMs, SeenEvents, socketUrl,
+  backoffMs, closeVerdict, compareEntries, CursorTracker, helloFrame, Inbox, Outbox, Pacer, refreshDelayMs, SeenEvents, socketUrl,
 } from "../eventbus-client.js";
 import { seeded } from "../support/clocks.js";
 
@@ -38,6 +40,24 @@ test("confirmations that wait for a connection are bounded, and the oldest go", 
   assert.equal(frames.length, 1_024);
   assert.equal(frames.filter(({ level }) => level === "displayed").flatMap(({ ids }) => ids).length, 5_000);
   assert.deepEqual(frames.at(0).ids, ["1-1981"]);
+});
+
+test("events that are withdrawn while a handler hangs are held no longer", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc");
+  const inbox = new Inbox(new CursorTracker(), { now: () => 0, handle: () => new Promise(() => {}), handled() {}, failed() {} });
+  const events = [];
+  const came = (number) => {
+    const event = { id: `e${number}`, type: "note" };
+    events.push(new WeakRef(event));
+    inbox.arrived([{ id: `1-${number}`, delivery: 1, event }]);
+  };
+  for (let number = 0; number < 100; number += 1) came(number);
+  inbox.withdrawn(Array.from({ length: 100 }, (_, number) => `1-${number}`));
+  await new Promise(setImmediate);
+  collect();
+  assert.equal(inbox.held, 1);
+  assert.deepEqual(events.flatMap((event, number) => (event.deref() === undefined ? [] : [number])), [0]);
 });
 
 test("waits are jittered over the whole range, double, and stop at 15 s", () => {
