@@ -34,7 +34,7 @@ from eventbus.config import (
 from eventbus.errors import ConfigError
 from eventbus.ids import NodeName, parse_node_name
 from eventbus.kinds import Choice, FileName, Integer, Listed, Network, NetworkKind, SecretBytes, Text
-from eventbus.settings import check, group, read, setting, variables
+from eventbus.settings import check, group, read, read_secret_file, setting, variables
 from eventbus.tiers import TierTable
 from gateway.auth import Authenticator, AuthSettings, parse_origin
 from gateway.keys import Algorithm, VerificationKey, key_from_pem, key_from_secret, keys_from_jwks
@@ -49,6 +49,8 @@ __all__ = [
     "LogSettings",
     "NodeSettings",
     "WatchSettings",
+    "key_files",
+    "load_auth",
     "load_authenticator",
     "load_keys",
 ]
@@ -215,8 +217,46 @@ class LimitSettings:
     handshakes_per_address: int = setting(
         200, "HANDSHAKES_PER_ADDRESS", "New connections of one address a second; 0 is no limit.", Integer(0, 1_000_000)
     )
+    handshakes_per_second: int = setting(
+        2_000,
+        "HANDSHAKES_PER_SECOND",
+        "New connections of all clients a second, two seconds' worth at once; who comes above it is told when to come "
+        "back. 0 is no limit.",
+        Integer(0, 1_000_000),
+    )
+    attaches_waiting: int = setting(
+        1_000,
+        "ATTACHES_WAITING",
+        "Sessions that may wait for Redis to open them before new connections are told to come back later.",
+        Integer(1, 1_000_000),
+    )
     connections_per_address: int = setting(
         10_000, "CONNECTIONS_PER_ADDRESS", "Open connections of one address; 0 is no limit.", Integer(0, 10_000_000)
+    )
+    max_http_connections: int = setting(
+        10_000,
+        "MAX_HTTP_CONNECTIONS",
+        "Connections that are no sockets (yet); for one more, the one goes that has waited longest for a request.",
+        Integer(1, 10_000_000),
+    )
+    requests_per_address: int = setting(
+        2_000,
+        "REQUESTS_PER_ADDRESS",
+        "HTTP requests of one address a second, ten seconds' worth at once; 0 is no limit.",
+        Integer(0, 1_000_000),
+    )
+    publishes_per_address: int = setting(
+        10_000,
+        "PUBLISHES_PER_ADDRESS",
+        "Events that one address may publish over HTTP a second, ten seconds' worth at once; 0 is no limit.",
+        Integer(0, 10_000_000),
+    )
+    max_bodies_bytes: int = setting(
+        256 * MIB,
+        "MAX_BODIES_BYTES",
+        "Bodies of requests that a node holds at a time, all together; one more byte is refused as overloaded.",
+        Integer(64, 64 * KIB * MIB),
+        unit="bytes",
     )
 
     def __post_init__(self) -> None:
@@ -247,6 +287,13 @@ class JwtSettings:
         "What `aud` must be or hold.",
         Text(r"[!-~]{1,512}", "1 to 512 printable ASCII characters"),
     )
+    jwt_reload_ms: int = setting(
+        1_000,
+        "JWT_RELOAD_MS",
+        "Time between two looks at the key files: keys that are new count, and those that have gone do not.",
+        Integer(50, HOUR_MS),
+        unit="ms",
+    )
     jwt_leeway_ms: int = setting(
         5_000,
         "JWT_LEEWAY_MS",
@@ -254,6 +301,9 @@ class JwtSettings:
         Integer(0, 10 * MINUTE_MS),
         unit="ms",
     )
+
+    jwt_secret_origin: str | None = None
+    """The file that the secret was read from, to be looked at again; no setting of its own."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -422,6 +472,9 @@ class NodeSettings:
             ConfigError: one sentence with the variable, its value and what is allowed.
         """
         made = read(cls, env, overrides)
+        origin = overrides.get("jwt_secret_file") or env.get("EVENTBUS_JWT_SECRET_FILE")
+        if origin and overrides.get("jwt_secret") is None:
+            made = replace(made, jwt=replace(made.jwt, jwt_secret_origin=str(origin)))
         warn_of_unknown_variables(env, [*variables(cls), *FOREIGN_VARIABLES])
         if made.listen.node:
             return made
@@ -457,7 +510,10 @@ def load_keys(settings: JwtSettings) -> tuple[VerificationKey, ...]:
         ConfigError: a file cannot be read or holds no usable key.
     """
     keys: list[VerificationKey] = []
-    if settings.jwt_secret is not None:
+    if settings.jwt_secret_origin is not None:
+        text = read_secret_file(settings.jwt_secret_origin, variable="EVENTBUS_JWT_SECRET_FILE", field="jwt_secret")
+        keys.append(key_from_secret(SecretBytes().parse(text)))
+    elif settings.jwt_secret is not None:
         keys.append(key_from_secret(settings.jwt_secret))
     for item in settings.jwt_public_key_files:
         kid, _, file = item.partition("=") if "=" in item else ("", "", item)
@@ -475,17 +531,31 @@ def load_authenticator(settings: NodeSettings) -> Authenticator:
     Raises:
         ConfigError: no key, an unusable one, or one whose algorithm is not allowed.
     """
-    return Authenticator(
-        AuthSettings(
-            keys=load_keys(settings.jwt),
-            algorithms=frozenset(settings.jwt.jwt_algorithms),
-            tiers=frozenset(settings.tiers.names),
-            default_tier=settings.tiers.default_tier,
-            issuer=settings.jwt.jwt_issuer,
-            audience=settings.jwt.jwt_audience,
-            leeway_ms=settings.jwt.jwt_leeway_ms,
-        )
+    return Authenticator(load_auth(settings))
+
+
+def load_auth(settings: NodeSettings) -> AuthSettings:
+    """What an authenticator works with, its keys as the files hold them now.
+
+    Raises:
+        ConfigError: no key, an unusable one, or one whose algorithm is not allowed.
+    """
+    return AuthSettings(
+        keys=load_keys(settings.jwt),
+        algorithms=frozenset(settings.jwt.jwt_algorithms),
+        tiers=frozenset(settings.tiers.names),
+        default_tier=settings.tiers.default_tier,
+        issuer=settings.jwt.jwt_issuer,
+        audience=settings.jwt.jwt_audience,
+        leeway_ms=settings.jwt.jwt_leeway_ms,
     )
+
+
+def key_files(settings: JwtSettings) -> tuple[str, ...]:
+    """The files that the keys come from."""
+    named = [item.partition("=")[2] if "=" in item else item for item in settings.jwt_public_key_files]
+    others = (settings.jwt_secret_origin, settings.jwt_jwks_file)
+    return (*named, *(file for file in others if file is not None))
 
 
 def _file_bytes(name: str, variable: str, field: str) -> bytes:

@@ -2,7 +2,8 @@
 nobody.
 
 1. New connections get 503 (a browser is let in and closed with 4001), readiness says no, `eb:nodes` says `draining`.
-2. Every client is told `goaway`, each with a wait of its own, so that they do not come back in one moment.
+2. Every client is told `goaway`, each with a wait of its own, so that they do not come back in one moment: the more
+   nodes there are that take them, and the more each of these takes, the sooner.
 3. Nothing new is read. Acks that come within the grace are taken.
 4. Acks are stored, holds are given up, connections close with 4001.
 5. The listener ends when the last connection has gone, at least a second after the signal; the node leaves `eb:nodes`.
@@ -13,17 +14,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from eventbus.clock import Clock, seconds
 from eventbus.errors import CloseCode, StoreError
+from eventbus.store import NodeRecord
 from eventbus.wire import GoAway, GoAwayReason
 from gateway.hub import Hub
 from gateway.reader import Reader
 from gateway.sending import Sending
 from gateway.session import Session
 
-__all__ = ["Draining", "drain", "reconnect_after_ms"]
+__all__ = ["Draining", "drain", "reconnect_after_ms", "taken_per_second"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +34,17 @@ GRACE_MS: Final = 500
 """How long acks for what was sent before the signal are waited for."""
 
 ANNOUNCE_MS: Final = 500
-"""Longest wait for a store that is to hear of the drain: the clients are told all the same."""
+"""Longest wait for a store that is to hear of the drain, and tell of the other nodes: the clients are told all the
+same."""
 
 LINGER_MS: Final = 1_000
 """The listener answers 503 at least so long, so that a load balancer sees it."""
 
-SPREAD_PER_SESSION_MS: Final = 2
-"""Clients come back at most so fast: 500 a second."""
+NODE_TAKES_PER_SECOND: Final = 500
+"""Clients come back at most so fast to each node that takes them."""
 
 SPREAD_MAX_MS: Final = 15_000
+"""Nobody is sent away for longer; what is too much for the others then, their admission spreads further."""
 
 
 class Draining(Protocol):
@@ -54,6 +59,9 @@ class Draining(Protocol):
     async def announce(self, state: str) -> None:
         """Writes the node's state to `eb:nodes`."""
 
+    async def others(self) -> Sequence[NodeRecord]:
+        """The other nodes, as they tell of themselves."""
+
     def close_sockets(self, code: CloseCode, reason: str) -> None:
         """Closes every socket that is still open, also those without a session."""
 
@@ -64,10 +72,37 @@ class Draining(Protocol):
         """Ends the listener and takes the node off `eb:nodes`."""
 
 
-def reconnect_after_ms(index: int, count: int) -> int:
-    """The wait of client number `index` of `count`: evenly spread, at most 15 s."""
-    spread_ms = min(count * SPREAD_PER_SESSION_MS, SPREAD_MAX_MS)
+def reconnect_after_ms(index: int, count: int, per_second: int = NODE_TAKES_PER_SECOND) -> int:
+    """The wait of client number `index` of `count`: evenly spread, at most 15 s.
+
+    Args:
+        index: from 0.
+        count: all clients.
+        per_second: how many the other nodes take.
+    """
+    spread_ms = min(count * 1_000 // max(1, per_second), SPREAD_MAX_MS)
     return 50 + spread_ms * index // max(1, count)
+
+
+def taken_per_second(count: int, others: Iterable[NodeRecord]) -> int:
+    """How many clients a second the others can take.
+
+    A node takes a quarter of what it would admit, for others come to it too, and at most 500. Where all of them
+    together have not enough room, clients come back as slowly as they may: some will be refused, but not twice.
+
+    Args:
+        count: the clients that come.
+        others: what the other nodes tell. Those that are not ready take nobody. A release that does not tell its room
+            or its pace has room, and takes 500.
+    """
+    ready = [node.figures for node in others if node.state == "ready"]
+    if not ready:
+        # A single node: it is back in a moment, or there is nobody to spare.
+        return NODE_TAKES_PER_SECOND
+    if sum(figures.get("room", count) for figures in ready) < count:
+        return 1
+    paces = (figures.get("handshakes_per_second", 0) or 4 * NODE_TAKES_PER_SECOND for figures in ready)
+    return max(1, sum(min(NODE_TAKES_PER_SECOND, pace // 4) for pace in paces))
 
 
 async def drain(node: Draining) -> None:
@@ -79,12 +114,15 @@ async def drain(node: Draining) -> None:
     """
     start_ms = node.clock.monotonic_ms()
     end_ms = start_ms + node.drain_ms
+    others: Sequence[NodeRecord] = ()
     with contextlib.suppress(StoreError, TimeoutError):
         async with asyncio.timeout(seconds(ANNOUNCE_MS)):
             await node.announce("draining")
+            others = await node.others()
     sessions = [session for session in node.hub if session.is_open]
+    per_second = taken_per_second(len(sessions), others)
     for index, session in enumerate(sessions):
-        wait_ms = reconnect_after_ms(index, len(sessions))
+        wait_ms = reconnect_after_ms(index, len(sessions), per_second)
         session.send(GoAway(reason=GoAwayReason.DRAINING, reconnect_after_ms=wait_ms))
     node.reader.stop_reading()
     await _settle(node, min(GRACE_MS, node.drain_ms // 4))

@@ -1,4 +1,7 @@
-"""Who gets a socket: origin, load, limits, token, in this order. The only I/O is a ticket, which Redis burns."""
+"""Who gets a socket: origin, load, limits, token, in this order. The only I/O is a ticket, which Redis burns.
+
+In a storm most are turned away before any of this, by the first bytes of their request (`at_the_door`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import orjson
 from eventbus.clock import Clock
 from eventbus.errors import AuthError, CloseCode, EventBusError, Forbidden, RateLimited
 from eventbus.store import Store
+from gateway.admission import Admission
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, check_origin, find_token, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
@@ -21,6 +25,8 @@ from gateway.session import Host, Session
 __all__ = ["Doorkeeper", "Openness"]
 
 RETRY_AFTER_MS: Final = 2_000
+
+_STORM: Final = "too many clients come at once"
 
 
 class Openness(Protocol):
@@ -38,9 +44,17 @@ class Openness(Protocol):
     def connections(self) -> int:
         """How many it has."""
 
+    @property
+    def attaching(self) -> int:
+        """How many sessions wait for Redis to open them."""
+
 
 class Doorkeeper:
-    """Decides about upgrades."""
+    """Decides about upgrades.
+
+    Attributes:
+        admission: how many come in at a time.
+    """
 
     def __init__(
         self,
@@ -60,8 +74,21 @@ class Doorkeeper:
         self._authenticator = authenticator
         self._clock = clock
         self._counters = counters
+        limits = settings.limits
+        self.admission = Admission(limits.handshakes_per_second, limits.attaches_waiting, clock.monotonic_ms())
         self._handshakes = HandshakeLimit(settings.limits.handshakes_per_address)
         self._addresses = AddressConnections(settings.limits.connections_per_address)
+
+    def at_the_door(self, head: bytes) -> Reject | None:
+        """Turns away, for what it costs to read its bytes, a client that comes in a storm; None lets it ask.
+
+        A browser is always let in to ask: it can not read a status, and has to be told by a close.
+        """
+        now_ms = self._clock.monotonic_ms()
+        if not self.admission.is_full(self._openness.attaching, now_ms) or b"\norigin:" in head.lower():
+            return None
+        come_back_ms = self.admission.take(self._openness.attaching, now_ms)
+        return None if come_back_ms is None else self._reject(503, "overloaded", _STORM, come_back_ms)
 
     def decide(self, request: UpgradeRequest) -> Decision | Awaitable[Decision]:
         """Decides about one request. Source: docs/protocol.md, sections 1 and 7."""
@@ -100,6 +127,9 @@ class Doorkeeper:
             self._handshakes.check(self._row(request), self._clock.monotonic_ms())
         except RateLimited as error:
             return self._rate_limited(request, error)
+        come_back_ms = self.admission.take(openness.attaching, self._clock.monotonic_ms())
+        if come_back_ms is not None:
+            return self._turn_away(request, 503, "overloaded", _STORM, CloseCode.OVERLOADED, come_back_ms)
         return None
 
     async def _by_ticket(self, request: UpgradeRequest, ticket: str) -> Decision:
@@ -152,4 +182,6 @@ class Doorkeeper:
         if request.origin is None:
             return self._reject(status, code, message, retry_after_ms)
         self._counters.connections_refused[code] += 1
-        return AcceptThenClose(code=int(close), reason=message)
+        # Who is to come back in a storm has a time of its own; else the client's own waits are as good.
+        come_back_ms = retry_after_ms if close is CloseCode.OVERLOADED else None
+        return AcceptThenClose(code=int(close), reason=message, come_back_ms=come_back_ms)

@@ -99,10 +99,17 @@ class Accept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptThenClose:
-    """Open the socket and close it at once: a browser can read a close code, and no status."""
+    """Open the socket and close it at once: a browser can read a close code, and no status.
+
+    Attributes:
+        code: the close code.
+        reason: short text.
+        come_back_ms: what a `goaway` before the close tells the client to wait; None leaves that to the client.
+    """
 
     code: int
     reason: str
+    come_back_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
@@ -37,6 +38,11 @@ def nobody_is_trusted(address: str) -> bool:
     return False
 
 
+def _come_in(head: bytes) -> Reject | None:
+    """The default: every request is read."""
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSettings:
     """The bounds of a listener.
@@ -50,6 +56,7 @@ class ListenerSettings:
         keep_alive_ms: for the next request on a connection.
         stop_timeout_ms: for requests that run when the listener stops.
         trusted_proxy: whether an address is that of a trusted proxy.
+        at_the_door: refuses an upgrade by the bytes of its head, before they are understood; None lets it ask.
         socket: the bounds of the sockets.
     """
 
@@ -61,6 +68,7 @@ class ListenerSettings:
     keep_alive_ms: int = 5_000
     stop_timeout_ms: int = 5_000
     trusted_proxy: Trusted = nobody_is_trusted
+    at_the_door: Callable[[bytes], Reject | None] = _come_in
     socket: SocketSettings = field(default_factory=SocketSettings)
 
 

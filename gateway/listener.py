@@ -240,6 +240,10 @@ class HeadReader(asyncio.Protocol):
         self._leave()
         head = data[:end]
         if _UPGRADE.search(head) and _CONNECTION.search(head):
+            away = listener.settings.at_the_door(head)
+            if away is not None:
+                listener.upgrades.refuse(self._transport, away)
+                return
             listener.upgrades.begin(self._transport, head, data[end:], self._route)
             return
         connection = HttpConnection(listener.config, listener.state, listener.upgrades, listener.settings, self._route)

@@ -44,6 +44,7 @@ from gateway.sending import Sending
 from gateway.session import Session, SessionSettings
 from gateway.shedding import Shedding
 from gateway.sockets import Sockets
+from gateway.sweep import Sweep
 from gateway.texting import Texting
 from gateway.tracing import DeliverySpans
 from gateway.version import VERSION
@@ -97,6 +98,7 @@ class Node:
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
+        self.sweep = Sweep(self.hub, self.keeper, self.readiness)
         self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
         self.doorkeeper = Doorkeeper(
             settings,
@@ -173,6 +175,7 @@ class Node:
             self.texting.run_sweep,
             self.keeper.run_attaches,
             self.keeper.run_beats,
+            self.sweep.run,
             self.readiness.run,
             self.revocations.run,
             self.shedding.run,
@@ -194,7 +197,7 @@ class Node:
             port=listen.port,
             sockets=sockets,
             ssl=_tls(listen.tls_cert_file, listen.tls_key_file),
-            settings=_listener_settings(self.node_settings),
+            settings=_listener_settings(self.node_settings, self.doorkeeper),
             clock=self.clock,
         )
         # Only now is there an address to tell of.
@@ -263,6 +266,9 @@ class Node:
             "users": self.hub.users,
             "delivered": self.counters.events_delivered,
             "acked": self.counters.events_acked,
+            # By these a node that drains tells how fast its clients may come here.
+            "room": max(0, self.node_settings.limits.max_connections - self.connections),
+            "handshakes_per_second": self.node_settings.limits.handshakes_per_second,
             # By these operators' tools tell the late from the young, whatever their own settings say.
             "ack_timeout_ms": self.node_settings.delivery.ack_timeout_ms,
             "max_wait_ms": self.node_settings.delivery.max_wait_ms,
@@ -277,6 +283,10 @@ class Node:
             figures=figures,
         )
         await self.store.beat_node(record)
+
+    async def others(self) -> Sequence[NodeRecord]:
+        """The other nodes, as they tell of themselves. Raises: StoreError."""
+        return [record for record in await self.store.nodes() if record.node != self.name]
 
     async def wait_closed(self, timeout_ms: int) -> bool:
         """Waits until no socket is left."""
@@ -306,6 +316,11 @@ class Node:
         return len(self.listener.sockets.connections) if self.listener else 0
 
     @property
+    def attaching(self) -> int:
+        """Sessions that wait for Redis to open them."""
+        return self.keeper.waiting
+
+    @property
     def store_is_down(self) -> bool:
         """Whether the store is away for so long that nobody is let in."""
         failed_ms = max(self.readiness.store_failed_ms(), self.revocations.unread_ms())
@@ -321,7 +336,7 @@ class Node:
         return "the node is draining" if self.draining else self._store_problem()
 
     def _store_problem(self) -> str | None:
-        return self.readiness.problem() or self.revocations.problem()
+        return self.readiness.problem() or self.reader.problem() or self.revocations.problem()
 
     # --- host of the sessions ---------------------------------------------------------------------------------------
 
@@ -426,6 +441,7 @@ class Node:
 
     def unsubscribed(self, reason: str) -> None:
         logger.warning("the wake-ups are gone: %s", reason)
+        self.readiness.unsubscribed()
 
     # --- loops ------------------------------------------------------------------------------------------------------
 
@@ -504,10 +520,11 @@ def _session_settings(settings: NodeSettings) -> SessionSettings:
     )
 
 
-def _listener_settings(settings: NodeSettings) -> ListenerSettings:
+def _listener_settings(settings: NodeSettings, doorkeeper: Doorkeeper) -> ListenerSettings:
     trusted = settings.listen.trusted_proxies
     return ListenerSettings(
         trusted_proxy=lambda address: is_within(address, trusted),
+        at_the_door=doorkeeper.at_the_door,
         socket=SocketSettings(max_frame_bytes=settings.limits.max_frame_bytes),
     )
 

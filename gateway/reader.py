@@ -50,6 +50,9 @@ STEPS_MAX: Final = 128
 REFS_MAX: Final = 1_024
 """Most acks of one connection that wait with an answer to give; one more is kept, and its client told so at once."""
 
+CYCLE_MAX_MS: Final = 3_000
+"""A cycle that stands for longer reads for nobody: the node is not ready."""
+
 PAUSE_MS: Final = 100
 """How long a cycle waits after the store failed."""
 
@@ -95,6 +98,7 @@ class Reader:
         self._idle.set()
         self._reading = True
         self._failed_since_ms: int | None = None
+        self._cycle_since_ms: int | None = None
 
     def __repr__(self) -> str:
         return f"<Reader dirty={len(self._dirty)} acks={len(self._acks)} steps={len(self._steps)}>"
@@ -103,6 +107,13 @@ class Reader:
     def failed_since_ms(self) -> int | None:
         """Since when the store does not answer (monotonic); None while it does."""
         return self._failed_since_ms
+
+    def problem(self) -> str | None:
+        """Why nothing is read; None while cycles end."""
+        if self._cycle_since_ms is None:
+            return None
+        stands_ms = self._clock.monotonic_ms() - self._cycle_since_ms
+        return f"a cycle of reads has stood for {stands_ms} ms" if stands_ms > CYCLE_MAX_MS else None
 
     @property
     def backlog(self) -> dict[str, int]:
@@ -179,7 +190,10 @@ class Reader:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            if not await self._cycle():
+            self._cycle_since_ms = self._clock.monotonic_ms()
+            answered = await self._cycle()
+            self._cycle_since_ms = None
+            if not answered:
                 self._wanted.set()
                 await asyncio.sleep(seconds(PAUSE_MS))
             if not self._wanted.is_set():

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 PROOF_LIFE_PROBES: Final = 2
 """A proof older than so many probes counts no more."""
 
+DEAF_AFTER_MS: Final = 1_000
+"""A wake-up that is so late makes the node look after its sessions by itself."""
+
 SLACK_MS: Final = 500
 """What a probe may take beside: the loop is busy, or Redis is."""
 
@@ -48,6 +51,7 @@ class Readiness:
         self._sent: dict[str, int] = {}
         self._proven_ms: int | None = None
         self._written_ms: int | None = None
+        self._unheard_ms: int | None = None
         self._problem = "no probe has come back yet"
         self._at_once = asyncio.Event()
         self.first = asyncio.Event()
@@ -62,6 +66,7 @@ class Readiness:
         if sent_ms is not None:
             # What is proven is the path at the moment when the probe was written.
             self._proven_ms = max(sent_ms, self._proven_ms or 0)
+            self._unheard_ms = None
             self.first.set()
 
     def problem(self) -> str | None:
@@ -72,6 +77,17 @@ class Readiness:
         if age_ms > self.proof_life_ms:
             return f"no probe came back for {age_ms} ms: {self._problem}"
         return None
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the store answers and its wake-ups do not come: sooner known than `problem`."""
+        if self._unheard_ms is None or self.store_failed_ms():
+            return False
+        return self._clock.monotonic_ms() - self._unheard_ms >= DEAF_AFTER_MS
+
+    def unsubscribed(self) -> None:
+        """The subscription was lost: the node is deaf from this moment."""
+        self._unheard_ms = self._clock.monotonic_ms() - DEAF_AFTER_MS
 
     def store_failed_ms(self) -> int:
         """For how long no write and read went through; 0 while they do."""
@@ -99,6 +115,8 @@ class Readiness:
                     await self._store.probe(self._node, token)
                     self.store_ahead_ms = await self._store.ping() - self._clock.now_ms()
                 self._written_ms = self._clock.monotonic_ms()
+                if token in self._sent and self._unheard_ms is None:
+                    self._unheard_ms = self._sent[token]
                 self._problem = "the wake-up of the last probe has not come: the node is deaf"
             except StoreError as error:
                 self._problem = str(error)

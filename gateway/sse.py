@@ -316,7 +316,7 @@ def _is_browser(request: Request) -> bool:
 
 def _refused(request: Request, decision: AcceptThenClose | Reject) -> Response:
     if isinstance(decision, AcceptThenClose):
-        return _closed_at_once(decision.code, decision.reason, RETRY_MS)
+        return _closed_at_once(decision.code, decision.reason, decision.come_back_ms or RETRY_MS)
     headers = dict(decision.headers)
     code = _CLOSE.get(decision.code)
     if code is not None and _is_browser(request):

@@ -18,6 +18,7 @@ import orjson
 
 from eventbus.clock import seconds
 from eventbus.errors import CloseCode, EventBusError
+from eventbus.wire import GoAway, GoAwayReason
 from gateway.handshake import (
     CONNECT_PATH,
     Accept,
@@ -155,6 +156,9 @@ class Upgrades:
         else:
             connection = Connection(self.sockets, transport, NOBODY, request)
             connection.open(early)
+            if decision.come_back_ms is not None:
+                away = GoAway(reason=GoAwayReason.REBALANCE, reconnect_after_ms=decision.come_back_ms)
+                connection.send(connection.framing.frame(away))
             connection.close(decision.code, decision.reason)
 
     def refuse(self, transport: asyncio.Transport, reject: Reject) -> None:

@@ -689,8 +689,8 @@ class Store(RunStore, TextStore, InboundStore, FigureStore, RevokeStore, AllowSt
         """
 
     async def probe(self, node: NodeName, token: str) -> None:
-        """Proves the path: writes `token`, reads it back, and sends it through one of the node's channels to
-        `Listener.probed`.
+        """Proves the path: writes `token` into a stream, reads it as a session does, and sends it through one of
+        the node's channels to `Listener.probed`.
 
         Raises when the write or the read fails; that the wake-up came is for the listener to see.
         """

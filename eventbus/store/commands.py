@@ -58,6 +58,7 @@ __all__ = ["NODE_LIFE_MS", "Commands"]
 T = TypeVar("T")
 
 NODE_LIFE_MS: Final = 15_000
+PROBE_LIFE_MS: Final = 10_000
 
 
 def _evalsha(
@@ -374,6 +375,15 @@ class Commands:
             "figures": dict(record.figures),
         }
         return _evalsha("beat_node", (self.keys.nodes,), (record.node, json.dumps(told), NODE_LIFE_MS), whole)
+
+    def probe(self, node: NodeName, token: str, message: str) -> Command[str]:
+        """Write and read an entry in the node's own stream, and wake the node, all in the partition of the token."""
+        number = self.keys.partition_of(token)
+        channel = self.keys.partition(number).channel + node
+        arguments = (channel, message, token, PROBE_LIFE_MS)
+        return _evalsha(
+            "probe", (self.keys.probe(node, number),), arguments, lambda reply, _primary: bytes(reply).decode()
+        )
 
     def nodes(self) -> Command[list[NodeRecord]]:
         """The nodes that told of themselves of late."""

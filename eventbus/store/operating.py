@@ -23,7 +23,6 @@ from eventbus.store.answers import (
     nothing,
     scan_page,
     settings_of,
-    text_or_none,
     time_ms_of,
     whole,
 )
@@ -33,7 +32,6 @@ from eventbus.store.listening import probe_message
 
 __all__ = ["Operating"]
 
-_PROBE_LIFE_MS: Final = 10_000
 # Rounds of SCAN in one call: most keys are no streams, and a page without a user is of no use.
 _SCAN_ROUNDS: Final = 100
 _DOCTOR_SETTINGS: Final = (
@@ -84,19 +82,9 @@ class Operating(Linked):
 
     async def probe(self, node: NodeName, token: str) -> None:
         """See `Store.probe`. Tokens spread over the partitions, so that over time each channel is tried."""
-        number = self.keys.partition_of(token)
-        key = self.keys.probe(node, number)
-        write = self.link.execute(Command(("SET", key, token, "PX", _PROBE_LIFE_MS), nothing))
-        read = self.link.execute(Command(("GET", key), text_or_none))
-        tell = self.link.execute(
-            Command(("SPUBLISH", self.keys.partition(number).channel + node, probe_message(token)), nothing)
-        )
-        results = (await write, await read, await tell)
-        for result in results:
-            if isinstance(result, StoreError):
-                raise result
-        if results[1] != token:
-            raise StoreUnavailable(f"Redis gave back {results[1]!r} for the probe {token!r} that was just written")
+        read = await self._call(self._commands.probe(node, token, probe_message(token)))
+        if read != token:
+            raise StoreUnavailable(f"Redis gave back {read!r} for the probe {token!r} that was just written")
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ NAMES: Final = (
     "nodes",
     "online",
     "pending",
+    "probe",
     "questions",
     "read",
     "redeliver",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from eventbus.clock import Clock
 from eventbus.errors import CloseCode, StoreUnavailable
+from eventbus.store import NodeRecord
 from eventbus.testing import ManualClock
 from gateway.drain import ANNOUNCE_MS, LINGER_MS, SPREAD_MAX_MS, drain, reconnect_after_ms
 from tests.support.bench import Bench, BenchClient
@@ -36,6 +37,7 @@ class Drained:
         self.log: list[str] = []
         self.announce_hangs = False
         self.announce_error: Exception | None = None
+        self.other_nodes: Sequence[NodeRecord] = ()
 
     async def announce(self, state: str) -> None:
         self.log.append(state)
@@ -48,6 +50,9 @@ class Drained:
         self.log.append("close")
         for client in self.clients:
             client.socket.close(code, reason)
+
+    async def others(self) -> Sequence[NodeRecord]:
+        return self.other_nodes
 
     async def wait_closed(self, timeout_ms: int) -> bool:
         self.log.append("wait")

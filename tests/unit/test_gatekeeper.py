@@ -27,6 +27,7 @@ class Door:
         self.draining = False
         self.store_is_down = False
         self.connections = 0
+        self.attaching = 0
         self.keeper = Doorkeeper(
             bench.node.node_settings,
             host=bench.node,

@@ -136,6 +136,7 @@ CALLS: dict[str, Command[Any]] = {
     "online": online_call(ALICE_KEYS.live, SETTINGS.live_ttl_ms),
     "threads": threads_call(ALICE_KEYS.stream, ALICE_KEYS.threads, ThreadRecord(thread=ThreadId("th"), place=17), 10),
     "pending": COMMANDS.read_pending(FENCE, ENTRY, 10),
+    "probe": COMMANDS.probe(NODE, "token", "?token"),
     "read": COMMANDS.read_new([ReadRequest(fence=FENCE, count=9), ReadRequest(fence=FENCE, count=9, verify=ENTRY)]),
     "redeliver": COMMANDS.redeliver(FENCE, [Redelivery(id=ENTRY, attempts=2), Redelivery(id=ENTRY, attempts=3)]),
     "release": COMMANDS.release(FENCE, [ENTRY, ENTRY], ReleaseReason.FILTERED),
@@ -222,7 +223,7 @@ EXPECTED: dict[str, Any] = {
     "due_ms": 1_010,
     "announced_ms": 7 * 24 * 3_600_000,
     "webhook": "webhook",
-    "life_ms": (SETTINGS.dead_letter_ttl_ms, 15_000),
+    "life_ms": (SETTINGS.dead_letter_ttl_ms, 15_000, 10_000),
     "attempts": (5, 2, 3),
     "count": (9, 10),
     "verify": ("", ENTRY),
@@ -266,6 +267,8 @@ def key_called(name: str) -> str:
         return KEYS.text(USER, RUN)
     if name == "nodes":
         return KEYS.nodes
+    if name == "probe":
+        return KEYS.probe(NODE, KEYS.partition_of("token"))
     if name.startswith("revoked_"):
         of_revocations: str = getattr(KEYS.revoked, name.removeprefix("revoked_"))
         return of_revocations
