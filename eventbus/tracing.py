@@ -11,11 +11,10 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Protocol
 
 from eventbus.config import Traces
-from eventbus.errors import ConfigError, EventBusError
+from eventbus.errors import ConfigError
 from eventbus.event import Event, EventHead
 from eventbus.ids import EntryId, NodeName, RunId, SessionId, UserId
 from eventbus.store import Appended
@@ -108,14 +107,12 @@ def load_tracing(traces: Traces) -> Tracing | None:
     """
     if traces is Traces.OFF:
         return None
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.trace") is None:
-        raise ConfigError(
-            "EVENTBUS_TRACES is otel, and OpenTelemetry is not installed: `pip install 'eventbus[otel]'`, or turn it"
-            " off",
-            field="traces",
-        )
     try:
         made: Tracing = import_module("eventbus.otel").OpenTelemetry()
     except ImportError as error:
-        raise EventBusError(f"OpenTelemetry can not be loaded: {error}") from error
+        raise ConfigError(
+            f"EVENTBUS_TRACES is otel, and OpenTelemetry can not be loaded ({error}): `pip install 'eventbus[otel]'`,"
+            " or turn it off",
+            field="traces",
+        ) from None
     return made

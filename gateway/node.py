@@ -36,9 +36,11 @@ from gateway.limits import is_within
 from gateway.listener import Listener, ListenerSettings, serve
 from gateway.liveness import LivenessRules
 from gateway.opening import token_of
+from gateway.quotas import Quotas
 from gateway.reader import Reader
 from gateway.readiness import Readiness, StoreClock
 from gateway.revocations import Revocations
+from gateway.rotation import Rotation
 from gateway.routes import make_app
 from gateway.sending import Sending
 from gateway.session import Session, SessionSettings
@@ -100,6 +102,8 @@ class Node:
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
         self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
+        self.rotation = Rotation(settings, [self.authenticator], self.counters, gone=self._keys_gone)
+        self.quotas = Quotas(self.store, settings.limits, settings.listen, self.clock, self.counters)
         self.doorkeeper = Doorkeeper(
             settings,
             host=self,
@@ -178,6 +182,7 @@ class Node:
             self.sweep.run,
             self.readiness.run,
             self.revocations.run,
+            self.rotation.run,
             self.shedding.run,
             self.clockwork.run,
             self._watch_store,
@@ -346,6 +351,7 @@ class Node:
 
     def check_revoked(self, identity: Identity, session: SessionId | None = None) -> None:
         self.revocations.check(identity, session)
+        self.authenticator.check_key(identity)
 
     def tier(self, name: str) -> Tier:
         """The settings of a tier; a token can not name one that is not there."""
@@ -470,6 +476,17 @@ class Node:
                 struck += 1
                 session.revoked(found.subject.kind)
         logger.info("%d revocations came, %d connections were closed", len(fresh), struck)
+
+    def _keys_gone(self) -> None:
+        """Keys were taken away: closes whose tokens they verified, to come back with others."""
+        struck = [
+            session
+            for session in self.hub
+            if session.identity is not None and not self.authenticator.knows_key_of(session.identity)
+        ]
+        for session in struck:
+            session.close(CloseCode.TOKEN_EXPIRED, "the key of the token has been taken away")
+        logger.info("keys were taken away, %d connections were closed", len(struck))
 
     async def _close_run(self, record: RunRecord) -> bool:
         return await close_run(self.store, self.clock, record)
