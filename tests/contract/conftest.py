@@ -6,7 +6,7 @@ which D14 asks for (`test_fakeredis.py` notices when that changes).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -14,13 +14,18 @@ import pytest
 
 from eventbus.config import StoreSettings
 from eventbus.testing import ManualClock, MemoryStore
-from tests.contract.worlds import MemoryPower, RedisPower, World
+from tests.contract.worlds import MemoryPower, Place, RedisPower, World
+from tests.support.clusters import Cluster
 from tests.support.leaks import check_keys
-from tests.support.servers import ServerPool
+from tests.support.rights import LEAST_RIGHTS, PASSWORD, USER
+from tests.support.sentinels import SentinelSet
+from tests.support.servers import REDIS_8, ServerPool
 from tests.support.servers import request as send
 
 MEMORY: Final = "memory"
 SERVERS: Final = ("valkey", "redis")
+CLUSTER: Final = "cluster"
+SENTINEL: Final = "sentinel"
 
 MakeWorld = Callable[..., Awaitable[World]]
 
@@ -29,7 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "corner(id): the dangerous corner (docs/corners.md) whose rule the test holds")
 
 
-@pytest.fixture(params=[MEMORY, *SERVERS])
+def _once(kind: str) -> Any:
+    # With several test processes all its tests are one process's, for its servers take seconds to start.
+    return pytest.param(kind, marks=[pytest.mark.slow, pytest.mark.xdist_group(f"contract-{kind}")])
+
+
+@pytest.fixture(params=[MEMORY, *SERVERS, _once(REDIS_8), _once(CLUSTER), _once(SENTINEL)])
 def world_kind(request: pytest.FixtureRequest) -> str:
     """Which store the test runs over."""
     kind: str = request.param
@@ -44,8 +54,8 @@ async def make_world(world_kind: str, request: pytest.FixtureRequest) -> AsyncIt
         async def make(**settings: Any) -> World:
             if world_kind == MEMORY:
                 return _memory_world(StoreSettings(**settings), stack)
-            pool: ServerPool = request.getfixturevalue("server_pool")
-            return await _redis_world(pool.get(world_kind).url, StoreSettings(**settings), stack)
+            url, place = _place(world_kind, request)
+            return await _redis_world(url, place, StoreSettings(**settings), stack)
 
         yield make
 
@@ -63,11 +73,55 @@ def _memory_world(settings: StoreSettings, stack: AsyncExitStack) -> World:
     return World(store, settings, MemoryPower(store, clock))
 
 
-async def _redis_world(url: str, settings: StoreSettings, stack: AsyncExitStack) -> World:
+def _place(kind: str, request: pytest.FixtureRequest) -> tuple[str, Place]:
+    """Where the store of a kind connects, and where its data lies."""
+    if kind == CLUSTER:
+        cluster: Cluster = request.getfixturevalue("shared_cluster")
+        return cluster.url, Place(lambda: [_url(one.port) for one in cluster.primaries], cluster.owner_url)
+    if kind == SENTINEL:
+        sentinels: SentinelSet = request.getfixturevalue("shared_sentinels")
+        return sentinels.url, Place.single(sentinels.primary.url)
+    pool: ServerPool = request.getfixturevalue("server_pool")
+    url = pool.get(kind).url
+    if kind != REDIS_8:
+        return url, Place.single(url)
+    # This one goes by the rights that docs/redis.md gives, so that the suite proves that nothing more is needed.
+    assert send(url, "ACL", "SETUSER", USER, "reset", *LEAST_RIGHTS) == b"+OK"
+    return url.replace("://", f"://{USER}:{PASSWORD}@"), Place.single(url)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(server_pool: ServerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three primaries and their replicas, for all tests that only use them."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), server_pool.preferred(), appendonly=False)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill_all()
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels(server_pool: ServerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelSet]:
+    """A primary, a replica and three Sentinels, for all tests that only use them."""
+    sentinels = SentinelSet(tmp_path_factory.mktemp("sentinels"), server_pool.preferred(), appendonly=False)
+    try:
+        sentinels.start()
+        yield sentinels
+    finally:
+        sentinels.kill_all()
+
+
+def _url(port: int) -> str:
+    return f"redis://127.0.0.1:{port}/0"
+
+
+async def _redis_world(url: str, place: Place, settings: StoreSettings, stack: AsyncExitStack) -> World:
     from eventbus.store.redis_store import RedisStore
 
-    assert send(url, "FLUSHALL") == b"+OK"
-    stack.callback(check_keys, url)
+    for primary in place.primaries():
+        assert send(primary, "FLUSHALL") == b"+OK"
+        stack.callback(check_keys, primary)
     store = RedisStore(url, settings)
     stack.push_async_callback(store.aclose)
-    return World(store, settings, RedisPower(url, store, settings))
+    return World(store, settings, RedisPower(place, store, settings))

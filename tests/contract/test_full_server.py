@@ -31,7 +31,7 @@ from eventbus.store.revoking import NOTHING_SEEN, Revoke, Subject
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.texts import TextPiece
 from tests.contract.conftest import SERVERS
-from tests.contract.worlds import ALICE, NODE, PHONE, RedisPower, World, fence_of
+from tests.contract.worlds import ALICE, NODE, PHONE, Place, RedisPower, World, fence_of
 from tests.support.servers import NewServer
 from tests.support.waiting import until
 
@@ -49,7 +49,7 @@ async def full(request: pytest.FixtureRequest, new_server: NewServer) -> AsyncIt
     server = new_server(kind=request.param, appendonly=False)
     settings = StoreSettings()
     store: Store = RedisStore(server.url, settings)
-    world = World(store, settings, RedisPower(server.url, store, settings))
+    world = World(store, settings, RedisPower(Place.single(server.url), store, settings))
     await world.open(FENCE)
     await world.publish("e0", "e1", "e2", "e3", "e4")
     await world.read(FENCE, count=3)

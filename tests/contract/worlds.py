@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 from zlib import crc32
@@ -204,17 +204,35 @@ class MemoryPower:
         self._store.roll_back(user, snapshot)
 
 
-class RedisPower:
-    """Power over a server: commands of an administrator, with the key names of docs/keys.md."""
+class Place:
+    """The servers that hold a store's data, for an administrator.
 
-    def __init__(self, url: str, store: Store, settings: StoreSettings) -> None:
-        self._url = url
+    Args:
+        primaries: says the URLs of all servers that take writes now.
+        owner: says which of them has a key.
+    """
+
+    def __init__(self, primaries: Callable[[], Sequence[str]], owner: Callable[[str], str]) -> None:
+        self.primaries = primaries
+        self.owner = owner
+
+    @classmethod
+    def single(cls, url: str) -> Place:
+        """One server."""
+        return cls(lambda: [url], lambda _key: url)
+
+
+class RedisPower:
+    """Power over servers: commands of an administrator, with the key names of docs/keys.md."""
+
+    def __init__(self, place: Place, store: Store, settings: StoreSettings) -> None:
+        self._place = place
         self._store = store
         self._settings = settings
 
     @contextmanager
-    def _client(self) -> Iterator[Any]:
-        with redis.Redis.from_url(self._url) as client:
+    def _client(self, user: UserId) -> Iterator[Any]:
+        with redis.Redis.from_url(self._place.owner(self._key("s", user))) as client:
             yield client
 
     def _key(self, kind: str, user: UserId) -> str:
@@ -230,39 +248,40 @@ class RedisPower:
         await until(reached, ms + 5_000, f"the server's clock moves by {ms} ms")
 
     async def flush(self) -> None:
-        with self._client() as client:
-            client.flushall()
+        for url in self._place.primaries():
+            with redis.Redis.from_url(url) as client:
+                client.flushall()
 
     async def trim(self, user: UserId, keep: int) -> None:
-        with self._client() as client:
+        with self._client(user) as client:
             client.xtrim(self._key("s", user), maxlen=keep, approximate=False)
 
     async def lose_group(self, user: UserId, session: SessionId) -> None:
-        with self._client() as client:
+        with self._client(user) as client:
             assert client.xgroup_destroy(self._key("s", user), session) == 1
 
     async def misplace_group(self, user: UserId, session: SessionId, position: EntryId) -> None:
-        with self._client() as client:
+        with self._client(user) as client:
             client.xgroup_setid(self._key("s", user), session, position)
 
     async def lose_live(self, user: UserId) -> None:
-        with self._client() as client:
+        with self._client(user) as client:
             assert client.delete(self._key("l", user)) == 1
 
     def _rolled_back(self, user: UserId) -> list[str]:
         partition = crc32(user.encode()) % self._settings.partitions
         buckets = [f"{self._settings.namespace}:{{{partition}}}:i:{bucket}" for bucket in (0, 1)]
-        with self._client() as client:
+        with self._client(user) as client:
             runs = [key.decode() for key in client.scan_iter(match=self._key("r", user) + "/*")]
         return [self._key("s", user), self._key("a", user), *buckets, *runs]
 
     async def snapshot(self, user: UserId) -> dict[str, tuple[bytes, int]]:
-        with self._client() as client:
+        with self._client(user) as client:
             keys = [key for key in self._rolled_back(user) if client.exists(key)]
             return {key: (client.dump(key), client.pttl(key)) for key in keys}
 
     async def roll_back(self, user: UserId, snapshot: dict[str, tuple[bytes, int]]) -> None:
-        with self._client() as client:
+        with self._client(user) as client:
             client.delete(*self._rolled_back(user))
             for key, (value, life_ms) in snapshot.items():
                 client.restore(key, max(0, life_ms), value)

@@ -204,6 +204,10 @@ class Cluster:
         address = self.map().owner(slot_of(key))
         return next(member for member in self.members if member.address == address)
 
+    def owner_url(self, key: str) -> str:
+        """The URL of the primary that has a key's slot."""
+        return f"redis://127.0.0.1:{self.owner(key).port}/0"
+
     def replica(self, primary: Member) -> Member:
         """A replica of a primary, as the replica says itself."""
         for member in self.running:
