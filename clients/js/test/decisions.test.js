@@ -42,6 +42,13 @@ test("confirmations that wait for a connection are bounded, and the oldest go", 
   assert.deepEqual(frames.at(0).ids, ["1-1981"]);
 });
 
+test("events that were handled are remembered within a bound, however many come", () => {
+  const seen = new SeenEvents();
+  for (let number = 0; number < 270_000; number += 1) seen.add(`e${number}`, `1-${number}`, number / 1_000);
+  assert.equal(seen.size, 262_144);
+  assert.ok(seen.has("e269999") && !seen.has("e0"));
+});
+
 test("events that are withdrawn while a handler hangs are held no longer", async () => {
   setFlagsFromString("--expose-gc");
   const collect = runInNewContext("gc");
