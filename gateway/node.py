@@ -32,9 +32,10 @@ from gateway.drain import drain
 from gateway.gatekeeper import Doorkeeper
 from gateway.hub import Hub
 from gateway.keeper import Keeper
-from gateway.limits import is_within
+from gateway.limits import is_within, limited_address
 from gateway.listener import Listener, ListenerSettings, serve
 from gateway.liveness import LivenessRules
+from gateway.moving import Moving
 from gateway.opening import token_of
 from gateway.quotas import Quotas
 from gateway.reader import Reader
@@ -101,6 +102,7 @@ class Node:
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
+        self.moving = Moving(self.hub, self.readiness, self.clock, others=self.others)
         self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
         self.rotation = Rotation(settings, [self.authenticator], self.counters, gone=self._keys_gone)
         self.quotas = Quotas(self.store, settings.limits, settings.listen, self.clock, self.counters)
@@ -180,6 +182,7 @@ class Node:
             self.keeper.run_attaches,
             self.keeper.run_beats,
             self.sweep.run,
+            self.moving.run,
             self.readiness.run,
             self.revocations.run,
             self.rotation.run,
@@ -542,6 +545,9 @@ def _listener_settings(settings: NodeSettings, doorkeeper: Doorkeeper) -> Listen
     return ListenerSettings(
         trusted_proxy=lambda address: is_within(address, trusted),
         at_the_door=doorkeeper.at_the_door,
+        connections_max=settings.limits.max_http_connections,
+        row=lambda address: limited_address(address, trusted),
+        per_address=settings.limits.connections_per_address,
         socket=SocketSettings(max_frame_bytes=settings.limits.max_frame_bytes),
     )
 
