@@ -108,6 +108,7 @@ class Identity:
         jti: the token's own id, for revocation.
         issued_ms: when it was issued (`iat`), Unix milliseconds; None when it does not say.
         key_id: the `kid` of the key that verified it, None when the key has none.
+        key_mark: that key's mark, None where it is not known (the ticket of a node that is a version behind).
     """
 
     user: UserId
@@ -118,20 +119,22 @@ class Identity:
     jti: str | None = None
     issued_ms: int | None = None
     key_id: str | None = None
+    key_mark: str | None = None
 
 
 class Authenticator:
     """Verifies tokens. Results are remembered by the token's hash until it expires, because handshakes come in storms.
 
     Args:
-        settings: keys and rules; new keys make a new authenticator.
+        settings: keys and rules; `renew` gives others.
         cache_entries: most results that are remembered; the longest unused goes first. 0 remembers nothing.
     """
 
-    __slots__ = ("_cache", "_cache_entries", "_settings")
+    __slots__ = ("_cache", "_cache_entries", "_marks", "_settings")
 
     def __init__(self, settings: AuthSettings, *, cache_entries: int = CACHE_ENTRIES) -> None:
         self._settings = settings
+        self._marks = frozenset(key.mark for key in settings.keys)
         self._cache_entries = cache_entries
         self._cache: OrderedDict[bytes, Identity] = OrderedDict()
 
@@ -142,6 +145,27 @@ class Authenticator:
     def remembered(self) -> int:
         """How many results are remembered now."""
         return len(self._cache)
+
+    def renew(self, settings: AuthSettings) -> bool:
+        """Takes other keys and rules from now on. Returns whether a key has gone, whose tokens count no more."""
+        before, self._settings = self._marks, settings
+        self._marks = frozenset(key.mark for key in settings.keys)
+        if before != self._marks:
+            self._cache.clear()
+        return not before <= self._marks
+
+    def knows_key_of(self, identity: Identity) -> bool:
+        """Whether the key that verified a token is still one of these."""
+        return identity.key_mark is None or identity.key_mark in self._marks
+
+    def check_key(self, identity: Identity) -> None:
+        """Checks that the key that verified a token is still one of these.
+
+        Raises:
+            AuthError: it has been taken away since, with the reason `unknown_key`.
+        """
+        if not self.knows_key_of(identity):
+            raise AuthError("the key of the token has been taken away", reason="unknown_key")
 
     def verify(self, token: str, now_ms: int) -> Identity:
         """Verify a JWT.
@@ -238,6 +262,7 @@ class Authenticator:
             jti=jti,
             issued_ms=_issued_ms(claims),
             key_id=key.kid,
+            key_mark=key.mark,
         )
 
 

@@ -231,7 +231,10 @@ class LimitSettings:
         Integer(1, 1_000_000),
     )
     connections_per_address: int = setting(
-        10_000, "CONNECTIONS_PER_ADDRESS", "Open connections of one address; 0 is no limit.", Integer(0, 10_000_000)
+        10_000,
+        "CONNECTIONS_PER_ADDRESS",
+        "Open connections of one address, and as many that are no sockets (yet); 0 is no limit.",
+        Integer(0, 10_000_000),
     )
     max_http_connections: int = setting(
         10_000,
@@ -511,8 +514,8 @@ def load_keys(settings: JwtSettings) -> tuple[VerificationKey, ...]:
     """
     keys: list[VerificationKey] = []
     if settings.jwt_secret_origin is not None:
-        text = read_secret_file(settings.jwt_secret_origin, variable="EVENTBUS_JWT_SECRET_FILE", field="jwt_secret")
-        keys.append(key_from_secret(SecretBytes().parse(text)))
+        secret = read_secret_file(settings.jwt_secret_origin, variable="EVENTBUS_JWT_SECRET_FILE", field="jwt_secret")
+        keys.append(key_from_secret(SecretBytes().parse(secret)))
     elif settings.jwt_secret is not None:
         keys.append(key_from_secret(settings.jwt_secret))
     for item in settings.jwt_public_key_files:

@@ -32,6 +32,8 @@ class Counters:
     wakeups: int = 0
     reattaches: Counter[str] = field(default_factory=Counter)
     store_errors: Counter[str] = field(default_factory=Counter)
+    requests_limited: Counter[str] = field(default_factory=Counter)
+    key_reloads: Counter[str] = field(default_factory=Counter)
     stalls: int = 0
     subscriptions: int = 0
     events_published: int = 0

@@ -43,12 +43,20 @@ def _come_in(head: bytes) -> Reject | None:
     return None
 
 
+def nobody_is_counted(address: str) -> str | None:
+    """The default: no limit on addresses."""
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSettings:
     """The bounds of a listener.
 
     Attributes:
         backlog: connections that the kernel lets wait; a storm of reconnects needs thousands.
+        connections_max: connections that are no sockets (yet): HTTP, and heads that are being read.
+        row: under which row an address is counted (`gateway.limits.limited_address`); None is not counted.
+        per_address: connections of one row that are no sockets (yet); 0 is no limit.
         head_bytes: longest head of a request.
         head_timeout_ms: for the whole head of a request, from the connection or from its first byte.
         body_timeout_ms: for the whole body of a request, and for a response that the client does not read.
@@ -61,6 +69,9 @@ class ListenerSettings:
     """
 
     backlog: int = 4096
+    connections_max: int = 10_000
+    row: Callable[[str], str | None] = nobody_is_counted
+    per_address: int = 0
     head_bytes: int = 16_384
     head_timeout_ms: int = 5_000
     body_timeout_ms: int = 30_000
@@ -90,13 +101,21 @@ class HttpConnection(HttpToolsProtocol):
     """Serves the requests of one connection, and hands an upgrade over."""
 
     def __init__(
-        self, config: Config, state: ServerState, upgrades: Upgrades, settings: ListenerSettings, route: Route
+        self,
+        config: Config,
+        state: ServerState,
+        upgrades: Upgrades,
+        settings: ListenerSettings,
+        route: Route,
+        *,
+        left: Callable[[], None],
     ) -> None:
         super().__init__(config, state, {}, upgrades.sockets.loop)
         self.timeout_keep_alive = seconds(settings.keep_alive_ms)  # type: ignore[assignment] # goes to call_later
         self._upgrades = upgrades
         self._settings = settings
         self._route = route
+        self._left = left
         self._phase = _Phase.IDLE
         self._head_bytes = 0
         self._chunk = b""
@@ -146,6 +165,7 @@ class HttpConnection(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Take an upgrade on a connection that served requests before; called while HttpParserUpgrade is handled."""
         self._unwatch()
+        self._left()
         self.connections.discard(self)
         if self._answering():
             # Sent before the answer to the request ahead of it: a 101 would come in the middle of that answer.
@@ -172,6 +192,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._left()
         self._unwatch()
         self._read_again()
 
@@ -195,6 +216,8 @@ class HttpConnection(HttpToolsProtocol):
         Source: tcp(7), TCP_USER_TIMEOUT.
         """
         self._endless = True
+        # From here on it counts as a socket does.
+        self._left()
         self._read_again()
         carrier = self.transport.get_extra_info("socket")
         if carrier is not None and carrier.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -247,4 +270,6 @@ class HttpConnection(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self.connections.discard(self)
+        # Another protocol gets `connection_lost`.
+        self._left()
         linger(self.loop, self.transport, answer, _LINGER_MS)

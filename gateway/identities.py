@@ -24,6 +24,7 @@ def claims_of(identity: Identity) -> str:
             "jti": identity.jti,
             "issued_ms": identity.issued_ms,
             "key_id": identity.key_id,
+            "key_mark": identity.key_mark,
         }
     ).decode()
 
@@ -41,4 +42,5 @@ def identity_from_claims(claims: dict[str, Any]) -> Identity:
         # Absent from the ticket of a node that is a version behind.
         issued_ms=claims.get("issued_ms"),
         key_id=claims["key_id"],
+        key_mark=claims.get("key_mark"),
     )

@@ -57,11 +57,23 @@ _JWK_KINDS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationKey:
-    """A key, the one algorithm that it is for, and the name by which tokens ask for it (None: it has none)."""
+    """A key, the one algorithm that it is for, and the name by which tokens ask for it (None: it has none).
+
+    Attributes:
+        algorithm: the only one that it verifies.
+        kid: its name.
+        key: itself.
+        mark: tells it from other keys without holding it.
+    """
 
     algorithm: Algorithm
     kid: str | None
     key: OctKey | RSAKey | ECKey | OKPKey = field(repr=False)
+    mark: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Half of a thumbprint: enough to tell keys apart, on every node alike. Source: RFC 7638.
+        object.__setattr__(self, "mark", f"{self.algorithm}:{self.kid or ''}:{self.key.thumbprint()[:22]}")
 
     def verifies(self, signed: bytes, signature: bytes) -> bool:
         """Whether `signature` is this key's over `signed`. Source: RFC 7515, section 5.2."""

@@ -13,7 +13,7 @@ import logging
 import re
 import socket
 import ssl as tls
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -22,8 +22,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from eventbus.clock import Clock, seconds
+from eventbus.errors import RateLimited
 from gateway.handshake import Gatekeeper, Reject
 from gateway.http_connection import HttpConnection, ListenerSettings, head_too_long
+from gateway.limits import AddressConnections
 from gateway.proxy import ProxyProtocolError, parse_proxy_header, plain_address
 from gateway.sockets import Sockets
 from gateway.upgrade import Route, Upgrades, http_response, linger
@@ -68,7 +70,10 @@ class Listener:
         )
         self.config.load()
         self.state = ServerState()
-        self.heads: set[HeadReader] = set()
+        # In the order in which they came: the first has waited longest for its request.
+        self.heads: dict[HeadReader, None] = {}
+        self.addresses = AddressConnections(settings.per_address)
+        self.places = 0
         self._ssl: tls.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
         self._tick: asyncio.TimerHandle | None = None
@@ -157,6 +162,35 @@ class Listener:
             # A request that ignores its cancellation must not hold the node up.
             await asyncio.wait(late, timeout=1)
 
+    def admit(self, peer: str) -> Callable[[], None]:
+        """Give a connection a place among those that are no sockets yet, at the cost of whoever has waited longest for
+        a request when there is none left.
+
+        Returns:
+            What gives the place back; calls after the first do nothing.
+
+        Raises:
+            RateLimited: its address has as many as it may, or all places are taken by requests.
+        """
+        row = self.settings.row(peer)
+        self.addresses.add(row)
+        if self.places >= self.settings.connections_max:
+            if not self.heads:
+                self.addresses.remove(row)
+                raise RateLimited(f"{self.places} requests are being answered, the most there may be")
+            next(iter(self.heads)).drop()
+        self.places += 1
+        taken = True
+
+        def leave() -> None:
+            nonlocal taken
+            if taken:
+                taken = False
+                self.places -= 1
+                self.addresses.remove(row)
+
+        return leave
+
     def _reader(self) -> HeadReader:
         return HeadReader(self)
 
@@ -176,10 +210,14 @@ def _tune(listening: socket.socket) -> None:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT_BYTES)
 
 
+def _nothing() -> None:
+    """No place is taken."""
+
+
 class HeadReader(asyncio.Protocol):
     """Reads the head of a connection's first request, and hands the connection to a socket or to uvicorn."""
 
-    __slots__ = ("_buffer", "_listener", "_proxied", "_route", "_searched", "_timer", "_transport")
+    __slots__ = ("_buffer", "_left", "_listener", "_proxied", "_route", "_searched", "_timer", "_transport")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -187,6 +225,7 @@ class HeadReader(asyncio.Protocol):
         self._searched = 0
         self._proxied = True  # a PROXY header may still come
         self._timer: asyncio.TimerHandle | None = None
+        self._left: Callable[[], None] = _nothing
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         listener = self._listener
@@ -195,15 +234,31 @@ class HeadReader(asyncio.Protocol):
         peer = plain_address(str(name[0])) if isinstance(name, tuple) else ""
         self._route = Route(peer=peer, scheme="https" if transport.get_extra_info("sslcontext") else "http")
         self._proxied = listener.settings.trusted_proxy(peer)
-        listener.heads.add(self)
+        if not self._admitted():
+            return
+        listener.heads[self] = None
         self._timer = listener.loop.call_later(seconds(listener.settings.head_timeout_ms), self.drop)
+
+    def _admitted(self) -> bool:
+        """Takes a place, or hangs up: who has too many connections gets no more of this process than that."""
+        try:
+            self._left = self._listener.admit(self._route.peer)
+        except RateLimited as error:
+            headers = (("Retry-After", str(-(-error.retry_after_ms // 1000))),)
+            reject = Reject(status=HTTPStatus.TOO_MANY_REQUESTS, code=error.code, message=str(error), headers=headers)
+            self._transport.write(http_response(reject))
+            self._transport.close()
+            return False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
+        self._left()
 
     def drop(self) -> None:
         """Hang up on a client that did not say what it wants."""
         self._leave()
+        self._left()
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -231,7 +286,12 @@ class HeadReader(asyncio.Protocol):
         self._proxied = False
         del self._buffer[: header.size]
         if header.source is not None:
+            # The place was the proxy's; it is the client's from here on.
+            self._left()
             self._route = Route(peer=header.source, scheme=self._route.scheme)
+            if not self._admitted():
+                self._leave()
+                return False
         return True
 
     def _hand_over(self, end: int) -> None:
@@ -240,23 +300,28 @@ class HeadReader(asyncio.Protocol):
         self._leave()
         head = data[:end]
         if _UPGRADE.search(head) and _CONNECTION.search(head):
+            # Sockets have limits of their own.
+            self._left()
             away = listener.settings.at_the_door(head)
             if away is not None:
                 listener.upgrades.refuse(self._transport, away)
                 return
             listener.upgrades.begin(self._transport, head, data[end:], self._route)
             return
-        connection = HttpConnection(listener.config, listener.state, listener.upgrades, listener.settings, self._route)
+        connection = HttpConnection(
+            listener.config, listener.state, listener.upgrades, listener.settings, self._route, left=self._left
+        )
         connection.connection_made(self._transport)
         self._transport.set_protocol(connection)
         connection.data_received(data)
 
     def _refuse(self, answer: bytes) -> None:
         self._leave()
+        self._left()
         linger(self._listener.loop, self._transport, answer, _LINGER_MS)
 
     def _leave(self) -> None:
-        self._listener.heads.discard(self)
+        self._listener.heads.pop(self, None)
         self._buffer = bytearray()
         if self._timer is not None:
             self._timer.cancel()

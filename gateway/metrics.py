@@ -296,6 +296,18 @@ METRICS: Final[Sequence[Metric]] = (
     ),
     _of_node("draining", "Whether the node is about to end.", lambda node: node.draining),
     _of_node("store_up", "Whether the store answers.", lambda node: node.store_failed_ms == 0),
+    _counted(
+        "requests_limited",
+        "HTTP requests that were refused by a limit, by whose limit it was (`address`, `user`, `bodies`).",
+        "of",
+        known=("address", "user", "bodies"),
+    ),
+    _counted(
+        "key_reloads",
+        "Changes of the key files that were taken over (`done`), and looks at which they could not be (`failed`).",
+        "outcome",
+        known=("done", "failed"),
+    ),
     _counted("store_errors", "Calls to the store that failed, by the error's code.", "code"),
     _counted("wakeups", "Wake-ups that came."),
     _counted("subscriptions", "Subscriptions to the wake-ups; more than one means that they were lost in between."),

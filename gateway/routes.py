@@ -24,6 +24,7 @@ from gateway.acking import Acking
 from gateway.auth import Identity, Scope
 from gateway.identities import claims_of
 from gateway.reading import read_confirmations, read_events, read_presence, read_threads_of
+from gateway.request_gate import RequestGate
 from gateway.sse import open_sse
 from gateway.web import (
     EXCEPTION_HANDLERS,
@@ -82,7 +83,9 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
                 allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
                 expose_headers=["Retry-After"],
                 max_age=600,
-            )
+            ),
+            # Within CORS, so that a page can read why it was refused.
+            Middleware(RequestGate, quotas=node.quotas),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
@@ -114,7 +117,12 @@ async def make_ticket(node: Services, request: Request) -> Response:
 async def publish_events(node: Services, request: Request) -> Response:
     """`POST /v1/events`: one event or a list; refused as a whole when one is bad."""
     identity = await identify(node, request, Scope.PUBLISH)
-    body = await read_body(request, node.node_settings.limits.max_body_bytes)
+    with node.quotas.holding() as meter:
+        body = await read_body(request, node.node_settings.limits.max_body_bytes, meter.add)
+        return await _publish(node, request, identity, body)
+
+
+async def _publish(node: Services, request: Request, identity: Identity, body: bytes) -> Response:
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -122,6 +130,9 @@ async def publish_events(node: Services, request: Request) -> Response:
     objects = parsed if isinstance(parsed, list) else [parsed]
     if not 1 <= len(objects) <= EVENTS_MAX:
         raise BadRequest("body", f"holds {len(objects)} events: 1 to {EVENTS_MAX} may be given")
+    client = None if request.client is None else request.client.host
+    tier = node.node_settings.tiers[identity.tier]
+    await node.quotas.count_publish(identity, tier, client, len(objects), len(body))
     key = _idempotency_key(request, identity)
     events = [_event(node, obj, index, key, isinstance(parsed, list)) for index, obj in enumerate(objects)]
     receipts = await node.bus.publish_many(events)

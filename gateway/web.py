@@ -32,6 +32,7 @@ from gateway.counters import Counters
 from gateway.handshake import Gatekeeper
 from gateway.host import SessionSettings
 from gateway.identities import identity_from_claims
+from gateway.quotas import Quotas
 from gateway.sockets import Sockets
 
 __all__ = [
@@ -60,6 +61,7 @@ class Services(Protocol):
     authenticator: Authenticator
     node_settings: NodeSettings
     settings: SessionSettings
+    quotas: Quotas
 
     @property
     def bus(self) -> Bus:
@@ -221,8 +223,18 @@ def user_asked_for(request: Request, identity: Identity) -> UserId:
     return user
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Reads a body, bounded. Raises: TooLarge, as soon as it is known."""
+async def read_body(request: Request, max_bytes: int, count: Callable[[int], None] = lambda _more: None) -> bytes:
+    """Reads a body, bounded.
+
+    Args:
+        request: whose.
+        max_bytes: the bound.
+        count: told of the bytes of each part before it is kept; what it raises ends the reading.
+
+    Raises:
+        TooLarge: the body is; as soon as it is known.
+        BadRequest: the client left.
+    """
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > max_bytes:
         raise TooLarge(f"the body has {declared} bytes, at most {max_bytes} are taken")
@@ -233,6 +245,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             size += len(chunk)
             if size > max_bytes:
                 raise TooLarge(f"the body has more than {max_bytes} bytes, which are the most that are taken")
+            count(len(chunk))
             chunks.append(chunk)
     except ClientDisconnect:
         raise BadRequest("body", "ended before it was complete") from None
