@@ -14,9 +14,10 @@ import pytest
 
 from eventbus.config import StoreSettings
 from eventbus.testing import ManualClock, MemoryStore
-from tests.contract.worlds import MemoryPower, Place, RedisPower, World
+from tests.contract.worlds import MemoryPower, RedisPower, World
 from tests.support.clusters import Cluster
 from tests.support.leaks import check_keys
+from tests.support.places import Place
 from tests.support.rights import LEAST_RIGHTS, PASSWORD, USER
 from tests.support.sentinels import SentinelSet
 from tests.support.servers import REDIS_8, ServerPool
@@ -77,10 +78,10 @@ def _place(kind: str, request: pytest.FixtureRequest) -> tuple[str, Place]:
     """Where the store of a kind connects, and where its data lies."""
     if kind == CLUSTER:
         cluster: Cluster = request.getfixturevalue("shared_cluster")
-        return cluster.url, Place(lambda: [_url(one.port) for one in cluster.primaries], cluster.owner_url)
+        return cluster.url, cluster.place
     if kind == SENTINEL:
         sentinels: SentinelSet = request.getfixturevalue("shared_sentinels")
-        return sentinels.url, Place.single(sentinels.primary.url)
+        return sentinels.url, sentinels.place
     pool: ServerPool = request.getfixturevalue("server_pool")
     url = pool.get(kind).url
     if kind != REDIS_8:
@@ -110,10 +111,6 @@ def shared_sentinels(server_pool: ServerPool, tmp_path_factory: pytest.TempPathF
         yield sentinels
     finally:
         sentinels.kill_all()
-
-
-def _url(port: int) -> str:
-    return f"redis://127.0.0.1:{port}/0"
 
 
 async def _redis_world(url: str, place: Place, settings: StoreSettings, stack: AsyncExitStack) -> World:

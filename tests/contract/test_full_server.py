@@ -31,7 +31,8 @@ from eventbus.store.revoking import NOTHING_SEEN, Revoke, Subject
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.texts import TextPiece
 from tests.contract.conftest import SERVERS
-from tests.contract.worlds import ALICE, NODE, PHONE, Place, RedisPower, World, fence_of
+from tests.contract.worlds import ALICE, NODE, PHONE, RedisPower, World, fence_of
+from tests.support.places import Place
 from tests.support.servers import NewServer
 from tests.support.waiting import until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 from zlib import crc32
@@ -30,6 +30,7 @@ from eventbus.store import (
     Store,
 )
 from eventbus.testing import ManualClock, MemoryStore
+from tests.support.places import Place
 from tests.support.waiting import until
 
 T = TypeVar("T")
@@ -202,24 +203,6 @@ class MemoryPower:
 
     async def roll_back(self, user: UserId, snapshot: EntryId) -> None:
         self._store.roll_back(user, snapshot)
-
-
-class Place:
-    """The servers that hold a store's data, for an administrator.
-
-    Args:
-        primaries: says the URLs of all servers that take writes now.
-        owner: says which of them has a key.
-    """
-
-    def __init__(self, primaries: Callable[[], Sequence[str]], owner: Callable[[str], str]) -> None:
-        self.primaries = primaries
-        self.owner = owner
-
-    @classmethod
-    def single(cls, url: str) -> Place:
-        """One server."""
-        return cls(lambda: [url], lambda _key: url)
 
 
 class RedisPower:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.load.replicated import new_cluster_world, new_sentinel_world
 from tests.support.load.world import new_world
 
-__all__ = ["new_world"]
+__all__ = ["new_cluster_world", "new_sentinel_world", "new_world"]
 
 _HERE = Path(__file__).parent
 

@@ -17,6 +17,7 @@ import pytest
 
 from eventbus.embedded import EmbeddedServer, ServerBinary
 from eventbus.store.topology import SLOTS, Address, SlotMap, slot_of
+from tests.support.places import Place
 from tests.support.resp import Refused, Talk, ask, info
 from tests.support.servers import ServerPool, freeze, thaw
 from tests.support.waiting import until_blocking
@@ -204,9 +205,10 @@ class Cluster:
         address = self.map().owner(slot_of(key))
         return next(member for member in self.members if member.address == address)
 
-    def owner_url(self, key: str) -> str:
-        """The URL of the primary that has a key's slot."""
-        return f"redis://127.0.0.1:{self.owner(key).port}/0"
+    @property
+    def place(self) -> Place:
+        """Where the data lies, whoever is primary at the time."""
+        return Place(lambda: [one.server.url for one in self.primaries], lambda key: self.owner(key).server.url)
 
     def replica(self, primary: Member) -> Member:
         """A replica of a primary, as the replica says itself."""

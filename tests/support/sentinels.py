@@ -14,6 +14,7 @@ import pytest
 
 from eventbus.embedded import EmbeddedServer, ServerBinary, tied
 from tests.support.clusters import free_port, refuse_replicas, replication_settings
+from tests.support.places import Place
 from tests.support.resp import Refused, ask, info
 from tests.support.servers import ServerPool, freeze, thaw
 from tests.support.waiting import until_blocking
@@ -131,6 +132,11 @@ class SentinelSet:
         ports = [int(one.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1]) for one in self.sentinels]
         port = max(set(ports), key=ports.count)
         return next(server for server in self.servers if server.port == port)
+
+    @property
+    def place(self) -> Place:
+        """Where the data lies, whoever is primary at the time."""
+        return Place(lambda: [self.primary.url], lambda _key: self.primary.url)
 
     @property
     def replica(self) -> EmbeddedServer:

@@ -102,7 +102,7 @@ class World:
         self.nodes: list[Node] = []
         self.clients: list[Clients] = []
         self.publishers: list[Publishing] = []
-        self.redis: Any = redis.asyncio.Redis.from_url(server.url, decode_responses=True, encoding_errors="replace")
+        self.redis: Any = self.connected()
         self.keys = Keys("eb", 1024)
         self._directory = directory
         self._processes = processes
@@ -111,6 +111,10 @@ class World:
         self.missed: dict[str, set[str]] = {}
         self._addresses = directory / "addresses"
         self._addresses.write_text("")
+
+    def connected(self) -> Any:
+        """A client to look at the store with."""
+        return redis.asyncio.Redis.from_url(self.server.url, decode_responses=True, encoding_errors="replace")
 
     # --- the parts ----------------------------------------------------------------------------------------------------
 
