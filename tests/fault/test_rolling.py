@@ -82,7 +82,7 @@ async def phones(fleet: Fleet) -> AsyncIterator[list[Phone]]:
 
 async def _roll(fleet: Fleet, *, start: Path | None, to: Path | None) -> None:
     """Restarts all nodes of one release as another, under load, and judges what the clients saw."""
-    await fleet.start(of=start, drain_ms=DRAIN_MS)
+    await fleet.start(of=start)
     clients = await fleet.start_clients(USERS, ack_delay_ms=(5, 60))
     # Those who publish are not restarted with the nodes: of both releases, all the time.
     old = await fleet.start_publisher_of(fleet.release, USERS[:10], 1_500, rate=100)
@@ -90,7 +90,7 @@ async def _roll(fleet: Fleet, *, start: Path | None, to: Path | None) -> None:
     async with phones(fleet):
         for node in fleet.nodes:
             before = {publishing: publishing.log.read().count for publishing in (old, new)}
-            await fleet.replace(node, of=to, drain_ms=DRAIN_MS)
+            await fleet.replace(node, of=to)
             assert all(publishing.log.read().count > count for publishing, count in before.items())
         report = await fleet.settled()
 
@@ -114,12 +114,12 @@ async def _versions(fleet: Fleet) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.requirement("R10")
 async def test_an_upgrade_of_every_node_from_the_last_release_loses_and_repeats_nothing(new_fleet: NewFleet) -> None:
-    fleet = new_fleet(node_heartbeat_ms=500)
+    fleet = new_fleet(node_heartbeat_ms=500, drain_ms=DRAIN_MS)
     await _roll(fleet, start=fleet.release, to=None)
 
 
 @pytest.mark.slow
 @pytest.mark.requirement("R10")
 async def test_a_rollback_of_every_node_to_the_last_release_loses_and_repeats_nothing(new_fleet: NewFleet) -> None:
-    fleet = new_fleet(node_heartbeat_ms=500)
+    fleet = new_fleet(node_heartbeat_ms=500, drain_ms=DRAIN_MS)
     await _roll(fleet, start=None, to=fleet.release)
