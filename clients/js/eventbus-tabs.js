@@ -13,7 +13,7 @@
  */
 
 import {
-  backoffMs, compareEntries, CursorTracker, EventBusClient, EventBusError, Inbox, Screen, socketUrl, Texts,
+  backoffMs, Callbacks, compareEntries, CursorTracker, EventBusClient, EventBusError, Inbox, Screen, socketUrl, systemClock, Texts,
 } from "./eventbus-client.js";
 
 export { EventBusClient, EventBusError };
@@ -397,12 +397,6 @@ const closedError = () => new EventBusError("closed", "the client is closed");
 
 // ------------------------------------------------------------------------------------------------------ a tab's part
 
-const systemClock = {
-  now: () => Date.now(),
-  setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
-  clearTimeout: (handle) => globalThis.clearTimeout(handle),
-};
-
 /** The page as the tab's part sees it: whether it is hidden, and the events of its life, which all pass the window. */
 const browserPage = {
   get hidden() {
@@ -427,6 +421,7 @@ class Member {
   #name;
   #url;
   #options;
+  #callbacks;
   #clock;
   #place;
   #id;
@@ -468,6 +463,7 @@ class Member {
     this.#url = socketUrl(url);
     this.#aside = new EventBusClient(url, { ...options, connect: false, storage: undefined, onState: undefined });
     this.#options = { onError: (error) => console.error(error), ...options };
+    this.#callbacks = new Callbacks(this.#options, () => this.#state === "closed");
     this.#place = place;
     this.#clock = options.clock ?? systemClock;
     this.#id = globalThis.crypto.randomUUID();
@@ -488,7 +484,7 @@ class Member {
       failed: (...failure) => this.#handlerFailed(...failure),
       page: (cursor) => this.#historyPage(cursor),
       filter: () => this.#filter,
-      gap: (gap) => this.#run("onGap", gap),
+      gap: (gap) => this.#callbacks.call("onGap", gap),
       caughtUp: () => this.#present(),
     });
     for (const [type, listener] of Object.entries(this.#listeners)) this.#place.page.addEventListener(type, listener);
@@ -784,11 +780,11 @@ class Member {
     settled: (tab, { entries }) => tab.#intake.withdrawn(entries),
     released: (tab, { ids }) => {
       tab.#intake.withdrawn(ids);
-      tab.#run("onReleased", ids);
+      tab.#callbacks.call("onReleased", ids);
     },
     dropped: (tab, { dropped }) => {
       tab.#intake.withdrawn(dropped.ids);
-      tab.#run("onDropped", dropped);
+      tab.#callbacks.call("onDropped", dropped);
     },
     text: (tab, { part }) => tab.#text(part),
     filter: (tab, { filter }) => (tab.#filter = filter),
@@ -826,7 +822,7 @@ class Member {
     this.#streams.delete(`${run} ${stream}`);
     if (!final) this.#streams.set(`${run} ${stream}`, { run, stream });
     if (this.#streams.size > MAX_TEXTS) this.#streams.delete(this.#streams.keys().next().value);
-    this.#run("onText", part);
+    this.#callbacks.call("onText", part);
   }
 
   // ---- states
@@ -850,11 +846,10 @@ class Member {
   }
 
   #setState(state, detail) {
-    const { onState } = this.#options;
     for (const step of statesBetween(this.#state, state)) {
       if (this.#state === "closed") return;
       this.#state = step;
-      if (onState) this.#guarded(() => onState(step, step === state ? detail : {}));
+      this.#callbacks.last("onState", step, step === state ? detail : {});
     }
   }
 
@@ -868,26 +863,8 @@ class Member {
     return again;
   }
 
-  #run(name, argument) {
-    const callback = this.#options[name];
-    if (callback && this.#state !== "closed") return this.#guarded(() => callback(argument));
-  }
-
-  async #guarded(callback) {
-    try {
-      await callback();
-    } catch (cause) {
-      this.#report(new EventBusError("callback_failed", `a callback failed: ${cause?.message ?? cause}`, { cause }));
-    }
-  }
-
   #report(error) {
-    if (this.#state === "closed") return;
-    try {
-      this.#options.onError(error);
-    } catch (failure) {
-      console.error(failure, error);
-    }
+    this.#callbacks.report(error);
   }
 
   // ---- calls of the leader's client

@@ -125,13 +125,13 @@ async def test_a_hidden_tab_handles_and_acks_as_fast_as_a_visible_one(
     )
     await browser.wait_for("window.throttled", 20_000)
     took_ms = []
-    for _ in range(4):  # confirmations are paced after a hundred frames, by a timer
+    for _ in range(12):
         begin = time.monotonic()
         await bus.publish(50)
         await bus.all_acked()  # and no look at the page, whose scripts would wait for timers
         took_ms.append((time.monotonic() - begin) * 1_000)
-    # What waits for a timer often takes a second. One of four may be the machine's.
-    assert sorted(took_ms)[2] < 600, took_ms
+    # What waits for a timer often takes a second. Two of twelve may be the machine's.
+    assert sorted(took_ms)[-3] < 600, took_ms
     await reader.has(bus.published)
     await reader.check_page()
 
