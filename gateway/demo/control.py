@@ -188,7 +188,8 @@ class Control:
         sockets = f"ws://{host}" if _HOST.fullmatch(host) else ""
         policy = (
             f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' {sockets};"
-            " worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+            " worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+            " require-trusted-types-for 'script'"
         )
         html = (_PAGE / "index.html").read_bytes().replace(_TOKEN_PLACE, self._token.encode())
         html = html.replace(_INSTALLATION_PLACE, self._installation.encode())
