@@ -15,7 +15,7 @@ import redis
 
 from eventbus.ids import UserId
 from tests.support.clusters import Cluster, NewCluster
-from tests.support.load.world import Publishing, World
+from tests.support.load.world import Clients, Publishing, World
 from tests.support.processes import Processes
 from tests.support.sentinels import NewSentinels, SentinelSet
 
@@ -68,6 +68,25 @@ class ReplicatedWorld(World, Generic[Set]):
             if waiting["pending"]:
                 found[live.split()[0] if live else ""] += waiting["pending"]
         return found
+
+    async def running(self, users: Sequence[str], events: int, rate: int) -> tuple[Clients, Publishing]:
+        """Starts two nodes, a session for each user and a publisher; returns when a fifth of its events are published."""
+        await self.start_nodes("one", "two")
+        clients = await self.start_clients(users, ack_delay_ms=(20, 100), silence_ms=10_000)
+        publishing = await self.start_publisher(users, events, rate=rate)
+        await self.published_at_least(publishing, events // 5)
+        return clients, publishing
+
+    async def assert_nothing_lost(self, *, gaps: Sequence[str] = ()) -> None:
+        """Waits until all is published, has arrived and is acked; then fails if anything went wrong: a publish raised,
+        a socket was closed, the checker found something, or another gap was told.
+        """
+        report = await self.settled(60_000)
+        print(report)  # noqa: T201 - figures for who runs it by hand
+        self.assert_good(report, gaps=gaps)
+        errors = [error for publishing in self.publishers for error in publishing.log.errors]
+        assert not errors, f"{len(errors)} publishes raised: {errors[:3]}"
+        assert not [clients.closes for clients in self.clients if clients.closes], "sockets stay open"
 
     def users_of(self, url: str, users: Sequence[str]) -> list[str]:
         """Those of the users whose keys a primary holds."""
