@@ -118,7 +118,7 @@ class Verdict:
         restored: repetitions under another entry id after a rollback that was announced.
         gaps: gaps by reason.
         empty_gaps: gaps that cover nothing that the session missed.
-        delays_ms: from publish to first receipt, sorted.
+        delays_ms: from publish (or the session's begin, which may be later) to first receipt, sorted.
         publish_ms: from a publish to its return, sorted.
         closes: ends of connections by code.
         faults: in the order in which they began.
@@ -190,6 +190,7 @@ class _Session:
     user: str
     name: str
     library: bool = False
+    opened_ms: int = 0
     entries: dict[str, str] = field(default_factory=dict)  # event -> the entry id under which it came last
     first_ms: dict[str, int] = field(default_factory=dict)
     newest: tuple[int, int] = _START  # of the unmarked, since the last rollback
@@ -266,6 +267,7 @@ class _Judge:
                 elif op.kind is Kind.OK:
                     self._verdict.acked += session.asked.pop(value["ref"], 0)
             case "open":
+                session.opened_ms = session.opened_ms or op.time_ms
                 session.library = bool(value["library"])
             case "close":
                 code = int(value["code"])
@@ -389,7 +391,7 @@ class _Judge:
         for session in self._sessions.values():
             for event, time_ms in session.first_ms.items():
                 outcome = verdict.outcomes[event]
-                delay_ms = time_ms - outcome.invoked_ms
+                delay_ms = time_ms - max(outcome.invoked_ms, session.opened_ms)
                 verdict.delays_ms.append(delay_ms)
                 outcome.worst_ms = max(outcome.worst_ms, delay_ms)
             self._owed(session, by_user[session.user])

@@ -85,7 +85,7 @@ class Store(ABC):
 
         await asyncio.to_thread(kill)
 
-    # --- what only some can ---------------------------------------------------------------------------------------------
+    # --- what only some can -------------------------------------------------------------------------------------------
 
     async def fail_over(self, chance: random.Random) -> None:
         """A replica takes over, by command."""
@@ -103,7 +103,7 @@ class Store(ABC):
         """A slot that is in use moves to another primary."""
         raise NotImplementedError
 
-    # --- looking --------------------------------------------------------------------------------------------------------
+    # --- looking ------------------------------------------------------------------------------------------------------
 
     def waiting(self, users: Iterable[str], stays: Callable[[str], bool]) -> dict[str, int]:
         """Entries that are unread or wait for an ack, by `user/session`; blocking."""
