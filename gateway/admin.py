@@ -16,13 +16,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from eventbus.clock import Clock, SystemClock
+from eventbus.errors import Forbidden
 from gateway.admin_revocations import AdminAccess, operator_of, revocation_routes
 from gateway.auth import Authenticator
 from gateway.config import NodeSettings, load_authenticator
 from gateway.handshake import Decision, Reject, UpgradeRequest
 from gateway.listener import Listener, serve
 from gateway.metrics import Snapshot, exposition
-from gateway.process import is_loopback
+from gateway.process import is_for_this_machine, is_loopback
 from gateway.routes import EXCEPTION_HANDLERS, answer
 
 __all__ = ["Overview", "admin_authenticator", "make_admin_app", "serve_admin"]
@@ -57,6 +58,8 @@ class _Doorman:
     def check(self, request: Request) -> None:
         """Raises: AuthError, Forbidden."""
         if self._authenticator is None:
+            if not is_for_this_machine(request.headers.get("host")):
+                raise Forbidden("this port is for this machine alone: ask for it as localhost or by its address")
             return
         identity = operator_of(request, self._authenticator, self._clock.now_ms())
         if self._access is not None:

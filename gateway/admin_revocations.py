@@ -22,6 +22,7 @@ from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, r
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
 from gateway.revocations import Revocations
+from gateway.rotation import Rotation
 from gateway.web import BadRequest, answer, read_body
 
 __all__ = ["AdminAccess", "operator_of", "revocation_routes", "watched_revocations"]
@@ -39,13 +40,15 @@ class AdminAccess:
         revocations: what is revoked, tokens of operators too.
         authenticator: verifies their tokens.
         clock: for the tokens.
+
+    All but the revocations are attributes too.
     """
 
     def __init__(self, store: Store, revocations: Revocations, authenticator: Authenticator, clock: Clock) -> None:
         self.store = store
         self.clock = clock
         self._revocations = revocations
-        self._authenticator = authenticator
+        self.authenticator = authenticator
 
     def identify(self, request: Request) -> Identity:
         """Finds and verifies the token of an operator; without one nothing is done, wherever the request comes from.
@@ -55,7 +58,7 @@ class AdminAccess:
             Forbidden: it lacks the scope `admin`.
             StoreUnavailable: nobody knows whether it is revoked.
         """
-        identity = operator_of(request, self._authenticator, self.clock.now_ms())
+        identity = operator_of(request, self.authenticator, self.clock.now_ms())
         self._revocations.check(identity)
         return identity
 
@@ -120,10 +123,15 @@ async def watched_revocations(settings: NodeSettings, clock: Clock | None = None
     authenticator = load_authenticator(settings)
     store = RedisStore(settings.redis_url, settings.store)
     revocations = Revocations(store, clock, Counters())
-    watching = asyncio.create_task(revocations.run(), name="admin:revocations")
+    rotation = Rotation(settings, [authenticator], Counters())
+    watching = [
+        asyncio.create_task(revocations.run(), name="admin:revocations"),
+        asyncio.create_task(rotation.run(), name="admin:rotation"),
+    ]
     try:
         yield AdminAccess(store, revocations, authenticator, clock)
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await store.aclose()

@@ -119,7 +119,8 @@ class Identity:
     jti: str | None = None
     issued_ms: int | None = None
     key_id: str | None = None
-    key_mark: str | None = None
+    # Rotation is no part of who somebody is.
+    key_mark: str | None = field(default=None, compare=False, repr=False)
 
 
 class Authenticator:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import logging
 import signal
 import socket
 import ssl
@@ -21,14 +23,21 @@ __all__ = [
     "check_tls",
     "close_all",
     "first_of",
+    "is_for_this_machine",
     "is_loopback",
     "port_of",
+    "raise_file_limit",
     "ready_line",
     "run_with_loop",
     "say",
 ]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+_OTHER_FILES: Final = 256
+"""Files beside the connections of clients: libraries, logs, the store."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -89,6 +98,43 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_for_this_machine(host: str | None) -> bool:
+    """Whether the header `Host` names this machine as only who is on it does.
+
+    A page of the web can have its own name lead to a loopback address, and then read what answers there; its requests
+    carry that name. Without the header (HTTP/1.0) nothing is known, and no browser asks.
+    """
+    if host is None:
+        return True
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return is_loopback(name.lower())
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Let the process open as many files as its connections need, as far as the system allows; else say so once.
+
+    Source: getrlimit(2), RLIMIT_NOFILE.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    wanted += _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            soft = allowed
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        logger.info(
+            "the system lets this process have %d open files, and its limits of connections ask for %d: "
+            "raise `ulimit -n`, or connections are refused before their limit is reached",
+            soft,
+            wanted,
+        )
 
 
 # --- ports ------------------------------------------------------------------------------------------------------------

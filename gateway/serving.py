@@ -15,7 +15,7 @@ from eventbus.breaker import BreakerState
 from eventbus.errors import ConfigError
 from eventbus.ids import NodeName
 from eventbus.receipt import PublishStatistics
-from gateway.admin import admin_authenticator, make_admin_app, serve_admin
+from gateway.admin import make_admin_app, serve_admin
 from gateway.admin_revocations import AdminAccess
 from gateway.config import ListenSettings, NodeSettings
 from gateway.counters import Counters
@@ -28,7 +28,9 @@ from gateway.process import (
     check_tls,
     close_all,
     first_of,
+    is_loopback,
     port_of,
+    raise_file_limit,
     ready_line,
     run_with_loop,
     say,
@@ -189,13 +191,15 @@ async def run_node(
         admin_sockets = bind(listen.admin_host, listen.admin_port, setting="ADMIN_PORT")
         sockets += admin_sockets
         node = Node(settings)
+        raise_file_limit(settings.limits.max_connections + settings.limits.max_http_connections)
         stop.listen()
         if not await start_node(node, sockets[: -len(admin_sockets)], stop, routes=routes):
             return 0
         figures = NodeFigures(node)
         figures.lag.start()
         access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
-        app = make_admin_app(figures, authenticator=admin_authenticator(settings), access=access)
+        looking = None if is_loopback(listen.admin_host) else access.authenticator
+        app = make_admin_app(figures, authenticator=looking, access=access)
         admin = await serve_admin(app, admin_sockets)
         if started is not None:
             await started(node)

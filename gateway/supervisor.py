@@ -16,12 +16,12 @@ from typing import Final, Protocol
 
 from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import ConfigError
-from gateway.admin import admin_authenticator, make_admin_app, serve_admin
+from gateway.admin import make_admin_app, serve_admin
 from gateway.admin_revocations import watched_revocations
 from gateway.config import NodeSettings, load_authenticator
 from gateway.listener import Listener
 from gateway.metrics import Snapshot, kept_for_good, merged
-from gateway.process import Stop, bind, check_tls, close_all, first_of, port_of, ready_line, say
+from gateway.process import Stop, bind, check_tls, close_all, first_of, is_loopback, port_of, ready_line, say
 from gateway.worker_process import WorkerState, start_worker
 
 __all__ = [
@@ -333,7 +333,9 @@ async def run_workers(settings: NodeSettings) -> int:
         supervisor = Supervisor(worker_settings(settings, port), start_worker, on_ready=lambda: say(line))
         stop.listen()
         async with watched_revocations(settings) as access:
-            app = make_admin_app(supervisor, authenticator=admin_authenticator(settings), access=access)
+            # The one of the access, whose keys are looked at again.
+            looking = None if is_loopback(listen.admin_host) else access.authenticator
+            app = make_admin_app(supervisor, authenticator=looking, access=access)
             admin = await serve_admin(app, admin_sockets)
             return await supervisor.run(stop)
     finally:

@@ -28,7 +28,7 @@ from gateway.channel import Channel
 from gateway.config import ListenSettings, NodeSettings
 from gateway.metrics import pack, snapshot
 from gateway.node import Node
-from gateway.process import Stop, bind, close_all, run_with_loop
+from gateway.process import Stop, bind, close_all, raise_file_limit, run_with_loop
 from gateway.serving import NodeFigures, drain_when_asked, start_node
 from gateway.traces import exported
 
@@ -146,6 +146,7 @@ async def _main() -> int:
         settings: Any = pickle.loads(base64.b64decode(first["settings"]))  # noqa: S301 - the parent made it
         logs.configure(settings.log, node=settings.listen.node)
         try:
+            raise_file_limit(settings.limits.max_connections + settings.limits.max_http_connections)
             with exported(settings):
                 return await _Worker(settings, channel).run()
         except EventBusError as error:

@@ -237,7 +237,7 @@ class Shown:
 def admin(host: str) -> httpx.AsyncClient:
     settings = NodeSettings(listen=ListenSettings(admin_host=host), jwt=JwtSettings(jwt_secret=SECRET.encode()))
     app = make_admin_app(Shown(), authenticator=admin_authenticator(settings))
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 
 async def test_metrics_need_no_token_on_loopback() -> None:
@@ -248,6 +248,17 @@ async def test_metrics_need_no_token_on_loopback() -> None:
         assert answer.headers["content-type"].startswith("text/plain")
         processes = (await client.get("/healthz")).json()["processes"]
         assert processes == [{"node": "n", "pid": 1, "state": "ready"}]
+
+
+@pytest.mark.requirement("R23")
+@pytest.mark.parametrize(
+    "host, status",
+    [("localhost:9090", 200), ("127.0.0.1", 200), ("[::1]:9090", 200), ("LOCALHOST", 200)]
+    + [("evil.example", 403), ("localhost.evil.example", 403), ("127.0.0.1.evil.example", 403), ("10.0.0.1", 403)],
+)
+async def test_a_page_whose_name_leads_to_loopback_can_not_look_at_the_admin_port(host: str, status: int) -> None:
+    async with admin("127.0.0.1") as client:
+        assert (await client.get("/metrics", headers={"Host": host})).status_code == status
 
 
 @pytest.mark.requirement("R23")
