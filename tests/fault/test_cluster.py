@@ -111,7 +111,7 @@ async def test_a_cluster_that_is_killed_whole_comes_back_with_its_files(
 async def test_failovers_by_command_and_slots_that_move_are_not_noticed(
     new_cluster_world: NewClusterWorld, kind: str
 ) -> None:
-    """No gap, no repetition, no error: a replica that takes over in agreement has everything, and a slot moves whole."""
+    """No gap, no repetition, no error: who takes over in agreement has everything, and a slot moves whole."""
     world = new_cluster_world(cluster={"kind": kind})
     cluster = world.servers
     _, publishing = await world.running(USERS, 4_000, 400)

@@ -70,7 +70,7 @@ class ReplicatedWorld(World, Generic[Set]):
         return found
 
     async def running(self, users: Sequence[str], events: int, rate: int) -> tuple[Clients, Publishing]:
-        """Starts two nodes, a session for each user and a publisher; returns when a fifth of its events are published."""
+        """Starts two nodes, a session for each user and a publisher; returns when a fifth of its events is out."""
         await self.start_nodes("one", "two")
         clients = await self.start_clients(users, ack_delay_ms=(20, 100), silence_ms=10_000)
         publishing = await self.start_publisher(users, events, rate=rate)
