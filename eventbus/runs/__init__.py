@@ -170,12 +170,12 @@ class Run(FromUser):
     # --- the life of a run --------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Send `agent_started`, or go on with the run where its last process left it. Cancelled before that, the run
-        has not begun and owes nothing.
+        """Send `agent_started`, or go on with the run where its last process left it, once what that one left open is
+        stored as ended. Cancelled before that, the run has not begun and owes nothing.
 
         Raises:
             RunClosed: a run that was to be resumed is completed, or others resume it.
-            StoreError: a run was to be resumed and the store does not answer.
+            PublishTimeout, StoreError: a run was to be resumed and the store does not answer.
         """
         if self._above is not None and self._above._state.phase is not Phase.STARTED:
             raise RunMisused(
@@ -203,7 +203,7 @@ class Run(FromUser):
         if self._timer.on_timeout is OnTimeout.CANCEL:
             self._spent_ms = await self._hold.spent_ms(record)
         self._take(state, [self._event(one, time_ms, None) for one in owed])
-        await self._streams.take_over(self._state.seq)
+        await self._streams.take_over(self._state.seq, self.flush)
         return True
 
     async def __aexit__(

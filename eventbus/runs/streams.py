@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -65,19 +65,22 @@ class RunStreams:
                 failed = failed or raised
         return failed
 
-    async def take_over(self, seq: int) -> None:
+    async def take_over(self, seq: int, stored: Callable[[], Awaitable[None]]) -> None:
         """The run is resumed: what its old process wrote and did not send whole is sent as it is.
 
         Args:
             seq: of the run's last event now. It stands in the names of the streams from here on: a name that the old
                 process used names a stream that has ended.
+            stored: returns when all that was handed over is in the store.
 
         Raises:
+            RunClosed, PublishTimeout, ...: what `stored` does.
             StoreError: the store does not answer.
         """
         context, services = self._context, self._context.services
         left = await services.insist(lambda: texts_left(services.store, context.user, self._run))
         for name, text in left.items():
             self._owe(text_data(name, text, partial=True))
+        await stored()  # only then are they ended: should this process die before, the next one finds them
         await services.insist(lambda: services.store.close_texts(context.user, self._run))
         self._end = f".{seq}"

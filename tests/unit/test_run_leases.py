@@ -360,7 +360,7 @@ async def test_a_run_is_resumed_where_its_process_left_it(world: World) -> None:
     await old.tool("search", call_id="a").__aenter__()
     await old.flush()
     async with second.run(user="ada", agent="planner", run=old.id, resume=True) as run:
-        assert (await world.record(run.id)).fields["seq"] in ("3", "4"), "the end of the old call is on its way"
+        assert (await world.record(run.id)).fields["seq"] == "4", "the end of the old call is stored"
         async with run.tool("search", call_id="a") as tool:
             tool.result = 7
         async with run.tool("search") as again:
