@@ -8,7 +8,7 @@ WORKERS ?= 3
 ARGS ?=
 export PYTHON VENV
 
-.PHONY: help demo test slow check format soak bench mutants clean
+.PHONY: help demo test slow check format soak bench chaos mutants clean
 
 help:
 	@echo "make demo     a node, a server, an agent and a page that shows its run, on this machine"
@@ -18,6 +18,7 @@ help:
 	@echo "make format   put the code into the project's format"
 	@echo "make soak     the tests that take longer than 30 seconds each"
 	@echo "make bench    the benchmark suite"
+	@echo "make chaos    everything at once under random faults, and a judge: make chaos ARGS=\"--minutes 10 --topology cluster\""
 	@echo "make mutants  show that the tests of the guarantees fail when their guards are taken out"
 	@echo "make clean    remove the virtual environment and everything that tools left behind"
 
@@ -52,6 +53,10 @@ soak:
 bench:
 	@.ci/venv dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos:
+	@.ci/venv dev
+	$(BIN)/python -m chaos $(ARGS)
 
 mutants:
 	@.ci/venv dev

@@ -16,7 +16,8 @@ import itertools
 import os
 import random
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from chaos.history import Kind, Log, Op, merged, read
 from chaos.plans import SECRET, ClientPlan, PublisherPlan
 from chaos.progress import Progress
 from chaos.stores import SingleStore, Store, until
+from eventbus.embedded import tied
 from tests.support import needs
 from tests.support.clusters import free_port
 from tests.support.processes import ROOT, Child, Processes
@@ -183,7 +185,7 @@ class Installation:
                 seed=self._seed,
             )
             path = plan.write(self._directory / f"clients-{number}.json")
-            self.clients.append(self._processes.python("-m", module, path, name=plan.name))
+            self.clients.append(self._launch(sys.executable, "-m", module, path, name=plan.name, env={}))
         await until(self._all_open, _START_MS, "all sessions are open")
         for publisher in self._publishers:
             await self.start_publisher(publisher)
@@ -208,7 +210,7 @@ class Installation:
         }
 
         def launch() -> Child:
-            return self._processes.gateway("serve", name=node.name, env=env)
+            return self._launch(sys.executable, "-m", "gateway", "serve", name=node.name, env=env)
 
         node.child, node.starts = launch(), 1
 
@@ -232,7 +234,7 @@ class Installation:
             **{f"NODE_{number}": f"127.0.0.1:{node.port}" for number, node in enumerate(self.nodes, 1)},
         }
         config = ROOT / "deploy" / "haproxy.cfg"
-        self._balancer = self._processes.start(program, "-db", "-f", config, name="haproxy", env=env)
+        self._balancer = self._launch(program, "-db", "-f", config, name="haproxy", env=env)
 
         async def answers() -> bool:
             async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
@@ -281,7 +283,12 @@ class Installation:
 
     def _launch_publisher(self, plan: PublisherPlan, clock: _Skewed) -> Child:
         path = plan.write(self._directory / f"{plan.name}.json")
-        return self._processes.python("-m", "chaos.publisher", path, name=plan.name, env=clock.env)
+        return self._launch(sys.executable, "-m", "chaos.publisher", path, name=plan.name, env=clock.env)
+
+    def _launch(self, *command: str | Path, name: str, env: Mapping[str, str]) -> Child:
+        """Starts a process that does not outlive this one, however it ends."""
+        words = tied([str(word) for word in command], signal.SIGKILL)
+        return self._processes.start(*words, name=name, env=env)
 
     async def kill_publisher(self, chance: random.Random) -> None:
         """SIGKILL to a publisher, and another one in its place."""
