@@ -51,6 +51,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreMisconfigured",
+    "StoreMoved",
     "StoreTimeout",
     "StoreUnavailable",
     "StreamFull",
@@ -250,6 +251,15 @@ class StoreBusy(StoreUnavailable):
     code = "store_busy"
 
 
+class StoreMoved(StoreError):
+    """The part of the data that the call is about has another primary now; nothing was done, and the same call may
+    succeed there.
+    """
+
+    code = "store_moved"
+    retryable = True
+
+
 class StoreFull(StoreError):
     """The store is at its memory limit (OOM): reading and acking go on, publishing waits."""
 
@@ -274,6 +284,12 @@ class StreamFull(StoreError):
 
     code = "stream_full"
     retryable = True
+
+
+class TypePaused(StoreError):
+    """An operator has paused the events of this type: nothing was stored, and it is not tried again by itself."""
+
+    code = "type_paused"
 
 
 class OutOfOrder(StoreError):

@@ -19,6 +19,7 @@ from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, User
 from eventbus.redelivery import RedeliveryPolicy
 from eventbus.runs.closing import close_run
 from eventbus.store import Listening, NodeRecord, Store
+from eventbus.store.mending import EndSession, LookAgain, LookAtHeld, Order, SendAgain
 from eventbus.store.redis_store import RedisStore
 from eventbus.store.revoking import Revocation, RevocationKind
 from eventbus.store.running import RunRecord
@@ -30,6 +31,7 @@ from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
 from gateway.drain import drain
 from gateway.gatekeeper import Doorkeeper
+from gateway.holding import Holding
 from gateway.hub import Hub
 from gateway.keeper import Keeper
 from gateway.limits import is_within, limited_address
@@ -83,7 +85,7 @@ class Node:
         self.spans = None if tracing is None else DeliverySpans(tracing, self.name)
         self.hub: Hub[Session] = Hub()
         self.drain_ms = settings.liveness.drain_ms
-        self.draining = False
+        self.is_ending = False
         self.started_ms = self.clock.now_ms()
         self.settings = _session_settings(settings)
         self.authenticator = load_authenticator(settings)
@@ -99,6 +101,13 @@ class Node:
         )
         self.sending = Sending(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
+        self.holding = Holding(
+            self.store,
+            self.name,
+            self.hub,
+            self.counters,
+            lambda: self.close_sockets(CloseCode.DRAINING, "the node is draining"),
+        )
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
@@ -185,6 +194,7 @@ class Node:
             self.moving.run,
             self.readiness.run,
             self.revocations.run,
+            self.holding.run,
             self.rotation.run,
             self.shedding.run,
             self.clockwork.run,
@@ -226,7 +236,7 @@ class Node:
 
     async def drain(self) -> None:
         """Ends the node in good order, within the drain's time."""
-        self.draining = True
+        self.is_ending = True
         if self._watching is not None:
             self._watching.cancel()
         await drain(self)
@@ -234,7 +244,7 @@ class Node:
 
     async def aclose(self) -> None:
         """Ends the node at once; what a drain has not done is left to the sessions' next attach."""
-        self.draining = True
+        self.is_ending = True
         if self.listener is not None:
             # First: what a request without an end is answered with would hold the listener up.
             self.listener.close_port()
@@ -343,6 +353,11 @@ class Node:
         """Why no new connection should come here; None when it may."""
         return "the node is draining" if self.draining else self._store_problem()
 
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no connections: it ends, or an operator holds it."""
+        return self.is_ending or self.holding.hold is not None
+
     def _store_problem(self) -> str | None:
         return self.readiness.problem() or self.reader.problem() or self.revocations.problem()
 
@@ -434,6 +449,23 @@ class Node:
     def revoked(self) -> None:
         self.revocations.look_at_once()
 
+    def ordered(self, order: Order) -> None:
+        match order:
+            case LookAtHeld():
+                self.holding.look_at_once()
+            case EndSession():
+                for session in self._seated(order.user, order.session):
+                    session.close(CloseCode.SESSION_ENDED, "the session was ended")
+            case SendAgain():
+                for session in self._seated(order.user, order.session):
+                    session.send_again(order.entries)
+            case LookAgain():
+                for session in self._seated(order.user, order.session):
+                    session.reattach("operator")
+
+    def _seated(self, user: UserId, session: SessionId) -> list[Session]:
+        return [seated for seated in self.hub.of_user(user) if seated.session_id == session]
+
     def probed(self, token: str) -> None:
         self.readiness.probed(token)
 
@@ -447,6 +479,15 @@ class Node:
             session.reattach("subscribed")
         if self.counters.subscriptions > 1:
             self.texting.subscribed()
+
+    def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
+        self.readiness.probe_at_once()
+        self.revocations.look_at_once()
+        again = [session for session in self.hub if concerns(session.user)]
+        logger.info("subscribed again to some partitions: %d sessions are attached again", len(again))
+        for session in again:
+            session.reattach("subscribed")
+        self.texting.subscribed()
 
     def unsubscribed(self, reason: str) -> None:
         logger.warning("the wake-ups are gone: %s", reason)

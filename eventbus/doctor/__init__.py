@@ -41,6 +41,7 @@ from eventbus.store import (
     Store,
     Ticket,
 )
+from eventbus.store.mending import Order
 
 __all__ = ["DOCTOR_USER", "short_lived", "try_node", "try_readiness", "try_store"]
 
@@ -96,11 +97,17 @@ class _Ears:
     def revoked(self) -> None:
         """It has no token."""
 
+    def ordered(self, order: Order) -> None:
+        """No operator is at work here."""
+
     def probed(self, token: str) -> None:
         self.woke.set()
 
     def subscribed(self) -> None:
         self.open.set()
+
+    def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
+        """It has no session."""
 
     def unsubscribed(self, reason: str) -> None:
         self.open.clear()

@@ -17,7 +17,7 @@ because of its event id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Final, Literal, NamedTuple, Protocol
@@ -29,9 +29,11 @@ from eventbus.record import record
 from eventbus.store.allowing import AllowStore
 from eventbus.store.figures import FigureStore
 from eventbus.store.inbound import InboundStore
+from eventbus.store.mending import MendStore, Order
 from eventbus.store.revoking import RevokeStore
 from eventbus.store.running import Demand, RunStep, RunStore
 from eventbus.store.texts import TextStore
+from eventbus.store.waiting import WaitingStore
 
 __all__ = [
     "LOST",
@@ -566,12 +568,20 @@ class Listener(Protocol):
     def revoked(self) -> None:
         """Something was revoked: `Store.revocations` says what."""
 
+    def ordered(self, order: Order) -> None:
+        """An operator wants something of this node."""
+
     def probed(self, token: str) -> None:
         """A probe of this node came back through its channel."""
 
     def subscribed(self) -> None:
         """All channels are subscribed, for the first time or again: wake-ups may have been missed, so re-attach
         everything.
+        """
+
+    def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
+        """The channels of some partitions are subscribed, again or on another server: wake-ups of the users whom it
+        concerns may have been missed, and what their primary had may be lost, so re-attach those.
         """
 
     def unsubscribed(self, reason: str) -> None:
@@ -585,7 +595,7 @@ class Listening(Protocol):
         """Ends it; safe to call twice."""
 
 
-class Store(RunStore, TextStore, InboundStore, FigureStore, RevokeStore, AllowStore, Protocol):
+class Store(RunStore, TextStore, InboundStore, FigureStore, RevokeStore, AllowStore, WaitingStore, MendStore, Protocol):
     """Everything the bus and the nodes ask of Redis."""
 
     async def append(

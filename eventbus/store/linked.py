@@ -1,4 +1,4 @@
-"""What every part of a `RedisStore` has: the data connection and the names of keys."""
+"""What every part of a `RedisStore` has: the data connections and the names of keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TypeVar
 
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
-from eventbus.store.batcher import Batcher, Command
+from eventbus.store.command import Command
 from eventbus.store.commands import Commands
 from eventbus.store.keys import Keys
+from eventbus.store.links import Links
 
 __all__ = ["Linked"]
 
@@ -19,12 +20,12 @@ class Linked:
     """The base of the parts.
 
     Args:
-        link: the data connection, also an attribute.
+        link: the data connections, also an attribute.
         keys: the names, also an attribute.
         commands: of the installation; its settings are the attribute `settings`.
     """
 
-    def __init__(self, link: Batcher, keys: Keys, commands: Commands) -> None:
+    def __init__(self, link: Links, keys: Keys, commands: Commands) -> None:
         self.link = link
         self.keys = keys
         self.settings: StoreSettings = commands.settings

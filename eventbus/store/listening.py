@@ -1,4 +1,4 @@
-"""The subscription of a node: one connection on which Redis tells it of wake-ups, takeovers and acks.
+"""The subscription of a node: what Redis tells it of wake-ups, takeovers and acks.
 
 | message | meaning |
 |---|---|
@@ -8,37 +8,29 @@
 | `=<session> <user> <id>,...` | `deliver: any` events that another session acked |
 | `~<run> <user>` | a token stream of the run has grown or ended |
 | `^` | something was revoked |
+| `%<words>` | an operator wants something, see `eventbus.store.mending` |
 | `?<token>` | a probe |
 
-A user id begins with none of these signs. Messages are lost while the subscription is; the listener is told of
-that, and looks after everything itself when the subscription stands again.
+A user id begins with none of these signs. Messages are lost while the subscription is; the listener is told of that,
+and looks after everything itself when the subscription stands again: all of it, or in a Cluster the partitions of one
+primary.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
-import random
-from typing import Any, Final
+from collections.abc import Callable, Collection
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
-
-from eventbus.errors import StoreError, StoreUnavailable
+from eventbus.errors import StoreError
 from eventbus.ids import ConnectionId, EntryId, RunId, SessionId, UserId
 from eventbus.store import Listener
-from eventbus.store.batcher import Connector, drop, pack
-from eventbus.store.translate import translate
+from eventbus.store.ears import Ears
+from eventbus.store.links import Links
+from eventbus.store.mending import parse_order
 
 __all__ = ["Subscription", "acked_message", "displaced_message", "probe_message"]
 
 _log = logging.getLogger("eventbus.store")
-
-_FIRST_WAIT_S: Final = 0.02
-_LONGEST_WAIT_S: Final = 1.0
-# One command for this many channels: a thousand at once are no problem for a server, and one write carries them all.
-_CHANNELS_A_COMMAND: Final = 256
 
 
 def displaced_message(session: SessionId, connection: ConnectionId, user: UserId) -> str:
@@ -60,132 +52,78 @@ class Subscription:
     """Keeps a node subscribed until it is closed.
 
     Args:
-        url: the server.
-        channels: the node's channels.
+        links: know where the channels live.
+        channels: the node's channels, by partition.
+        partition_of: the partition of a user.
         listener: who is told.
         timeout_ms: longest wait for a connection.
-        ping_ms: how often the connection is tried.
+        ping_ms: how often a connection is tried.
         silence_ms: without a byte for so long it is given up: a half-open connection loses wake-ups without a word.
     """
 
     def __init__(
         self,
-        url: str,
+        links: Links,
         channels: list[str],
+        partition_of: Callable[[UserId], int],
         listener: Listener,
         *,
         timeout_ms: int,
         ping_ms: int,
         silence_ms: int,
     ) -> None:
-        self._connector = Connector(url, timeout_ms=timeout_ms)
-        self._channels = channels
+        self._ears = Ears(
+            links, self, name="eventbus-listen", timeout_ms=timeout_ms, ping_ms=ping_ms, silence_ms=silence_ms
+        )
+        self._partitions = {channel: number for number, channel in enumerate(channels)}
+        self._partition_of = partition_of
         self._listener = listener
-        self._ping_s = ping_ms / 1000
-        self._silence_s = silence_ms / 1000
-        self._heard = 0.0
-        self._silence: StoreError | None = None
-        self._stands = False
-        self._task: asyncio.Task[None] | None = None
+        self._standing: set[str] = set()
+        self._whole = False
+        self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Subscription channels={len(self._channels)} {'stands' if self._stands else 'is being renewed'}>"
+        return f"<Subscription channels={len(self._partitions)} standing={len(self._standing)}>"
 
     @property
     def closed(self) -> bool:
         """Whether it was ended."""
-        return self._task is None
+        return self._closed
 
     def start(self) -> None:
         """Begin; call it in the event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="eventbus-listening")
+        self._ears.want(self._partitions)
 
     async def aclose(self) -> None:
         """End it; safe to call twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        self._closed = True
+        await self._ears.aclose()
 
-    async def _run(self) -> None:
-        wait_s = _FIRST_WAIT_S
-        while True:
-            try:
-                await self._subscribe_and_listen()
-            except StoreError as error:
-                if self._stands:
-                    self._stands = False
-                    wait_s = _FIRST_WAIT_S
-                    _log.warning("wake-ups are missed: %s", error)
-                    self._listener.unsubscribed(str(error))
-                else:
-                    _log.info("no subscription yet: %s", error)
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+    # --- what the ears tell -----------------------------------------------------------------------------------------
 
-    async def _subscribe_and_listen(self) -> None:
-        connection, _ = await self._connector.connect(("CLIENT", "SETNAME", "eventbus-listen"))
-        loop = asyncio.get_running_loop()
-        self._heard = loop.time()
-        self._silence = None
-        watch = loop.create_task(self._watch(connection), name="eventbus-listening-watch")
-        try:
-            await self._listen(connection)
-        except (RedisError, OSError) as error:
-            raise self._why(error) from error
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
-            await drop(connection)
+    def standing(self, channels: Collection[str]) -> None:
+        """See `Hearer.standing`."""
+        self._standing.update(channels)
+        if not self._whole and len(self._standing) == len(self._partitions):
+            self._whole = True
+            self._listener.subscribed()
+            return
+        numbers = {self._partitions[channel] for channel in channels}
+        _log.info("wake-ups of %d partitions come again", len(numbers))
+        self._listener.resubscribed(lambda user: self._partition_of(user) in numbers)
 
-    def _why(self, error: Exception) -> StoreError:
-        return self._silence or translate(error)
+    def fallen(self, channels: Collection[str], reason: StoreError) -> None:
+        """See `Hearer.fallen`."""
+        if not channels:
+            _log.info("no subscription yet: %s", reason)
+            return
+        self._standing.difference_update(channels)
+        self._whole = self._whole and bool(self._standing)
+        _log.warning("wake-ups are missed: %s", reason)
+        self._listener.unsubscribed(str(reason))
 
-    async def _listen(self, connection: AbstractConnection) -> None:
-        commands = [
-            pack(("SSUBSCRIBE", *self._channels[start : start + _CHANNELS_A_COMMAND]))
-            for start in range(0, len(self._channels), _CHANNELS_A_COMMAND)
-        ]
-        await connection.send_packed_command(b"".join(commands), check_health=False)
-        missing = len(self._channels)
-        loop = asyncio.get_running_loop()
-        while True:
-            message: Any = await connection.read_response(disconnect_on_error=False, timeout=math.inf)
-            self._heard = loop.time()
-            kind = message[0]
-            if kind == b"smessage":
-                self._dispatch(message[2])
-            elif kind == b"ssubscribe":
-                missing -= 1
-                if missing == 0:
-                    self._stands = True
-                    self._listener.subscribed()
-            elif kind == b"sunsubscribe":
-                # The slot moved to another server.
-                raise StoreUnavailable(f"Redis ended the subscription of {message[1].decode()}")
-
-    async def _watch(self, connection: AbstractConnection) -> None:
-        loop = asyncio.get_running_loop()
-        ping = pack(("PING",))
-        tick_s = min(self._ping_s, self._silence_s - self._ping_s) / 2
-        pinged = due = loop.time()
-        while True:
-            await asyncio.sleep(tick_s)
-            due += tick_s
-            now = loop.time()
-            if now - due > tick_s:
-                # The loop itself stood still: what came meanwhile has not been read yet.
-                due = self._heard = now
-            if now - self._heard > self._silence_s:
-                # The reader ends with the connection, and says why.
-                self._silence = StoreUnavailable(f"Redis was silent on the subscription for {now - self._heard:.1f} s")
-                await drop(connection)
-                return
-            if now - pinged >= self._ping_s:
-                pinged = now
-                await connection.send_packed_command(ping, check_health=False)
-
-    def _dispatch(self, raw: bytes) -> None:
+    def heard(self, _channel: str, raw: bytes) -> None:
+        """See `Hearer.heard`."""
         try:
             text = raw.decode()
             match text[:1]:
@@ -205,6 +143,9 @@ class Subscription:
                 case "~":
                     run, user = text[1:].split(" ")
                     self._listener.text_came(UserId(user), RunId(run))
+                case "%":
+                    if (order := parse_order(text[1:])) is not None:
+                        self._listener.ordered(order)
                 case "^":
                     self._listener.revoked()
                 case "?":

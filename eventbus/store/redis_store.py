@@ -1,4 +1,4 @@
-"""The Store on one Redis or Valkey server."""
+"""The Store on Redis or Valkey: one server, behind Sentinels, or a Cluster."""
 
 from __future__ import annotations
 
@@ -39,20 +39,23 @@ from eventbus.store import (
     Ticket,
 )
 from eventbus.store.answers import nothing, read_entries, text_or_none
-from eventbus.store.batcher import Batcher, Command
+from eventbus.store.command import Command
 from eventbus.store.commands import Commands
 from eventbus.store.durability import Durable
 from eventbus.store.following import Followers
 from eventbus.store.inbound import POLL_MS
 from eventbus.store.keys import Keys
+from eventbus.store.links import Links
 from eventbus.store.listening import Subscription
 from eventbus.store.operating import Operating
 from eventbus.store.redis_allowing import RedisAllowances
 from eventbus.store.redis_figures import RedisFigures
 from eventbus.store.redis_inbound import RedisInbound
+from eventbus.store.redis_mending import RedisMending
 from eventbus.store.redis_revoking import RedisRevocations
 from eventbus.store.redis_running import RedisRuns
 from eventbus.store.redis_texts import RedisTexts
+from eventbus.store.redis_waiting import RedisWaiting
 
 __all__ = ["RedisStore"]
 
@@ -63,13 +66,24 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocations, RedisAllowances, Operating):
-    """An `eventbus.store.Store` over one server.
+class RedisStore(
+    RedisRuns,
+    RedisTexts,
+    RedisInbound,
+    RedisFigures,
+    RedisRevocations,
+    RedisAllowances,
+    RedisWaiting,
+    RedisMending,
+    Operating,
+):
+    """An `eventbus.store.Store` over one server, behind Sentinels or over a Cluster.
 
     Making one needs no server: it connects when it is first used, and again whenever the connection is lost.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
+        url: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`, see
+            `eventbus.store.endpoint`.
         settings: names, lives and caps; all processes of an installation must agree on them.
         command_timeout_ms: longest wait for a connection and for an answer; the setting `redis_timeout_ms` when absent.
         replicas: how many replicas must have an event before an append with `Durability.REPLICATED` succeeds.
@@ -95,16 +109,15 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
         settings = settings or StoreSettings()
         timeout_ms = settings.redis_timeout_ms if command_timeout_ms is None else command_timeout_ms
         keys = Keys(settings.namespace, settings.partitions)
-        link = Batcher(url, timeout_ms=timeout_ms)
+        link = Links(url, timeout_ms=timeout_ms)
         super().__init__(link, keys, Commands(keys, settings))
-        self._url = url
         self._timeout_ms = timeout_ms
         self._durable = Durable(
             url, link, keys, timeout_ms=timeout_ms, replicas=replicas, replicated_timeout_ms=replicated_timeout_ms
         )
         self._subscription_ms = (ping_ms, silence_ms)
         self._subscriptions: list[Subscription] = []
-        self.followers = Followers(url, timeout_ms=timeout_ms, ping_ms=ping_ms, silence_ms=silence_ms, poll_ms=POLL_MS)
+        self.followers = Followers(link, timeout_ms=timeout_ms, ping_ms=ping_ms, silence_ms=silence_ms, poll_ms=POLL_MS)
 
     @classmethod
     async def connect(cls, url: str, settings: StoreSettings | None = None, **options: Any) -> Self:
@@ -126,13 +139,17 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
 
     @property
     def primary(self) -> str:
-        """The `run_id` of the server of the last connection, empty before the first."""
+        """The `run_id` of the server of the last connection (in a Cluster of one of them), empty before the first."""
         return self.link.primary
 
     @property
     def connected(self) -> bool:
-        """Whether a connection stands: if none does, the next call makes one, perhaps to another server than before."""
+        """Whether all connections stand: if one does not, the next call makes it, perhaps to another server."""
         return self.link.connected
+
+    def primary_of(self, user: UserId) -> str:
+        """The `run_id` of the server that has the user now, empty when no connection to it stands."""
+        return self.link.primary_of(self.keys.user(user).partition.epoch)
 
     async def aclose(self) -> None:
         await asyncio.gather(*(subscription.aclose() for subscription in self._subscriptions))
@@ -146,14 +163,26 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
     async def append(
         self, events: Sequence[Append], durability: Durability = Durability.MEMORY
     ) -> Sequence[Appended | StoreError]:
-        if durability == Durability.FSYNC and (missing := await self._durable.fsync_missing()):
-            return [missing] * len(events)
+        if durability == Durability.FSYNC:
+            partitions = {self.keys.partition_of(event.user) for event in events}
+            if missing := await self._durable.fsync_missing(sorted(partitions)):
+                return [missing] * len(events)
         results = await self.link.execute_all([self._commands.append(event) for event in events])
-        if durability == Durability.REPLICATED and any(isinstance(result, Appended) for result in results):
-            partition = self.keys.user(events[0].user).partition
-            if missing := await self._durable.replicas_missing(partition):
-                return [missing if isinstance(result, Appended) else result for result in results]
+        if durability == Durability.REPLICATED:
+            return await self._replicated(events, results)
         return results
+
+    async def _replicated(
+        self, events: Sequence[Append], results: Sequence[Appended | StoreError]
+    ) -> Sequence[Appended | StoreError]:
+        """The results, with an error in the place of each event that not enough replicas have."""
+        stored = [
+            (self.keys.partition_of(event.user), result.primary)
+            for event, result in zip(events, results, strict=True)
+            if isinstance(result, Appended)
+        ]
+        missing = iter(await self._durable.replicas_missing(stored))
+        return [(next(missing) or result) if isinstance(result, Appended) else result for result in results]
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
@@ -177,7 +206,7 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
         return await self._call(self._commands.read_pending(fence, after, count))
 
     async def read_new(self, requests: Sequence[ReadRequest]) -> Sequence[NewRead | StoreError]:
-        return await self._by_sixteen(requests, self._commands.read_new)
+        return await self._by_sixteen(requests, lambda request: request.fence.user, self._commands.read_new)
 
     async def ack(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> int:
         if not entries:
@@ -189,7 +218,7 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
 
     async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
         some = [request for request in requests if request.entries]
-        answers = await self._by_sixteen(some, self._commands.ack)
+        answers = await self._by_sixteen(some, lambda request: request.user, self._commands.ack)
         if len(some) == len(requests):
             return answers
         found = iter(answers)
@@ -217,17 +246,39 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
         return await self._call(self._commands.dead_letter(fence, letter))
 
     async def _by_sixteen(
-        self, items: Sequence[T], command: Callable[[Sequence[T]], Command[list[R | StoreError]]]
+        self,
+        items: Sequence[T],
+        user_of: Callable[[T], UserId],
+        command: Callable[[Sequence[T]], Command[list[R | StoreError]]],
     ) -> Sequence[R | StoreError]:
-        """Script calls for items of any users, all in one write; the results in the order of the items."""
+        """Script calls for items of any users, in one write a server; the results in the order of the items."""
+        if self.link.scattered:
+            return await self._by_partition(items, user_of, command)
         parts = [items[start : start + ITEMS_A_CALL] for start in range(0, len(items), ITEMS_A_CALL)]
         answers = await self.link.execute_all([command(part) for part in parts])
         results: list[R | StoreError] = []
         for part, answer in zip(parts, answers, strict=True):
-            if not isinstance(answer, StoreError) and len(answer) != len(part):
-                answer = StoreMisconfigured(f"{len(answer)} answers for {len(part)} sessions")
-            results += [answer] * len(part) if isinstance(answer, StoreError) else answer
+            results += _answers_for(part, answer)
         return results
+
+    async def _by_partition(
+        self,
+        items: Sequence[T],
+        user_of: Callable[[T], UserId],
+        command: Callable[[Sequence[T]], Command[list[R | StoreError]]],
+    ) -> Sequence[R | StoreError]:
+        """As `_by_sixteen`, where the partitions are on several servers: a call has the items of one of them."""
+        together: dict[int, list[int]] = {}
+        for place, item in enumerate(items):
+            together.setdefault(self.keys.partition_of(user_of(item)), []).append(place)
+        parts = [
+            found[at : at + ITEMS_A_CALL] for found in together.values() for at in range(0, len(found), ITEMS_A_CALL)
+        ]
+        answers = await self.link.execute_all([command([items[place] for place in part]) for part in parts])
+        results: dict[int, R | StoreError] = {}
+        for part, answer in zip(parts, answers, strict=True):
+            results.update(zip(part, _answers_for(part, answer), strict=True))
+        return [results[place] for place in range(len(items))]
 
     async def _by_user(
         self, items: Sequence[T], user_of: Callable[[T], UserId], command: Callable[[UserId, list[T]], Command[list[R]]]
@@ -278,8 +329,9 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
     async def listen(self, node: NodeName, listener: Listener) -> Listening:
         ping_ms, silence_ms = self._subscription_ms
         subscription = Subscription(
-            self._url,
+            self.link,
             self.keys.channels(node),
+            self.keys.partition_of,
             listener,
             timeout_ms=self._timeout_ms,
             ping_ms=ping_ms,
@@ -292,3 +344,10 @@ class RedisStore(RedisRuns, RedisTexts, RedisInbound, RedisFigures, RedisRevocat
 
 def _fresh_epoch() -> str:
     return secrets.token_hex(8)
+
+
+def _answers_for(asked: Sequence[Any], answer: list[R | StoreError] | StoreError) -> Sequence[R | StoreError]:
+    """The answers of one call, one for each item."""
+    if not isinstance(answer, StoreError) and len(answer) != len(asked):
+        answer = StoreMisconfigured(f"{len(answer)} answers for {len(asked)} sessions")
+    return [answer] * len(asked) if isinstance(answer, StoreError) else answer

@@ -22,6 +22,7 @@ from eventbus.store import (
     ReleaseReason,
     Start,
 )
+from eventbus.store.mending import Order
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, World, fence_of, stored
 from tests.support.waiting import until
 
@@ -59,11 +60,17 @@ class Heard:
     def revoked(self) -> None:
         pass
 
+    def ordered(self, order: Order) -> None:
+        """No operator is at work here."""
+
     def probed(self, token: str) -> None:
         pass
 
     def subscribed(self) -> None:
         self.stands = True
+
+    def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
+        """One primary has it all."""
 
     def unsubscribed(self, reason: str) -> None:
         pass

@@ -10,6 +10,7 @@ import pytest
 
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, UserId
 from eventbus.store import Append
+from eventbus.store.mending import Order
 from tests.contract.conftest import MakeWorld
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, PHONE, World, fence_of, stored
 from tests.support.waiting import until
@@ -46,6 +47,9 @@ class Ear:
     def revoked(self) -> None:
         """Nothing is revoked here."""
 
+    def ordered(self, order: Order) -> None:
+        """No operator is at work here."""
+
     def probed(self, token: str) -> None:
         self.probes.append(token)
 
@@ -54,6 +58,9 @@ class Ear:
 
     def subscribed(self) -> None:
         self.subscriptions += 1
+
+    def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
+        """Everything was subscribed before."""
 
     def unsubscribed(self, reason: str) -> None:
         raise AssertionError(f"the subscription broke: {reason}")

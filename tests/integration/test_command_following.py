@@ -13,6 +13,7 @@ from eventbus import Bus
 from eventbus.ids import RunId, SessionId, UserId
 from eventbus.store.following import Followers
 from eventbus.store.inbound import NewCommand, Told
+from eventbus.store.links import Links
 from eventbus.store.redis_store import RedisStore
 from tests.contract.test_commands import Heard
 from tests.support.servers import NewServer, freeze, thaw
@@ -117,7 +118,8 @@ async def test_a_cancel_whose_message_was_lost_is_seen_when_the_subscription_sta
 
 async def test_a_silent_connection_is_given_up_and_followers_look_when_it_is_renewed(new_server: NewServer) -> None:
     server = new_server()
-    followers = Followers(server.url, timeout_ms=1_000, ping_ms=100, silence_ms=300, poll_ms=600_000)
+    links = Links(server.url, timeout_ms=1_000)
+    followers = Followers(links, timeout_ms=1_000, ping_ms=100, silence_ms=300, poll_ms=600_000)
     heard = Heard()
     followers.follow(ALICE, "eb:{1}:d:alice", heard)
     await heard.until(Told.ANYTHING)
@@ -128,18 +130,21 @@ async def test_a_silent_connection_is_given_up_and_followers_look_when_it_is_ren
     await heard.until(Told.ANYTHING)
     await followers.aclose()
     await followers.aclose()
+    await links.aclose()
 
 
 async def test_followers_look_now_and_then_though_no_message_comes(new_server: NewServer) -> None:
     """The net below it: a server that is away, or a message that was lost."""
     server = new_server()
-    followers = Followers(server.url, timeout_ms=200, ping_ms=100, silence_ms=300, poll_ms=20)
+    links = Links(server.url, timeout_ms=200)
+    followers = Followers(links, timeout_ms=200, ping_ms=100, silence_ms=300, poll_ms=20)
     server.kill()
     heard = Heard()
     following = followers.follow(ALICE, "eb:{1}:d:alice", heard)
     await until(lambda: len(heard.told_of) >= 3)
     following.close()
     await followers.aclose()
+    await links.aclose()
 
 
 async def test_neither_a_bad_follower_nor_a_message_without_sense_makes_the_others_deaf(server_url: str) -> None:
@@ -147,7 +152,8 @@ async def test_neither_a_bad_follower_nor_a_message_without_sense_makes_the_othe
         def told(self, user: UserId, what: Told) -> None:
             raise KeyError(user)
 
-    followers = Followers(server_url, timeout_ms=1_000, ping_ms=1_000, silence_ms=3_000, poll_ms=600_000)
+    links = Links(server_url, timeout_ms=1_000)
+    followers = Followers(links, timeout_ms=1_000, ping_ms=1_000, silence_ms=3_000, poll_ms=600_000)
     heard = Heard()
     channel = "eb:{1}:d:alice"
     followers.follow(ALICE, channel, Bad())
@@ -158,3 +164,4 @@ async def test_neither_a_bad_follower_nor_a_message_without_sense_makes_the_othe
             client.execute_command("SPUBLISH", channel, message)
     await heard.until(Told.COMMAND)
     await followers.aclose()
+    await links.aclose()

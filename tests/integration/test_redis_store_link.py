@@ -14,7 +14,8 @@ from eventbus.config import StoreSettings
 from eventbus.errors import StoreBusy, StoreError, StoreTimeout, StoreUnavailable
 from eventbus.ids import EntryId, UserId
 from eventbus.store import Appended, ReadState
-from eventbus.store.batcher import Batcher, Command
+from eventbus.store.command import Command
+from eventbus.store.links import Links
 from eventbus.store.redis_store import RedisStore
 from tests.support.proxy import Proxy
 from tests.support.redis_stores import ALICE, bodies, event_of, fence_of, open_session, publish, read
@@ -57,7 +58,7 @@ async def test_calls_of_one_turn_leave_in_one_write(redis_url: str, make_store: 
 
 
 async def test_answers_match_their_calls_whatever_was_cancelled(redis_url: str) -> None:
-    link = Batcher(redis_url, timeout_ms=5_000)
+    link = Links(redis_url, timeout_ms=5_000)
     try:
         futures = [link.execute(echo(str(number))) for number in range(300)]
         for future in futures[::3]:
@@ -101,7 +102,7 @@ async def test_events_of_a_user_are_stored_in_the_order_of_the_calls_when_script
 
 
 async def test_too_many_calls_at_once_are_refused_as_busy(redis_url: str) -> None:
-    link = Batcher(redis_url, timeout_ms=5_000, max_calls=10)
+    link = Links(redis_url, timeout_ms=5_000, max_calls=10)
     try:
         futures = [link.execute(echo(str(number))) for number in range(12)]
         answers = [await future for future in futures]
@@ -113,7 +114,7 @@ async def test_too_many_calls_at_once_are_refused_as_busy(redis_url: str) -> Non
 
 
 async def test_too_many_bytes_at_once_are_refused_as_busy(redis_url: str) -> None:
-    link = Batcher(redis_url, timeout_ms=5_000, max_bytes=3_000)
+    link = Links(redis_url, timeout_ms=5_000, max_bytes=3_000)
     try:
         futures = [link.execute(echo("x" * 1_000)) for _ in range(4)]
         kinds = [isinstance(await future, StoreBusy) for future in futures]

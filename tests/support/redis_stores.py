@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eventbus.ids import ConnectionId, EntryId, EventId, NodeName, RunId, SessionId, ThreadId, UserId
@@ -19,6 +19,7 @@ from eventbus.store import (
     Start,
     Store,
 )
+from eventbus.store.mending import Order
 
 ALICE = UserId("alice")
 NODE = NodeName("node-1")
@@ -80,6 +81,7 @@ class Listened:
         self.displacements: list[tuple[UserId, SessionId, ConnectionId]] = []
         self.acks: list[tuple[UserId, SessionId, list[EntryId]]] = []
         self.subscriptions = 0
+        self.resubscriptions: list[Callable[[UserId], bool]] = []
         self.losses: list[str] = []
 
     def woken(self, user: UserId) -> None:
@@ -100,11 +102,17 @@ class Listened:
     def revoked(self) -> None:
         """Nothing is revoked here."""
 
+    def ordered(self, order: Order) -> None:
+        """No operator is at work here."""
+
     def probed(self, token: str) -> None:
         self.tokens.append(token)
 
     def subscribed(self) -> None:
         self.subscriptions += 1
+
+    def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
+        self.resubscriptions.append(concerns)
 
     def unsubscribed(self, reason: str) -> None:
         self.losses.append(reason)

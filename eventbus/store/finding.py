@@ -1,0 +1,111 @@
+"""Asking around: Sentinels for the primary, the servers of a Cluster for the map of its slots."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from eventbus.errors import StoreBusy, StoreError, StoreUnavailable
+from eventbus.store.answers import facts_of
+from eventbus.store.connection import ask
+from eventbus.store.endpoint import Endpoint
+from eventbus.store.topology import Address, SlotMap
+from eventbus.store.translate import Refused, translate
+
+__all__ = ["find_primary", "read_map"]
+
+# How many servers are asked at once: one that is cut off, or was frozen, tells of a cluster that is no more.
+_ASKED: Final = 5
+_PATIENCE_S: Final = 1.0
+
+
+async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s: float) -> Address:
+    """Where the primary is, by the first Sentinel that knows.
+
+    Args:
+        sentinels: whom to ask, all at once.
+        service: the name under which they know it.
+        timeout_s: longest wait for an answer.
+
+    Raises:
+        StoreUnavailable: none answered, or none knows a service of that name.
+    Cancellation closes the connections. Redis: SENTINEL GET-MASTER-ADDR-BY-NAME.
+    """
+    problems: list[str] = []
+    words = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+    async for sentinel, answer in _answers(sentinels, (words,), min(timeout_s, _PATIENCE_S)):
+        found = answer if isinstance(answer, StoreError) else answer[0]
+        if isinstance(found, list) and len(found) == 2:
+            return Address(host=found[0].decode(), port=int(found[1]))
+        problems.append(f"{sentinel}: {found or 'knows no such service'}")
+    raise StoreUnavailable(f"no Sentinel names a primary of the service {service!r}: {'; '.join(problems)}")
+
+
+async def read_map(servers: Sequence[Endpoint], *, timeout_s: float) -> tuple[SlotMap, list[Address]]:
+    """The map of a Cluster, by the server that has seen the latest change among a few.
+
+    Args:
+        servers: those known, in any order.
+        timeout_s: longest wait for their answers.
+
+    Returns:
+        The map, and where all servers are, replicas too: whom to ask the next time.
+
+    Raises:
+        StoreUnavailable: none answered, or none is in a cluster.
+    Cancellation closes the connections. Redis: CLUSTER SLOTS, CLUSTER INFO.
+    """
+    asked = random.sample(servers, min(len(servers), _ASKED))
+    best: tuple[int, SlotMap, list[Address]] | None = None
+    error: StoreError = StoreUnavailable("no server of the Cluster is known")
+    words = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"))
+    answered = 0
+    async for server, answer in _answers(asked, words, min(timeout_s, _PATIENCE_S)):
+        if isinstance(answer, StoreError):
+            error = answer
+            continue
+        answered += 1
+        slots, info = answer
+        if isinstance(slots, Refused) or isinstance(info, Refused):
+            error = translate(slots if isinstance(slots, Refused) else info)
+            continue
+        facts = facts_of(info, "")
+        # A server that sees no majority may be the one that is cut off.
+        epoch = int(facts.get("cluster_current_epoch", "0")) if facts.get("cluster_state") == "ok" else -1
+        if best is None or epoch > best[0]:
+            best = (epoch, SlotMap.from_slots(slots, server.address), _servers(slots, server.address))
+        if best[0] >= 0 and 2 * answered > len(asked):
+            break  # the rest may be frozen
+    if best is None:
+        raise error
+    if not best[1].primaries:
+        raise StoreBusy("Redis can not answer now: no server of the Cluster has a slot")
+    return best[1], best[2]
+
+
+def _servers(slots: Any, asked: Address) -> list[Address]:
+    nodes = [node for line in slots for node in line[2:] if node[0]]
+    return sorted({Address(host=node[0].decode() or asked.host, port=node[1]) for node in nodes})
+
+
+async def _answers(
+    servers: Sequence[Endpoint], words: tuple[tuple[str, ...], ...], timeout_s: float
+) -> AsyncIterator[tuple[Endpoint, list[Any] | StoreError]]:
+    """What each server says, as the answers come."""
+
+    async def one(server: Endpoint) -> tuple[Endpoint, list[Any] | StoreError]:
+        try:
+            return server, await ask(server, *words, timeout_s=timeout_s)
+        except StoreError as error:
+            return server, error
+
+    tasks = [asyncio.create_task(one(server), name="eventbus-finding") for server in servers]
+    try:
+        for done in asyncio.as_completed(tasks):
+            yield await done
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

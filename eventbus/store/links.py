@@ -1,0 +1,468 @@
+"""All data connections of a store, one to each primary, and which of them a command takes.
+
+With one server, or behind Sentinels, there is one primary. In a Cluster a command goes by the slot of its first key; a
+server that is the wrong one says so before it does anything, and the call goes on where it belongs. While a primary is
+replaced, calls wait for the new one, up to `timeout_ms`; only those that are pinned come back (`StoreMoved`), for what
+their caller stored before may have to go first (D6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from eventbus.errors import StoreBusy, StoreError, StoreMoved, StoreTimeout, StoreUnavailable
+from eventbus.store.command import Command, key_of, nothing_of
+from eventbus.store.endpoint import Endpoint, Mode, Target, parse_target
+from eventbus.store.finding import find_primary, read_map
+from eventbus.store.link import Call, Link, Results
+from eventbus.store.topology import Address, SlotMap, Step, decide, slot_of
+from eventbus.store.translate import Refused, translate
+
+__all__ = ["Links"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("eventbus.store")
+
+_LONGEST_WAIT_S: Final = 1.0
+# While a primary is sought, it is sought often: a failover is over when the map says so, and delivery goes on then.
+_SEEKING_WAIT_S: Final = 0.25
+_FIRST_WAIT_S: Final = 0.02
+_AGAIN_S: Final = 0.05
+_HOPS: Final = 16
+
+
+class Links:
+    """Carries commands to the primaries of an installation.
+
+    Args:
+        url: where it is, see `eventbus.store.endpoint`.
+        timeout_ms: longest wait for a connection, for an answer, and for a new primary.
+        max_calls: most calls that wait for the answer of one primary; one more ends with `StoreBusy`.
+        max_bytes: most bytes that wait to be written to one; beyond that calls end with `StoreBusy`.
+        name: how the connections call themselves in CLIENT LIST.
+        refresh_ms: how often Sentinels or the Cluster are asked when nothing seems wrong.
+
+    Raises:
+        StoreMisconfigured: the URL makes no sense.
+
+    Results are values, errors too: a future never raises, so nothing is lost when a caller went away.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_ms: int,
+        max_calls: int = 100_000,
+        max_bytes: int = 256 * 1024 * 1024,
+        name: str = "eventbus-data",
+        refresh_ms: int = 10_000,
+        eager: bool = True,
+    ) -> None:
+        self._target: Target = parse_target(url)
+        self._mode = self._target.mode
+        self._timeout_s = timeout_ms / 1000
+        self._refresh_s = refresh_ms / 1000
+        self._max_calls = max_calls
+        self._max_bytes = max_bytes
+        self._name = name
+        self._eager = eager
+        self._only: Link | None = None
+        self._located: Address | None = None
+        self._links: dict[Address, Link] = {}
+        self._map: SlotMap | None = None
+        self._known: list[Address] = []
+        self._held: deque[Call] = deque()
+        self._trouble: StoreError = StoreUnavailable("no connection to Redis yet")
+        self._seek = asyncio.Event()
+        self._seeker: asyncio.Task[None] | None = None
+        self._changed: list[Callable[[], object]] = []
+        self._past_connections = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "connected" if self.connected else "not connected"
+        return f"<Links {self._name} {self._mode} {state} {list(self._links.values()) or self._only}>"
+
+    # --- what is known ----------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether all connections stand: if one does not, the next call makes it, perhaps to another server."""
+        return bool(links := self._all()) and all(link.connected for link in links)
+
+    @property
+    def primary(self) -> str:
+        """The `run_id` of the server of the last connection, of any of them in a Cluster; empty before the first."""
+        return next((link.primary for link in self._all() if link.primary), "")
+
+    @property
+    def scattered(self) -> bool:
+        """Whether the keys of two partitions may be on two servers, as far as is known."""
+        return self._mode is Mode.CLUSTER or (self._mode is Mode.SINGLE and not self.primary)
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether another server may take the place of a primary, as far as is known."""
+        return self._mode is not Mode.SINGLE or not self.primary
+
+    def primary_of(self, key: str) -> str:
+        """The `run_id` of the server to which a command with this key goes now, empty when no connection stands."""
+        link = self._link_of(key)
+        return link.primary if link is not None and link.connected else ""
+
+    def home_of(self, key: str) -> Endpoint | None:
+        """Where the primary of a key is, None when that is not known now."""
+        if self._mode is Mode.SINGLE:
+            return self._target.servers[0]
+        found = self._located if self._mode is Mode.SENTINEL else self._owner_of(key)
+        return None if found is None else self._target.servers[0].at(found)
+
+    def statistics(self) -> dict[str, int]:
+        """Whole numbers for metrics: connections made, calls waiting, calls unanswered."""
+        links = self._all()
+        return {
+            "connections": self._past_connections + sum(link.connections for link in links),
+            "waiting": len(self._held) + sum(link.waiting for link in links),
+            "unanswered": sum(link.unanswered for link in links),
+        }
+
+    def on_change(self, tell: Callable[[], object]) -> None:
+        """Have someone told, in the event loop, whenever a primary may be elsewhere."""
+        self._changed.append(tell)
+
+    async def primaries(self) -> Sequence[Address]:
+        """Where all primaries are now, in a stable order.
+
+        Raises:
+            StoreUnavailable: that could not be found out in time.
+        """
+        until = asyncio.get_running_loop().time() + self._timeout_s
+        if self._mode is Mode.SINGLE:
+            if not self.primary:
+                # Whether it is one server or a Cluster shows with the first connection.
+                answer = await self.execute(Command(("PING",), lambda reply, _primary: bool(reply)))
+                if isinstance(answer, StoreError):
+                    raise answer
+            if self._mode is Mode.SINGLE:
+                return (self._target.servers[0].address,)
+        while (found := self._places()) == ():
+            if asyncio.get_running_loop().time() > until:
+                raise self._trouble
+            self.seek()
+            await asyncio.sleep(_AGAIN_S)
+        return found
+
+    def _places(self) -> Sequence[Address]:
+        if self._mode is Mode.SENTINEL:
+            return () if self._located is None else (self._located,)
+        return () if self._map is None else self._map.primaries
+
+    # --- taking calls in --------------------------------------------------------------------------------------------
+
+    def execute(self, command: Command[T], at: Address | None = None) -> asyncio.Future[T | StoreError]:
+        """Send a command with the next write.
+
+        Args:
+            command: it goes by its key.
+            at: a primary to which it is to go instead.
+
+        Returns:
+            A future that ends with the parsed answer, or with an error as its value. It may be cancelled at any time;
+            the command is sent all the same.
+        """
+        future: asyncio.Future[T | StoreError] = asyncio.get_running_loop().create_future()
+        call = Call(command, future)
+        only = self._only
+        if only is not None:
+            only.put(call)
+        elif at is not None and (link := self._links.get(at)) is not None:
+            link.put(call)
+        elif at is not None and self._mode is Mode.CLUSTER:
+            call.resolve(StoreUnavailable(f"{at} is no primary of the Cluster any more"))
+        else:
+            self._route(call)
+        return future
+
+    def execute_all(self, commands: Sequence[Command[T]]) -> asyncio.Future[list[T | StoreError]]:
+        """Send commands with the next write, in their order: a future for each would cost more than to pack it.
+
+        Returns:
+            A future that ends with the parsed answers, an error in the place of each that failed. It may be cancelled
+            at any time; the commands are sent all the same.
+        """
+        future: asyncio.Future[list[T | StoreError]] = asyncio.get_running_loop().create_future()
+        if not commands:
+            future.set_result([])
+            return future
+        results = Results(future, len(commands))
+        only = self._only
+        put = self._route if only is None else only.put
+        for place, command in enumerate(commands):
+            put(Call(command, None, results, place))
+        return future
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way end with `StoreUnavailable`. Safe to call twice."""
+        self._closed = True
+        seeker, self._seeker = self._seeker, None
+        if seeker is not None:
+            seeker.cancel()
+            await asyncio.gather(seeker, return_exceptions=True)
+        while self._held:
+            self._held.popleft().resolve(StoreUnavailable("the store was closed"))
+        await asyncio.gather(*(link.aclose() for link in self._all()))
+
+    # --- routing ----------------------------------------------------------------------------------------------------
+
+    def _all(self) -> list[Link]:
+        return [self._only] if self._only is not None else list(self._links.values())
+
+    def _owner_of(self, key: str | None) -> Address | None:
+        if self._map is None:
+            return None
+        if key is None:
+            return self._map.primaries[0] if self._map.primaries else None
+        return self._map.owner(slot_of(key))
+
+    def _link_of(self, key: str | None) -> Link | None:
+        if self._only is not None:
+            return self._only
+        owner = self._owner_of(key)
+        return None if owner is None else self._links.get(owner)
+
+    def _route(self, call: Call) -> None:
+        if self._closed:
+            call.resolve(StoreUnavailable("the store is closed"))
+            return
+        if self._only is None and self._mode is not Mode.CLUSTER:
+            self._only = self._new_link()
+            if self._mode is Mode.SENTINEL:
+                self._keep_seeking()
+        link = self._only if self._only is not None else self._link_of(key_of(call.command))
+        if link is None:
+            self._hold(call)
+        else:
+            link.put(call)
+
+    def _new_link(self) -> Link:
+        return Link(
+            self,
+            name=self._name,
+            timeout_s=self._timeout_s,
+            max_calls=self._max_calls,
+            max_bytes=self._max_bytes,
+            longest_wait_s=_LONGEST_WAIT_S if self._mode is Mode.SINGLE else _SEEKING_WAIT_S,
+        )
+
+    def _hold(self, call: Call) -> None:
+        """No server is known for the call: it waits for one."""
+        now = asyncio.get_running_loop().time()
+        call.until = call.until or now + self._timeout_s
+        if call.until <= now:
+            call.resolve(self._expired())
+        elif len(self._held) >= self._max_calls:
+            call.resolve(StoreBusy(f"{len(self._held)} calls wait for a primary already"))
+        else:
+            self._held.append(call)
+            self.seek()
+
+    def _expired(self) -> StoreError:
+        return StoreTimeout(f"Redis had no primary within {self._timeout_s} s: {self._trouble}")
+
+    def _place(self, address: Address) -> Link:
+        """The link to a primary of the Cluster."""
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = self._new_link()
+            if self._eager:
+                link.connect_soon()
+        return link
+
+    # --- the links' owner -------------------------------------------------------------------------------------------
+
+    async def locate(self, link: Link) -> Endpoint:
+        """See `Owner.locate`."""
+        if self._mode is Mode.CLUSTER:
+            address = next((address for address, known in self._links.items() if known is link), None)
+            if address is None:
+                raise StoreUnavailable("the server is no primary any more")
+            return self._target.servers[0].at(address)
+        if self._mode is Mode.SENTINEL:
+            return self._target.servers[0].at(await self._find_primary())
+        return self._target.servers[0]
+
+    def greeted(self, link: Link, facts: dict[str, str]) -> StoreError | None:
+        """See `Owner.greeted`."""
+        if self._mode is Mode.SINGLE and "cluster" in (facts.get("redis_mode"), facts.get("server_mode")):
+            self._mode, self._only = Mode.CLUSTER, None
+            self._seek_soon(link)
+            return StoreBusy("Redis can not answer now: the map of the Cluster is not known yet")
+        if self._mode is not Mode.SINGLE and facts.get("role") != "master":
+            self.seek()
+            return StoreBusy(f"Redis can not answer now: {link!r} reached a server that is no primary")
+        return None
+
+    def _seek_soon(self, link: Link) -> None:
+        for call in link.take_back():
+            self._hold(call)
+        self._past_connections += link.connections
+        link.retire(StoreUnavailable("the server is a part of a Cluster"))
+        self.seek()
+
+    def unreachable(self, link: Link, error: StoreError) -> None:
+        """See `Owner.unreachable`. A single server is given up at once: nobody will take its place."""
+        self._trouble = error
+        if self._mode is Mode.SINGLE:
+            link.give_up(error)
+            return
+        for call in link.take_back():
+            self._hold(call)
+        self.seek()
+
+    def refused(self, link: Link, call: Call, error: Refused) -> bool:
+        """See `Owner.refused`. The table of what to do is `eventbus.store.topology.decide`."""
+        if self._mode is Mode.SINGLE or link.endpoint is None:
+            return False
+        decision = decide(str(error), link.endpoint.address)
+        if decision.step in (Step.FAIL, Step.LOAD):
+            return False
+        self._trouble = translate(error)
+        call.hops += 1
+        if decision.step is Step.AGAIN or call.hops > _HOPS:
+            self._later(call)
+        elif decision.step is Step.ASK and decision.redirect is not None:
+            call.asking = True
+            self._place(decision.redirect.address).put(call)
+        else:
+            if decision.step is Step.MOVED and decision.redirect is not None and self._map is not None:
+                self._adopt(self._map.moved(decision.redirect.slot, decision.redirect.address))
+            self.seek()
+            if call.command.pinned:
+                call.resolve(StoreMoved(f"nothing was stored: {error}"))
+            elif decision.step is Step.MOVED:
+                call.asking = False
+                self._route(call)
+            else:
+                self._hold(call)
+        return True
+
+    def lost(self, link: Link, error: StoreError) -> None:
+        """See `Owner.lost`."""
+        self._trouble = error
+        if self._mode is not Mode.SINGLE:
+            self.seek()
+            for call in link.take_back():
+                self._hold(call)
+
+    def slow(self, link: Link) -> None:
+        """See `Owner.slow`."""
+        if self._mode is not Mode.SINGLE:
+            self.seek()
+
+    def _later(self, call: Call) -> None:
+        """The server will do it soon: the call comes again after a moment."""
+        loop = asyncio.get_running_loop()
+        call.until = call.until or loop.time() + self._timeout_s
+        if loop.time() > call.until:
+            call.resolve(self._trouble)
+        else:
+            call.asking = False
+            loop.call_later(_AGAIN_S * random.uniform(0.5, 1.0), self._route, call)  # noqa: S311
+
+    # --- seeking ----------------------------------------------------------------------------------------------------
+
+    def seek(self) -> None:
+        """Find out soon who is primary of what. A single server is asked something, to see whether it is one."""
+        if self._closed:
+            return
+        if self._mode is Mode.SINGLE:
+            if not self.statistics()["waiting"]:
+                self._route(Call(Command(("PING",), nothing_of)))
+            return
+        self._seek.set()
+        self._keep_seeking()
+
+    def _keep_seeking(self) -> None:
+        if self._seeker is None or self._seeker.done():
+            self._seeker = asyncio.get_running_loop().create_task(self._run(), name=f"{self._name}-seeking")
+
+    async def _run(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                async with asyncio.timeout(self._refresh_s * random.uniform(0.8, 1.2)):  # noqa: S311
+                    await self._seek.wait()
+            except TimeoutError:
+                pass
+            self._seek.clear()
+            try:
+                if self._mode is Mode.SENTINEL:
+                    await self._find_primary()
+                else:
+                    await self._read_map()
+            except StoreError as error:
+                self._trouble = error
+                self._seek.set()
+            self._release()
+            # Whoever is still without a server asks for another look at once; this is what keeps them apart.
+            wait_s = min(2 * wait_s, _SEEKING_WAIT_S) if self._held or self._seek.is_set() else _FIRST_WAIT_S
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _release(self) -> None:
+        """What waits for a server goes where it belongs now, as far as that is known."""
+        held, self._held = self._held, deque()
+        now = asyncio.get_running_loop().time()
+        for call in held:
+            if call.until <= now:
+                call.resolve(self._expired())
+            else:
+                self._route(call)
+
+    async def _find_primary(self) -> Address:
+        target = self._target
+        found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s)
+        if found != self._located:
+            before, self._located = self._located, found
+            if before is not None:
+                _log.warning("the primary of %s is %s, no longer %s", target.service, found, before)
+            if self._only is not None and self._only.endpoint is not None and self._only.endpoint.address != found:
+                self._only.lose(StoreUnavailable(f"the primary of {target.service} is {found} now"))
+            self._tell()
+        return found
+
+    async def _read_map(self) -> None:
+        first = self._target.servers[0]
+        seeds = {server.address for server in self._target.servers}
+        servers = [first.at(address) for address in sorted({*seeds, *self._known, *self._links})]
+        fresh, self._known = await read_map(servers, timeout_s=self._timeout_s)
+        self._adopt(fresh)
+
+    def _adopt(self, fresh: SlotMap) -> None:
+        before, self._map = self._map, fresh
+        if before == fresh:
+            return
+        _log.info("the map of the Cluster is %r", fresh)
+        for address in [address for address in self._links if address not in fresh.primaries]:
+            link = self._links.pop(address)
+            self._past_connections += link.connections
+            error = StoreMoved(f"{address} is no primary any more, nothing was sent there")
+            for call in link.take_back():
+                if call.command.pinned:
+                    call.resolve(error)
+                else:
+                    self._hold(call)
+            link.retire(StoreUnavailable(f"{address} is no primary any more"))
+        for address in fresh.primaries:
+            self._place(address)
+        self._tell()
+
+    def _tell(self) -> None:
+        for tell in self._changed:
+            tell()
