@@ -156,6 +156,13 @@ class Window:
         free = window - held + self._waiting - self._owed
         return max(0, min(free, 2 * window - held, 4 * window - len(self._unstored), self._read_max))
 
+    def again(self, entry_id: EntryId) -> Sending | None:
+        """An entry that was sent and is not handled, as it would be sent once more; None when it is not held."""
+        entry = self._held.get(entry_id)
+        if entry is None or not entry.delivery or entry.state not in (_FLIGHT, _WAITING):
+            return None
+        return Sending(entry_id, entry.delivery + 1, entry.item.payload)
+
     @property
     def _spare(self) -> int:
         """What the window has left beside what is in flight and what a read under way may bring."""

@@ -163,6 +163,7 @@ class Session:
         """The peer reads again; what waited goes out by itself."""
         if self.state is State.OPEN:
             self._host.writable(self)
+            self._after_input()
 
     def on_close(self, code: int, reason: str) -> None:
         """The socket is gone, whoever closed it."""
@@ -329,7 +330,8 @@ class Session:
 
     def _after_input(self) -> None:
         delivery = self.delivery
-        if delivery.wants_read:
+        if delivery.wants_read and self.connection.writable:
+            # For a client that does not read nothing is fetched: in Redis it waits for less.
             self._host.want_read(self)
         if self.state is State.OPEN:
             if delivery.due_ms < self._liveness.due_ms:
@@ -420,6 +422,18 @@ class Session:
             for entry, payload in items
             if self.delivery.may_remind(entry) and self.skip_of(payload.head, now_wall_ms) is None
         ]
+        if again:
+            self._host.counters.events_redelivered += len(again)
+            for data in self.framing.events(again):
+                self.connection.send(data)
+
+    def send_again(self, ids: Sequence[EntryId]) -> None:
+        """An operator wants these to be sent again at once, as far as they are in flight. Their time goes on, and no
+        attempt is counted.
+        """
+        if self.state is not State.OPEN:
+            return
+        again = [sending for entry in ids if (sending := self.delivery.again(entry)) is not None]
         if again:
             self._host.counters.events_redelivered += len(again)
             for data in self.framing.events(again):

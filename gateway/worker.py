@@ -62,7 +62,7 @@ class PortGate:
         """Looks until it is cancelled."""
         while True:
             # A node that drains goes on answering until its drain closes the port for good.
-            if not self._node.draining:
+            if not self._node.is_ending:
                 await self._look()
             await asyncio.sleep(seconds(GATE_MS))
 

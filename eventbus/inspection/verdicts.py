@@ -18,6 +18,7 @@ from eventbus.store import (
 
 __all__ = [
     "EXPLANATIONS",
+    "FATE_EXPLANATIONS",
     "Fate",
     "SessionFate",
     "SessionState",
@@ -28,6 +29,7 @@ __all__ = [
     "fate_of",
     "level_rank",
     "release_unread",
+    "why_of",
     "state_of",
     "verdict_of",
 ]
@@ -47,6 +49,7 @@ class Verdict(StrEnum):
 
     OFFLINE = "offline"
     NODE_GONE = "node_gone"
+    NODE_NOT_READY = "node_not_ready"
     NACKING = "nacking"
     NOT_ACKING = "not_acking"
     SLOW = "slow"
@@ -60,6 +63,7 @@ class Verdict(StrEnum):
 EXPLANATIONS: Final[Mapping[Verdict, str]] = {
     Verdict.OFFLINE: "nobody is connected; it all comes when the client does, within the retention",
     Verdict.NODE_GONE: "the node that holds the session is silent; the client will connect to another, nothing to do",
+    Verdict.NODE_NOT_READY: "the node that holds the session waits for Redis, or is deaf; see its /readyz and its log",
     Verdict.NACKING: "the client refuses events; look into its log, or for the event in `eventbus dead`",
     Verdict.NOT_ACKING: "the client is connected and does not ack; its handler hangs or fails without a word",
     Verdict.SLOW: "the client acks more slowly than events come; it catches up, or needs a faster handler",
@@ -109,6 +113,7 @@ class Waiting:
         unread: how many entries it has not read.
         oldest_unread_ms: the age of the oldest of those; 0 when there is none.
         deliverable: whether any of it can still be delivered.
+        node_ready: whether the node that holds the session says that it is ready, or ends in good order.
     """
 
     state: SessionState
@@ -116,6 +121,7 @@ class Waiting:
     unread: int
     oldest_unread_ms: int
     deliverable: WaitingState
+    node_ready: bool = True
 
 
 def state_of(session: SessionRecord, nodes: Iterable[NodeName]) -> SessionState:
@@ -141,6 +147,8 @@ def verdict_of(waiting: Waiting, now_ms: int, timing: Timing) -> Verdict:
         return Verdict.OFFLINE
     if waiting.state is SessionState.NODE_GONE:
         return Verdict.NODE_GONE
+    if not waiting.node_ready:
+        return Verdict.NODE_NOT_READY
     if any(_was_nacked(record, now_ms, timing) for record in waiting.sent):
         return Verdict.NACKING
     late_ms = int(timing.ack_timeout_ms * (1 + timing.jitter)) + timing.grace_ms
@@ -184,12 +192,55 @@ class Fate(StrEnum):
     FILTERED = "filtered"
     EXPIRED = "expired"
     DEAD_LETTERED = "dead_lettered"
+    SKIPPED = "skipped"
+    """An operator took it off the session."""
     TRIMMED = "trimmed"
     RELEASED = "released"
     BEFORE_SESSION = "before_session"
     """It was stored before the session began, and the session began with what was new."""
     UNKNOWN = "unknown"
     """It is gone from the stream and from the session's pending list, and no record says why."""
+
+
+FATE_EXPLANATIONS: Final[Mapping[Fate, str]] = {
+    Fate.NOT_READ: "stored, and the session has not read it",
+    Fate.PENDING: "sent, and not acked",
+    Fate.ACKED: "the client acked it",
+    Fate.FILTERED: "the session's filter does not want it",
+    Fate.EXPIRED: "it was past its `expires_ms` before it was delivered",
+    Fate.DEAD_LETTERED: "given up; `eventbus replay` gives it to the session again",
+    Fate.SKIPPED: "an operator took it off the session; `eventbus audit` says who and why",
+    Fate.TRIMMED: "it left the stream before it was delivered (see EVENTBUS_MAX_STREAM_ENTRIES); the client is told of a gap",
+    Fate.RELEASED: "another session of the user acked it (`deliver: any`)",
+    Fate.BEFORE_SESSION: "it was stored before the session began, and that began with what was new",
+    Fate.UNKNOWN: "it left the stream, and nothing recorded what this session did with it",
+}
+"""What each fate means."""
+
+
+def why_of(fate: SessionFate, verdict: Verdict | None, *, is_known: bool) -> str:
+    """Why a session has an event, or has not: one sentence for an operator.
+
+    Args:
+        fate: what became of it.
+        verdict: why something waits for the session; None when nothing does.
+        is_known: whether the session is still there.
+    """
+    text = FATE_EXPLANATIONS[fate.state]
+    match fate.state:
+        case Fate.PENDING | Fate.NOT_READ if verdict is not None:
+            return f"{text}: {EXPLANATIONS[verdict]}"
+        case Fate.PENDING | Fate.NOT_READ if not is_known:
+            return f"{text}, and is over"
+        case Fate.EXPIRED if not is_known:
+            return "its session was over with it pending: ended, one too many, or away for longer than it is remembered"
+        case Fate.DEAD_LETTERED:
+            return f"given up after {fate.deliveries} deliveries ({fate.reason}); `eventbus replay` gives it again"
+        case Fate.ACKED if fate.level == "received":
+            return "delivered: its handler returned and acked it; the client never said that it was displayed"
+        case Fate.ACKED if fate.level is not None:
+            return f"delivered, and {fate.level}"
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,4 +343,6 @@ def _recorded(session: SessionId, records: Sequence[ConfirmationRecord]) -> Sess
     if level_rank(best.level) >= 0:
         return SessionFate(session=session, state=Fate.ACKED, time_ms=best.time_ms, level=best.level, note=best.note)
     last = records[-1]
+    if last.level == Fate.SKIPPED:
+        return SessionFate(session=session, state=Fate.SKIPPED, time_ms=last.time_ms)
     return SessionFate(session=session, state=_RELEASES[ReleaseReason(last.level)], time_ms=last.time_ms)

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, Final, TypeVar
 
 from eventbus.config import ConfirmationRecords, StoreSettings
-from eventbus.errors import StoreError, StreamFull
+from eventbus.errors import StoreError, StreamFull, TypePaused
 from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId
 from eventbus.store import (
     LOST,
@@ -119,6 +119,10 @@ class Commands:
                 return Appended(entry=EntryId(reply[1].decode()), duplicate=False, primary=primary, woken=reply[2])
             if outcome == b"duplicate":
                 return Appended(entry=EntryId(reply[1].decode()), duplicate=True, primary=primary)
+            if outcome == b"paused":
+                return TypePaused(
+                    f"events of the type {event.type} are paused by an operator: `eventbus paused` says why"
+                )
             if step is not None and outcome != b"full":
                 return step_refused(step, reply)
             return StreamFull(
@@ -135,6 +139,8 @@ class Commands:
             keys.threads,
             partition.due,
             partition.counts,
+            partition.waiting,
+            partition.paused,
         )
         given = (
             idempotency_field(user, event.event),
@@ -162,7 +168,16 @@ class Commands:
         keys = self.keys.user(fence.user)
         return _evalsha(
             "attach",
-            (keys.stream, keys.live, keys.known, keys.partition.epoch, keys.records, keys.partition.counts, keys.gaps),
+            (
+                keys.stream,
+                keys.live,
+                keys.known,
+                keys.partition.epoch,
+                keys.records,
+                keys.partition.counts,
+                keys.gaps,
+                keys.partition.waiting,
+            ),
             (
                 request.mode.value,
                 fence.user,
@@ -305,9 +320,10 @@ class Commands:
         """Renew sessions of one user."""
         keys, settings = self.keys.user(user), self.settings
         arguments: list[Argument] = [node, settings.live_ttl_ms, settings.session_ttl_ms, settings.retention_ms]
+        arguments += (user, settings.live_ttl_ms // 16)
         for fence in fences:
             arguments += (fence.session, fence.connection)
-        used = (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts)
+        used = (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts, keys.partition.waiting)
         return _evalsha("heartbeat", used, arguments, beats)
 
     def detach(self, fence: Fence, cursor: EntryId) -> Command[bool | Lost]:
@@ -315,7 +331,7 @@ class Commands:
         keys, settings = self.keys.user(fence.user), self.settings
         return _evalsha(
             "detach",
-            (keys.stream, keys.live, keys.known),
+            (keys.stream, keys.live, keys.known, keys.partition.waiting),
             (
                 settings.live_ttl_ms,
                 fence.session,
@@ -324,6 +340,7 @@ class Commands:
                 settings.session_ttl_ms,
                 settings.retention_ms,
                 keys.channel,
+                fence.user,
             ),
             lambda reply, _primary: LOST if reply == b"lost" else True,
         )
@@ -333,8 +350,15 @@ class Commands:
         keys = self.keys.user(user)
         return _evalsha(
             "end_session",
-            (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts),
-            (session, self.settings.retention_ms, keys.channel),
+            (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts, keys.partition.waiting),
+            (
+                session,
+                self.settings.retention_ms,
+                keys.channel,
+                user,
+                keys.partition.channel,
+                self.settings.live_ttl_ms,
+            ),
             whole,
         )
 

@@ -6,7 +6,7 @@ script, its keys and its shard channel share a slot. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import Final
 from zlib import crc32
@@ -31,6 +31,8 @@ class PartitionKeys:
         due: deadlines to watch, by the time when they are due.
         operators: events for the operators: missed deadlines, closed runs, escalations.
         counts: how many entries of which type reached which state.
+        waiting: users for whom something waits, by the time of the oldest entry that does.
+        paused: types of which nothing is taken.
         channel: what the shard channels begin with; the node's name follows.
     """
 
@@ -43,6 +45,8 @@ class PartitionKeys:
     due: str
     operators: str
     counts: str
+    waiting: str
+    paused: str
     channel: str
 
 
@@ -110,16 +114,18 @@ class Keys:
         partitions: their number, fixed when an installation is made.
     """
 
-    __slots__ = ("_partitions", "_users", "namespace", "nodes", "partitions", "revoked")
+    __slots__ = ("_partitions", "_users", "audit", "held_nodes", "namespace", "nodes", "partitions", "revoked")
 
     def __init__(self, namespace: str, partitions: int) -> None:
         self.namespace = namespace
         self.partitions = partitions
         self.nodes = f"{namespace}:nodes"
+        self.held_nodes = f"{namespace}:nodes:held"
         self._partitions: dict[int, PartitionKeys] = {}
         self._users: dict[UserId, UserKeys] = {}
         home = self.partition(self.partition_of("revocations"))
         tag = f"{namespace}:{{{home.number}}}:b"
+        self.audit = f"{namespace}:{{{self.partition_of('audit')}}}:audit"
         self.revoked = RevokedKeys(records=tag, order=f"{tag}:order", ends=f"{tag}:ends", channel=home.channel)
 
     def partition_of(self, user: str) -> int:
@@ -141,6 +147,8 @@ class Keys:
                 due=f"{tag}:due",
                 operators=f"{tag}:o",
                 counts=f"{tag}:m",
+                waiting=f"{tag}:z",
+                paused=f"{tag}:j",
                 channel=f"{tag}:w:",
             )
         return known
@@ -177,6 +185,21 @@ class Keys:
     def text(self, user: UserId, run: RunId) -> str:
         """The key of a run's token deltas, in its user's partition."""
         return f"{self.namespace}:{{{self.partition_of(user)}}}:t:{user}/{run}"
+
+    def of_user(self, user: UserId) -> list[str]:
+        """The keys that are a user's alone, but for those of runs, which `runs_pattern_of` finds."""
+        named = self.user(user)
+        others = ("channel", "partition")
+        return [str(getattr(named, field.name)) for field in fields(named) if field.name not in others]
+
+    def runs_pattern_of(self, user: UserId) -> str:
+        """A glob that the keys of a user's runs and of their texts match, and no others: no user id has a sign of it."""
+        return f"{self.namespace}:{{{self.partition_of(user)}}}:[rt]:{user}/*"
+
+    def is_of(self, user: UserId, key: str) -> bool:
+        """Whether a key is that user's alone."""
+        tag = f"{self.namespace}:{{{self.partition_of(user)}}}"
+        return key in self.of_user(user) or key.startswith((f"{tag}:r:{user}/", f"{tag}:t:{user}/"))
 
     def run_pattern(self) -> str:
         """A glob that every run's key matches."""

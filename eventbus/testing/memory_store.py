@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from eventbus.config import StreamFullPolicy
-from eventbus.errors import NotReplicated, StoreError, StreamFull
+from eventbus.errors import NotReplicated, StoreError, StreamFull, TypePaused
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import ENTRY_ZERO, EntryId, Epoch, NodeName, SessionId, UserId, entry_order
 from eventbus.store import (
@@ -55,11 +55,13 @@ from eventbus.testing.memory_allowing import MemoryAllowances
 from eventbus.testing.memory_base import MemoryBase
 from eventbus.testing.memory_figures import MemoryFigures
 from eventbus.testing.memory_inbound import MemoryInbound
+from eventbus.testing.memory_mending import MemoryMending
 from eventbus.testing.memory_revoking import MemoryRevocations
 from eventbus.testing.memory_running import MemoryRuns
 from eventbus.testing.memory_state import ZERO, Seen, UserState, place_group, verify_read
 from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
 from eventbus.testing.memory_texts import MemoryTexts
+from eventbus.testing.memory_waiting import MemoryWaiting
 
 __all__ = ["MemoryStore"]
 
@@ -79,7 +81,16 @@ class _Listening:
 
 
 class MemoryStore(
-    MemoryAcks, MemoryRuns, MemoryTexts, MemoryInbound, MemoryFigures, MemoryRevocations, MemoryAllowances, MemoryBase
+    MemoryAcks,
+    MemoryRuns,
+    MemoryTexts,
+    MemoryInbound,
+    MemoryFigures,
+    MemoryRevocations,
+    MemoryAllowances,
+    MemoryWaiting,
+    MemoryMending,
+    MemoryBase,
 ):
     """An `eventbus.store.Store` in one process, with switches for the faults of a server.
 
@@ -167,6 +178,8 @@ class MemoryStore(
             if isinstance(refused, StoreError):
                 return refused
             return Appended(entry=refused, duplicate=True, primary=self._primary)
+        if event.type in self._paused:
+            return TypePaused(f"events of the type {event.type} are paused by an operator: `eventbus paused` says why")
         stream = user.opened_stream()
         stream.trim_below((now_ms - self.settings.retention_ms, 0))
         if full := self._make_room(event.user, user, stream, len(event.body)):
@@ -277,6 +290,7 @@ class MemoryStore(
             state = self._user(user)
             if session in state.live:
                 self._tell_followers(user, Told.PRESENCE)
+            self._end_at_its_node(state, user, session)
             return state.destroy(session, self.clock.now_ms())
 
     # --- delivering -------------------------------------------------------------------------------------------------

@@ -38,10 +38,13 @@ from eventbus.store.commands import Commands
 from eventbus.store.figures import ThreadRecord
 from eventbus.store.inbound import Answer, AnsweredBy, Ask, NewCommand, TakeCommands
 from eventbus.store.keys import Keys, UserKeys
+from eventbus.store.mending import TakenHow, TakeOff
 from eventbus.store.redis_allowing import spend_call
 from eventbus.store.redis_figures import online_call, threads_call
+from eventbus.store.redis_mending import audit_call, forget_call, put_back_call, send_again_call, take_off_call
 from eventbus.store.redis_revoking import revocations_call, revoke_call
 from eventbus.store.redis_texts import text_append, text_close
+from eventbus.store.redis_waiting import partition_call, recheck_call
 from eventbus.store.revoking import REVOCATIONS_MAX, RevocationMark, Revoke, Subject
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
@@ -121,6 +124,15 @@ CALLS: dict[str, Command[Any]] = {
         ),
         "fresh",
     ),
+    "audit": audit_call(KEYS, {"action": "skip"}),
+    "forget_user": forget_call(KEYS, USER, ENTRY, EntryId("17-4")),
+    "partition": partition_call(KEYS, KEYS.partition_of(USER)),
+    "put_back": put_back_call(KEYS, SETTINGS, USER, SESSION, EntryId("17-5"), ENTRY),
+    "recheck": recheck_call(KEYS, USER, SETTINGS.live_ttl_ms, SETTINGS.retention_ms),
+    "send_again": send_again_call(KEYS, SETTINGS, USER, SESSION, [ENTRY, ENTRY]),
+    "take_off": take_off_call(
+        KEYS, SETTINGS, TakeOff(user=USER, session=SESSION, entries=[ENTRY, ENTRY], how=TakenHow.DEAD)
+    ),
     "beat_node": COMMANDS.beat_node(
         NodeRecord(node=NODE, address="127.0.0.1:1", version="1", state="ready", started_ms=1, figures={})
     ),
@@ -163,8 +175,8 @@ CALLS: dict[str, Command[Any]] = {
             webhook=True,
         ),
     ),
-    "text_append": text_append(
     "spend": spend_call(KEYS, USER, [Spending(rate=1_021, capacity=1_022, cost=1_023)] * 2),
+    "text_append": text_append(
         KEYS,
         SETTINGS,
         TextPiece(user=USER, run=RUN, stream="words", thread=ThreadId("trip"), offset=17, text="Grüße", last=True),
@@ -207,7 +219,16 @@ EXPECTED: dict[str, Any] = {
     "before": "th",
     "mode": "open",
     "start": "new",
-    "reason": ("no_ack", "filtered"),
+    "reason": ("no_ack", "filtered", "operator"),
+    "how": "dead",
+    "young_ms": SETTINGS.live_ttl_ms // 16,
+    "letter": EntryId("17-5"),
+    "letter_life_ms": SETTINGS.dead_letter_ttl_ms,
+    "after_letter": ENTRY,
+    "after_event": EntryId("17-4"),
+    "audit_life_ms": 90 * 24 * 3_600_000,
+    "most": 100_000,
+    "what": b'{"action":"skip"}',
     "level": ("received", "displayed"),
     "type": "note",
     "thread": "trip",
@@ -251,11 +272,11 @@ EXPECTED: dict[str, Any] = {
     "token_life_ms": 1_014,
     "max_revocations": REVOCATIONS_MAX,
     "told": ("told-1", "told-2"),
-}
     "longest_ms": ALLOWANCES_LIFE_MS,
     "rate": 1_021,
     "capacity": 1_022,
     "cost": 1_023,
+}
 
 
 def key_called(name: str) -> str:
@@ -265,6 +286,8 @@ def key_called(name: str) -> str:
         return KEYS.run(USER, RUN)
     if name == "text":
         return KEYS.text(USER, RUN)
+    if name == "audit":
+        return KEYS.audit
     if name == "nodes":
         return KEYS.nodes
     if name == "probe":

@@ -10,6 +10,8 @@
 --   threads          the user's threads by the place of their last event
 --   due              what the partition watches
 --   counts           the partition's counts
+--   waiting          users for whom something waits, by the time of the oldest entry that does
+--   paused           types of which nothing is taken
 --   questions        the user's questions
 --   run              the hash of the run that asked
 -- ARGV
@@ -44,7 +46,7 @@
 --@include storing
 --@include question
 
-local questions, asked = KEYS[8], ARGV[15] .. ' ' .. ARGV[16]
+local questions, asked = KEYS[10], ARGV[15] .. ' ' .. ARGV[16]
 local question = question_at(questions, asked)
 if not question then
   return { 'unknown_question' }
@@ -53,7 +55,7 @@ if question[STATE] == 'answered' then
   -- The client asks again because it did not hear of it, or this is another's.
   return question[SETTLED] == ARGV[20] and { 'accepted', known_entry() or '' } or { 'already_answered' }
 end
-if question[STATE] ~= 'open' or redis.call('HGET', KEYS[9], 'state') == 'completed' then
+if question[STATE] ~= 'open' or redis.call('HGET', KEYS[11], 'state') == 'completed' then
   return { 'question_closed' }
 end
 local is_late = question[DEADLINE] ~= 0 and question[DEADLINE] <= now

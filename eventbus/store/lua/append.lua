@@ -10,6 +10,8 @@
 --   threads          the user's threads by the place of their last event
 --   due              what the partition watches
 --   counts           the partition's counts
+--   waiting          users for whom something waits, by the time of the oldest entry that does
+--   paused           types of which nothing is taken
 -- ARGV
 --   field            16 bytes that stand for user and event id
 --   body             the envelope
@@ -26,7 +28,7 @@
 --   level            a demanded confirmation, empty for none
 --   within_ms        until when it must come, from now
 -- Returns
---   {'stored', entry, nodes woken} | {'duplicate', entry} | {'full', entries, bytes}
+--   {'stored', entry, nodes woken} | {'duplicate', entry} | {'full', entries, bytes} | {'paused'}
 --@include clock
 --@include life
 --@include live

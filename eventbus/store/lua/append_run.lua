@@ -10,6 +10,8 @@
 --   threads          the user's threads by the place of their last event
 --   due              what the partition watches
 --   counts           the partition's counts
+--   waiting          users for whom something waits, by the time of the oldest entry that does
+--   paused           types of which nothing is taken
 --   run              the run's hash
 --   operators        the events for the operators
 -- ARGV
@@ -38,7 +40,7 @@
 --   name...          repeated: of a field, or of a deadline
 --   value...         repeated: of a field; of a deadline, milliseconds from now (watch) or Unix milliseconds (by); else empty
 -- Returns
---   {'stored', entry, nodes woken} | {'duplicate', entry} | {'full', entries, bytes} | {'out_of_order', the last seq}
+--   {'stored', entry, nodes woken} | {'duplicate', entry} | {'full', entries, bytes} | {'paused'} | {'out_of_order', the last seq}
 --   | {'run_closed', state or other_owner}
 --@include clock
 --@include life
@@ -51,7 +53,7 @@ if known then
   return { 'duplicate', known }
 end
 
-local run, seq, owner = KEYS[8], tonumber(ARGV[16]), ARGV[17]
+local run, seq, owner = KEYS[10], tonumber(ARGV[16]), ARGV[17]
 local stands = redis.call('HMGET', run, 'seq', 'owner', 'state', 'entry')
 local last = tonumber(stands[1]) or 0
 local holder = stands[2] or ''
@@ -132,7 +134,7 @@ else
 end
 if seq ~= last + 1 then
   local told = { 'kind', 'order', 'user', user, 'run', ARGV[15], 'after_seq', last, 'seq', ARGV[16] }
-  redis.call('XADD', KEYS[9], 'MAXLEN', '~', 10000, '*', unpack(told))
-  prolong(KEYS[9], tonumber(ARGV[21]))
+  redis.call('XADD', KEYS[11], 'MAXLEN', '~', 10000, '*', unpack(told))
+  prolong(KEYS[11], tonumber(ARGV[21]))
 end
 return { 'stored', entry, woken }

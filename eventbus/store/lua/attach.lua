@@ -9,6 +9,7 @@
 --   records          the user's confirmations
 --   counts           the partition's counts
 --   gaps             gaps of which clients may not have heard
+--   waiting          users for whom something waits
 -- ARGV
 --   mode             open or reattach
 --   user             the user id
@@ -271,6 +272,10 @@ if not holder then
   redis.call('SPUBLISH', ARGV[16], 'p')
 end
 redis.call('PEXPIRE', live, live_ttl_ms)
+-- Should its node die before it has said a word, somebody looks.
+if redis.call('ZADD', KEYS[8], 'NX', string.format('%d', -now), user) == 1 then
+  prolong(KEYS[8], 2 * retention_ms)
+end
 local mine = kept[session] or { created = now, cursor = '0-0' }
 redis.call('HSET', known, session, known_value(mine.created, now, mine.cursor))
 redis.call('PEXPIRE', known, session_ttl_ms)

@@ -7,11 +7,14 @@
 --   known            the user's sessions
 --   records          the user's confirmations
 --   counts           the partition's counts
+--   waiting          users for whom something waits
 -- ARGV
 --   node             the caller
 --   live_ttl_ms      life of a live field
 --   session_ttl_ms   life of a session that is away
 --   retention_ms     life of the stream
+--   user             the user id
+--   young_ms         what waits for less is on its way
 --   session...       repeated: the session id
 --   connection...    repeated: the fencing token
 -- Returns
@@ -23,6 +26,7 @@
 --@include counts
 --@include records
 --@include known
+--@include index
 
 local stream, live, known = KEYS[1], KEYS[2], KEYS[3]
 local live_ttl_ms, session_ttl_ms, retention_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -40,7 +44,7 @@ end
 
 local groups = groups_info(stream)
 local answers, renewed = {}, {}
-for i = 5, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   local session, connection = ARGV[i], ARGV[i + 1]
   local group = groups[session]
   if holders[session] and holders[session] ~= connection then
@@ -57,6 +61,7 @@ end
 if #renewed == 0 then
   return answers
 end
+note_waiting(KEYS[6], ARGV[5], oldest_waiting(stream, groups), true, now, retention_ms, tonumber(ARGV[6]))
 redis.call('PEXPIRE', live, live_ttl_ms)
 keep_stream(stream, retention_ms)
 

@@ -1,5 +1,5 @@
 -- What append.lua, append_run.lua and answer.lua have in common: an event is stored, once per event id, and its user's nodes are
--- woken. They have their first seven KEYS and fourteen ARGV in common.
+-- woken. They have their first nine KEYS and fourteen ARGV in common.
 local stream, live = KEYS[1], KEYS[2]
 local field, body, user = ARGV[1], ARGV[2], ARGV[3]
 local retention_ms, dedupe_ms, live_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -30,6 +30,9 @@ end
 
 -- Stores the event. Returns its entry id and how many nodes were told; nil and the answer when there is no room.
 local function store_event()
+  if redis.call('HEXISTS', KEYS[9], ARGV[11]) == 1 then
+    return nil, { 'paused' }
+  end
   local length = redis.call('XLEN', stream)
   -- Measuring is dear, so it is done for every 64th entry, and where entries of this size would be too much.
   local is_full = length >= max_entries
@@ -89,6 +92,12 @@ local function store_event()
       told[node] = true
       woken = woken + 1
       redis.call('SPUBLISH', ARGV[4] .. node, user)
+    end
+  end
+  if woken == 0 then
+    -- Nobody is there who would say that it waits: a node does for the live ones, with each heartbeat.
+    if redis.call('ZADD', KEYS[8], 'NX', string.match(entry, '^%d+'), user) == 1 then
+      prolong(KEYS[8], 2 * retention_ms)
     end
   end
   return entry, woken

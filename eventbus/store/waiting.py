@@ -1,0 +1,84 @@
+"""Who has something waiting: records and a Protocol. Pure.
+
+Each partition keeps an index of its users, by the time of the oldest entry that waits for one of their sessions. It is
+kept by what happens anyway: a publish that finds nobody live, a session that goes away or is ended, and each heartbeat
+of a live one, which also takes a user out again. So it is late by a heartbeat of a session at most
+(`EVENTBUS_SESSION_HEARTBEAT_MS`), and what waits for less than a sixteenth of `EVENTBUS_LIVE_TTL_MS` for a session that
+is live is on its way and not in it. It may name a user for whom nothing waits any more; whoever looks has it looked at
+again (`recheck_waiting`), and so those of whom nobody has said anything for a while (`silent_users`): their node died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from eventbus.errors import StoreError
+from eventbus.ids import UserId
+
+__all__ = ["SILENT_MS", "PartitionFigures", "WaitingMark", "WaitingStore", "WaitingUser"]
+
+SILENT_MS: Final = 90_000
+"""A live user without anything waiting is written down once a minute; one who was not for so long is silent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class WaitingMark:
+    """A place in a partition's index: users from `since_ms` on, at that very time only those above `user`."""
+
+    since_ms: int
+    partition: int
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingUser:
+    """A user for whom something waits, since when (Unix milliseconds of the store's clock), as last seen."""
+
+    user: UserId
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionFigures:
+    """How much a partition holds.
+
+    Attributes:
+        waiting_users: users for whom something waits, as the index has it.
+        oldest_ms: since when, of the one for whom it waits longest; 0 when nothing waits.
+        dead_letters: how many are kept.
+        deadlines: how many are watched.
+        operator_events: how many are kept.
+    """
+
+    partition: int
+    waiting_users: int
+    oldest_ms: int
+    dead_letters: int
+    deadlines: int
+    operator_events: int
+
+
+class WaitingStore(Protocol):
+    """The index, and what partitions hold. For operators."""
+
+    async def waiting_users(
+        self, marks: Sequence[WaitingMark], count: int
+    ) -> Sequence[Sequence[WaitingUser] | StoreError]:
+        """Users of a partition from each mark on, at most `count`, those for whom it waits longest first; one result
+        for each mark, in order.
+        """
+
+    async def silent_users(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[UserId] | StoreError]:
+        """Users, at most `count` of each partition, who were live with nothing waiting, and of whom nobody has said
+        anything for `SILENT_MS`. One result for each partition, in order.
+        """
+
+    async def recheck_waiting(self, users: Sequence[UserId]) -> Sequence[int | StoreError]:
+        """Looks at each user and sets the index right. Returns since when something waits, 0 when nothing does, for
+        each in order.
+        """
+
+    async def partition_figures(self, partitions: Sequence[int]) -> Sequence[PartitionFigures | StoreError]:
+        """How much partitions hold; one result for each, in order."""

@@ -1,0 +1,82 @@
+"""Who has something waiting, in memory: looked up when it is asked for, so nothing is ever late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventbus.errors import StoreError
+from eventbus.ids import UserId
+from eventbus.store.waiting import PartitionFigures, WaitingMark, WaitingUser
+from eventbus.testing.memory_base import MemoryBase
+
+__all__ = ["MemoryWaiting"]
+
+
+class MemoryWaiting(MemoryBase):
+    """The part of a `MemoryStore` for `eventbus.store.waiting`."""
+
+    async def waiting_users(
+        self, marks: Sequence[WaitingMark], count: int
+    ) -> Sequence[Sequence[WaitingUser] | StoreError]:
+        try:
+            async with self._call():
+                return [
+                    [
+                        one
+                        for one in self._waiting_in(mark.partition)
+                        if (one.since_ms, one.user) > (mark.since_ms, mark.user)
+                    ][:count]
+                    for mark in marks
+                ]
+        except StoreError as error:
+            return [error] * len(marks)
+
+    async def silent_users(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[UserId] | StoreError]:
+        try:
+            async with self._call():
+                return [[] for _ in partitions]
+        except StoreError as error:
+            return [error] * len(partitions)
+
+    async def recheck_waiting(self, users: Sequence[UserId]) -> Sequence[int | StoreError]:
+        try:
+            async with self._call():
+                return [self._oldest_ms(user) or 0 for user in users]
+        except StoreError as error:
+            return [error] * len(users)
+
+    async def partition_figures(self, partitions: Sequence[int]) -> Sequence[PartitionFigures | StoreError]:
+        try:
+            async with self._call():
+                return [self._figures_of(number) for number in partitions]
+        except StoreError as error:
+            return [error] * len(partitions)
+
+    def _figures_of(self, number: int) -> PartitionFigures:
+        waiting, partition = self._waiting_in(number), self._partitions.get(number)
+        return PartitionFigures(
+            partition=number,
+            waiting_users=len(waiting),
+            oldest_ms=waiting[0].since_ms if waiting else 0,
+            dead_letters=len(self._dead(number)),
+            deadlines=0 if partition is None else len(partition.due),
+            operator_events=0 if partition is None else len(partition.operators),
+        )
+
+    def _waiting_in(self, number: int) -> list[WaitingUser]:
+        found = [
+            WaitingUser(user=user, since_ms=since_ms)
+            for user in list(self._users)
+            if self._number(user) == number and (since_ms := self._oldest_ms(user)) is not None
+        ]
+        return sorted(found, key=lambda one: (one.since_ms, one.user))
+
+    def _oldest_ms(self, user: UserId) -> int | None:
+        """When the oldest entry was stored that is pending, or not read; None when there is none."""
+        stream = self._user(user).stream
+        if stream is None:
+            return None
+        oldest = [
+            order for group in stream.groups.values() for order in (*group.pending, *stream.after(group.position, 1))
+        ]
+        return min(oldest)[0] if oldest else None
