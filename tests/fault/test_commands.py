@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 pytestmark = [pytest.mark.requirement("R20"), pytest.mark.timeout(120)]
 
-COMMANDS, ROUNDS = 300, 60
+COMMANDS, ROUNDS = 300, 200
 
 
 def agent(installation: Installation, mode: str) -> Child:

@@ -91,11 +91,13 @@ async def test_what_is_not_handled_is_not_acked_in_the_store(node: Node, log: Lo
                 assert record.pending >= 2
                 break
 
-    async def only_one_waits() -> bool:
+    async def away() -> SessionRecord | None:
         record = await session(node)
-        return record is not None and record.pending == 1
+        return record if record is not None and record.live is None else None
 
-    await until(only_one_waits)
+    record = await until(away, message="the node has left the session, with its acks")
+    assert record is not None
+    assert record.pending == 1
 
 
 @pytest.mark.requirement("R7")
