@@ -20,6 +20,7 @@ from eventbus.subscriber import Subscriber
 from eventbus.tokens import make_token
 
 _FLUSH_S = 0.05
+_ABNORMAL = 1006  # no close code: the connection is gone
 
 
 class _Application:
@@ -46,6 +47,16 @@ class _Application:
         if state == "live":
             self._openings += 1
             self._write(Kind.OK, "open", library=True, connection=self._openings, node="", resumed=self._openings > 1)
+        elif state == "waiting":
+            self._write(
+                Kind.INFO,
+                "close",
+                connection=self._openings,
+                code=detail.code or _ABNORMAL,
+                reason=f"{detail.reason}; waits for {detail.wait_ms} ms",
+            )
+        else:
+            self._write(Kind.INFO, "state", state=str(state))
 
     def _gap(self, gap: Gap) -> None:
         self._write(Kind.INFO, "gap", reason=str(gap.reason), after=gap.after, before=gap.before, count=gap.count)

@@ -13,6 +13,7 @@ it is known not to have happened, `info` when nobody can say (or for what merely
 | `dropped` | client | `info` user, session, entries, reason |
 | `ack` | client | `invoke` user, session, ref, entries; `ok` user, session, ref, count |
 | `close` | client | `info` user, session, connection, code, reason |
+| `state` | client | `info` user, session, state: of the client library |
 | `leave` | client | `info` user, session: it will not come back |
 | `fault` | harness | `invoke` number, name, target; `ok` number, when it is over and healed |
 | `died` | any | `info` code, output: a process that nobody killed has ended |
