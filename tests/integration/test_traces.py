@@ -58,6 +58,7 @@ async def test_the_publish_is_the_parent_of_each_delivery_and_those_end_with_the
 ):
     node = await nodes.start(traces="otel")
     async with Bus(settings=settings(server_url)) as bus, opened(node, session="tab") as client:
+        await client.expect("caught_up")
         with trace.get_tracer("agent").start_as_current_span("the agent's own work") as own:
             receipt = await bus.publish(user="alice", type="note", data={"text": "a secret of alice's"})
         (event,) = await client.events(1)
@@ -121,6 +122,7 @@ async def test_the_events_of_a_run_and_of_its_child_are_below_its_span_and_token
 async def test_what_is_not_sampled_is_delivered_and_not_recorded(nodes: Nodes, spans: InMemorySpanExporter):
     node = await nodes.start(traces="otel")
     async with Bus(node.node_settings.redis_url) as bus, opened(node, session="tab") as client:
+        await client.expect("caught_up")
         unsampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
         await bus.publish(user="alice", type="note", data={}, trace=unsampled)
         await bus.publish(user="alice", type="note", data={})
@@ -135,11 +137,11 @@ async def test_what_is_not_sampled_is_delivered_and_not_recorded(nodes: Nodes, s
 async def test_a_publish_that_fails_ends_its_span_with_the_reason(spans: InMemorySpanExporter):
     store = MemoryStore()
     async with Bus(store=store, settings=settings("redis://127.0.0.1:1")) as bus:
-        store.faults.fail()
+        store.fail()
         with pytest.raises(Exception, match=r".") as raised:
             await bus.publish(user="alice", type="note", data={}, deadline_ms=50)
         await until(lambda: spans.get_finished_spans())
-        store.faults.heal()
+        store.heal()
     (span,) = spans.get_finished_spans()
     assert span.attributes is not None
     assert span.attributes["error.type"] == getattr(raised.value, "code", None)
