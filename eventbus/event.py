@@ -316,7 +316,8 @@ def peek(body: bytes) -> EventHead:
         InvalidEvent: it is no envelope.
     """
     fields = _unpack(body)
-    json = _json(fields)
+    # A copy of the right size: orjson's own stands in a buffer of 4 KiB or a multiple of its length, and is held.
+    json = bytes(memoryview(_json(fields)))
     try:
         get = fields.get
         head = EventHead(

@@ -41,6 +41,7 @@ class FakeConnection:
     Attributes:
         closed: code and reason, once it was closed.
         reading: whether it takes anything from the client.
+        writable: whether the client reads.
         pings: how many pings it was sent.
         raw: what it was sent, as it was handed over; `frames` is the same, decoded.
     """
@@ -50,6 +51,7 @@ class FakeConnection:
         self.framing = SOCKET[subprotocol]
         self.last_received_ms = clock.monotonic_ms()
         self.buffered_bytes = 0
+        self.writable = True
         self.stalled_ms = 0
         self.closed: tuple[int, str] | None = None
         self.reading = True
