@@ -9,6 +9,7 @@ import pytest
 from eventbus.errors import RateLimited
 from gateway.limits import (
     AddressConnections,
+    AddressRate,
     FrameLimit,
     FrameVerdict,
     HandshakeLimit,
@@ -237,3 +238,60 @@ def test_an_address_lies_in_a_network_or_in_none() -> None:
     assert not is_within("11.0.0.0", PROXIES)
     assert not is_within("garbage", PROXIES)
     assert not is_within("10.0.0.1", ())
+
+
+# --- bytes, and what an address does ----------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("R23")
+def test_bytes_of_frames_are_limited_beside_their_number() -> None:
+    limit = FrameLimit(1_000, now_ms=0, bytes_per_second=100, max_frame_bytes=500)
+    assert [limit.take(0, 400) for _ in range(3)] == [FrameVerdict.READ, FrameVerdict.READ, FrameVerdict.PAUSE]
+    wait_ms = limit.resume_in_ms(0, 400)
+    assert wait_ms == 2_000, "200 of the 400 bytes are there"
+    assert limit.take(wait_ms - 1, 400) is FrameVerdict.PAUSE
+    assert limit.take(wait_ms, 400) is FrameVerdict.READ
+
+
+@pytest.mark.requirement("R23")
+def test_the_longest_frame_has_room_in_the_slowest_tier() -> None:
+    limit = FrameLimit(1, now_ms=0, bytes_per_second=1, max_frame_bytes=65_536)
+    assert limit.take(0, 65_536) is FrameVerdict.READ
+    assert limit.take(0, 1) is FrameVerdict.PAUSE
+
+
+@pytest.mark.requirement("R23")
+def test_who_sends_too_many_bytes_for_30_s_is_closed() -> None:
+    limit = FrameLimit(1_000, now_ms=0, bytes_per_second=1_000, max_frame_bytes=1_000)
+    verdicts = [limit.take(now_ms, 300) for now_ms in range(0, 40_000, 100)]
+    assert verdicts[-1] is FrameVerdict.CLOSE
+    first_pause = verdicts.index(FrameVerdict.PAUSE) * 100
+    assert verdicts.index(FrameVerdict.CLOSE) * 100 - first_pause == 30_000
+
+
+@pytest.mark.requirement("R23")
+def test_an_address_may_do_ten_seconds_worth_at_once_and_then_as_much_a_second() -> None:
+    rate = AddressRate(10, "requests")
+    for _ in range(100):
+        rate.check("192.0.2.1", 0)
+    with pytest.raises(RateLimited, match="more than 10 requests a second") as refused:
+        rate.check("192.0.2.1", 0, 20)
+    assert refused.value.retry_after_ms == 2_000
+    rate.check("192.0.2.2", 0)
+    rate.check("192.0.2.1", 2_000, 20)
+
+
+def test_more_at_once_than_the_table_gives_takes_all_of_it() -> None:
+    rate = AddressRate(10, "events")
+    rate.check("192.0.2.1", 0, 500)
+    with pytest.raises(RateLimited):
+        rate.check("192.0.2.1", 0)
+
+
+def test_addresses_that_ask_no_more_leave_the_table() -> None:
+    rate = AddressRate(10, "requests")
+    for number in range(50):
+        rate.check(f"192.0.2.{number}", 0)
+    for _ in range(30):
+        rate.check("198.51.100.1", 20_000)
+    assert len(rate) == 1
