@@ -1,29 +1,47 @@
 """How many clients a node lets in at a time, so that those who come back in a storm do not harm those who are here.
 
-Who is refused is given a place in a line that moves at the node's own pace, and told when that place is due: the
-storm comes back as a queue. Pure; `now_ms` is monotonic time.
+Handshakes are taken at a steady pace. Some may wait for their turn with the connection open; who comes when that many
+wait is given a place in a line that moves at the same pace, and told when the place is due. Pure; `now_ms` is monotonic
+time.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Final
 
 from gateway.limits import TokenBucket
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Entry"]
 
-BURST_S: Final = 2
-"""So many seconds' worth of handshakes are let in at once."""
+BURST_MS: Final = 50
+"""So many milliseconds' worth of handshakes are taken at once: what they hold the loop up for is what others wait."""
+
+WAITING_MS: Final = 2_000
+"""So many milliseconds' worth of handshakes may wait for their turn."""
 
 FIRST_WAIT_MS: Final = 1_000
 """Nobody is asked to come back sooner: a refusal costs something too."""
 
 WAIT_MAX_MS: Final = 15_000
-"""Nobody is asked to wait for longer; a line that would take longer is refused again then."""
+"""Nobody is asked to stay away for longer; in a line that would take longer places are given twice."""
+
+_BURST_MIN: Final = 10
+
+
+class Entry(Enum):
+    """What becomes of a client at the door."""
+
+    NOW = "now"
+    """It is let in."""
+    WAIT = "wait"
+    """It waits for its turn, with the connection open."""
+    AWAY = "away"
+    """It is told when to come back."""
 
 
 class Admission:
-    """The door of a node.
+    """The pace of a node.
 
     Args:
         per_second: handshakes of all clients a second; 0 is no limit.
@@ -31,53 +49,45 @@ class Admission:
         now_ms: monotonic time.
 
     Attributes:
-        refused: how many were told to come back.
+        waiting_max: most handshakes that wait for their turn.
     """
 
-    __slots__ = ("_attaches_max", "_bucket", "_line_us", "_per_second", "refused")
+    __slots__ = ("_attaches_max", "_bucket", "_line_us", "_pace", "waiting_max")
 
     def __init__(self, per_second: int, attaches_max: int, now_ms: int) -> None:
-        self._per_second = per_second
         self._attaches_max = attaches_max
-        self._bucket = TokenBucket(per_second, per_second * BURST_S, now_ms) if per_second else None
+        self._pace = per_second or attaches_max
+        capacity = max(_BURST_MIN, per_second * BURST_MS // 1_000)
+        self._bucket = TokenBucket(per_second, capacity, now_ms) if per_second else None
+        self.waiting_max = max(_BURST_MIN, self._pace * WAITING_MS // 1_000)
         self._line_us = 0
-        self.refused = 0
 
     def __repr__(self) -> str:
-        return f"<Admission {self._per_second}/s refused={self.refused}>"
+        return f"<Admission {self._pace}/s {self._bucket!r}>"
 
-    def is_full(self, attaching: int, now_ms: int) -> bool:
-        """Whether `take` would refuse now.
+    def enter(self, waiting: int, attaching: int, now_ms: int) -> Entry:
+        """What becomes of one client.
 
         Args:
+            waiting: handshakes that wait for their turn already.
             attaching: sessions that wait for Redis to open them.
             now_ms: monotonic time.
         """
-        return attaching >= self._attaches_max or (self._bucket is not None and self._bucket.level(now_ms) < 1)
+        if not waiting and self.take(attaching, now_ms):
+            return Entry.NOW
+        return Entry.WAIT if waiting < self.waiting_max else Entry.AWAY
 
-    def take(self, attaching: int, now_ms: int) -> int | None:
-        """Let one client in, or give it a place in the line.
+    def take(self, attaching: int, now_ms: int) -> bool:
+        """Let one in, if its turn has come; else change nothing."""
+        if attaching >= self._attaches_max:
+            return False
+        return self._bucket is None or self._bucket.take(now_ms)
 
-        Args:
-            attaching: sessions that wait for Redis to open them.
-            now_ms: monotonic time.
-
-        Returns:
-            None when it is let in, else the milliseconds until it should come back.
-        """
-        if not self.is_full(attaching, now_ms):
-            if self._bucket is not None:
-                self._bucket.take(now_ms)
-            return None
-        self.refused += 1
-        # In thousandths of a millisecond a place, so that a fast line moves too.
-        first = (now_ms + FIRST_WAIT_MS) * 1000
-        self._line_us = max(self._line_us, first) + 1_000_000 // self._pace
-        if self._line_us > first + (WAIT_MAX_MS - FIRST_WAIT_MS) * 1000:
-            # The line is as long as it may be: who comes now shares its places.
-            self._line_us = first
-        return self._line_us // 1000 - now_ms
-
-    @property
-    def _pace(self) -> int:
-        return self._per_second or self._attaches_max
+    def come_back_ms(self, now_ms: int) -> int:
+        """The next place in the line: milliseconds from now."""
+        first_us = (now_ms + FIRST_WAIT_MS) * 1_000
+        # In microseconds, so that a fast line moves too.
+        self._line_us = max(self._line_us, first_us) + 1_000_000 // self._pace
+        if self._line_us > (now_ms + WAIT_MAX_MS) * 1_000:
+            self._line_us = first_us
+        return self._line_us // 1_000 - now_ms

@@ -1,6 +1,7 @@
 """Who gets a socket: origin, load, limits, token, in this order. The only I/O is a ticket, which Redis burns.
 
-In a storm most are turned away before any of this, by the first bytes of their request (`at_the_door`).
+In a storm they wait for their turn before any of this (`gateway.lobby`), and most of those who can not wait are
+turned away by the first bytes of their request.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import orjson
 from eventbus.clock import Clock
 from eventbus.errors import AuthError, CloseCode, EventBusError, Forbidden, RateLimited
 from eventbus.store import Store
-from gateway.admission import Admission
+from gateway.admission import Admission, Entry
 from gateway.auth import Authenticator, Identity, Scope, TokenWay, check_origin, find_token, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
-from gateway.handshake import Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
+from gateway.handshake import CONNECT_PATH, Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
 from gateway.identities import identity_from_claims
 from gateway.limits import AddressConnections, HandshakeLimit, limited_address
 from gateway.session import Host, Session
@@ -79,22 +80,35 @@ class Doorkeeper:
         self._handshakes = HandshakeLimit(settings.limits.handshakes_per_address)
         self._addresses = AddressConnections(settings.limits.connections_per_address)
 
-    def at_the_door(self, head: bytes) -> Reject | None:
-        """Turns away, for what it costs to read its bytes, a client that comes in a storm; None lets it ask.
+    # --- the door (`gateway.lobby`) ---------------------------------------------------------------------------------
 
-        A browser is always let in to ask: it can not read a status, and has to be told by a close.
-        """
-        now_ms = self._clock.monotonic_ms()
-        if not self.admission.is_full(self._openness.attaching, now_ms) or b"\norigin:" in head.lower():
+    def enters(self, waiting: int) -> Entry:
+        """See `Door.enters`."""
+        return self.admission.enter(waiting, self._openness.attaching, self._clock.monotonic_ms())
+
+    def next_enters(self) -> bool:
+        """See `Door.next_enters`."""
+        return self.admission.take(self._openness.attaching, self._clock.monotonic_ms())
+
+    def away(self, head: bytes) -> Reject | None:
+        """See `Door.away`."""
+        if b"\norigin:" in head.lower():
             return None
-        come_back_ms = self.admission.take(self._openness.attaching, now_ms)
-        return None if come_back_ms is None else self._reject(503, "overloaded", _STORM, come_back_ms)
+        return self._reject(503, "overloaded", _STORM, self.admission.come_back_ms(self._clock.monotonic_ms()))
+
+    def away_request(self, request: UpgradeRequest) -> Decision:
+        """See `Door.away_request`. A foreign page learns no more than that it is one."""
+        foreign = self._foreign(request)
+        if foreign is not None:
+            return foreign
+        come_back_ms = self.admission.come_back_ms(self._clock.monotonic_ms())
+        return self._turn_away(request, 503, "overloaded", _STORM, CloseCode.OVERLOADED, come_back_ms)
+
+    # --- the decision -----------------------------------------------------------------------------------------------
 
     def decide(self, request: UpgradeRequest) -> Decision | Awaitable[Decision]:
         """Decides about one request. Source: docs/protocol.md, sections 1 and 7."""
-        if not check_origin(request.origin, request.header("host"), self._settings.listen.allowed_origins):
-            return self._reject(403, "forbidden_origin", f"the origin {request.origin!r} is not on the allow-list")
-        refusal = self._refused_for_load(request)
+        refusal = self._foreign(request) or self._refused_for_load(request)
         if refusal is not None:
             return refusal
         try:
@@ -112,6 +126,11 @@ class Doorkeeper:
             return self._reject(403, error.code, str(error))
         return self._accept(request, identity)
 
+    def _foreign(self, request: UpgradeRequest) -> Reject | None:
+        if check_origin(request.origin, request.header("host"), self._settings.listen.allowed_origins):
+            return None
+        return self._reject(403, "forbidden_origin", f"the origin {request.origin!r} is not on the allow-list")
+
     def _refused_for_load(self, request: UpgradeRequest) -> Decision | None:
         openness = self._openness
         if openness.draining:
@@ -127,8 +146,9 @@ class Doorkeeper:
             self._handshakes.check(self._row(request), self._clock.monotonic_ms())
         except RateLimited as error:
             return self._rate_limited(request, error)
-        come_back_ms = self.admission.take(openness.attaching, self._clock.monotonic_ms())
-        if come_back_ms is not None:
+        # A socket has had its turn in the lobby; a response that stands for one has not.
+        if request.path != CONNECT_PATH and not self.next_enters():
+            come_back_ms = self.admission.come_back_ms(self._clock.monotonic_ms())
             return self._turn_away(request, 503, "overloaded", _STORM, CloseCode.OVERLOADED, come_back_ms)
         return None
 

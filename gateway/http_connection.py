@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from eventbus.clock import seconds
 from gateway.handshake import Reject
+from gateway.lobby import Door
 from gateway.proxy import Trusted, client_address, forwarded_scheme
 from gateway.sockets import SocketSettings
 from gateway.upgrade import Route, Upgrades, http_response, linger
@@ -36,11 +37,6 @@ CARRIER: Final = "eventbus.connection"
 def nobody_is_trusted(address: str) -> bool:
     """The default: no proxy stands in front."""
     return False
-
-
-def _come_in(head: bytes) -> Reject | None:
-    """The default: every request is read."""
-    return None
 
 
 def nobody_is_counted(address: str) -> str | None:
@@ -64,7 +60,7 @@ class ListenerSettings:
         keep_alive_ms: for the next request on a connection.
         stop_timeout_ms: for requests that run when the listener stops.
         trusted_proxy: whether an address is that of a trusted proxy.
-        at_the_door: refuses an upgrade by the bytes of its head, before they are understood; None lets it ask.
+        door: says whose turn it is to open a socket; without one everybody's.
         socket: the bounds of the sockets.
     """
 
@@ -79,7 +75,7 @@ class ListenerSettings:
     keep_alive_ms: int = 5_000
     stop_timeout_ms: int = 5_000
     trusted_proxy: Trusted = nobody_is_trusted
-    at_the_door: Callable[[bytes], Reject | None] = _come_in
+    door: Door | None = None
     socket: SocketSettings = field(default_factory=SocketSettings)
 
 

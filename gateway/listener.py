@@ -26,6 +26,7 @@ from eventbus.errors import RateLimited
 from gateway.handshake import Gatekeeper, Reject
 from gateway.http_connection import HttpConnection, ListenerSettings, head_too_long
 from gateway.limits import AddressConnections
+from gateway.lobby import Lobby
 from gateway.proxy import ProxyProtocolError, parse_proxy_header, plain_address
 from gateway.sockets import Sockets
 from gateway.upgrade import Route, Upgrades, http_response, linger
@@ -55,6 +56,7 @@ class Listener:
         self.port = 0
         self.sockets = Sockets(self.loop, settings=settings.socket, clock=clock)
         self.upgrades = Upgrades(self.sockets, gatekeeper, settings.trusted_proxy, settings.decision_timeout_ms)
+        self.lobby = Lobby(self.upgrades, settings.door)
         # uvicorn asks only whether `ws` is there before it calls handle_websocket_upgrade, which is ours.
         self.config = Config(
             app,
@@ -141,6 +143,7 @@ class Listener:
             self._tick = None
         for head in list(self.heads):
             head.drop()
+        self.lobby.stop()
         await self.upgrades.stop()
         for connection in list(self.state.connections):
             connection.shutdown()
@@ -302,11 +305,7 @@ class HeadReader(asyncio.Protocol):
         if _UPGRADE.search(head) and _CONNECTION.search(head):
             # Sockets have limits of their own.
             self._left()
-            away = listener.settings.at_the_door(head)
-            if away is not None:
-                listener.upgrades.refuse(self._transport, away)
-                return
-            listener.upgrades.begin(self._transport, head, data[end:], self._route)
+            listener.lobby.enter(self._transport, head, data[end:], self._route)
             return
         connection = HttpConnection(
             listener.config, listener.state, listener.upgrades, listener.settings, self._route, left=self._left

@@ -585,7 +585,7 @@ def _listener_settings(settings: NodeSettings, doorkeeper: Doorkeeper) -> Listen
     trusted = settings.listen.trusted_proxies
     return ListenerSettings(
         trusted_proxy=lambda address: is_within(address, trusted),
-        at_the_door=doorkeeper.at_the_door,
+        door=doorkeeper,
         connections_max=settings.limits.max_http_connections,
         row=lambda address: limited_address(address, trusted),
         per_address=settings.limits.connections_per_address,

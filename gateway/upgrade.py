@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -111,7 +111,15 @@ class Upgrades:
         self.decision_timeout_ms = decision_timeout_ms
         self.pending: set[_Pending] = set()
 
-    def begin(self, transport: asyncio.Transport, head: bytes, early: bytes, route: Route) -> None:
+    def begin(
+        self,
+        transport: asyncio.Transport,
+        head: bytes,
+        early: bytes,
+        route: Route,
+        *,
+        decide: Callable[[UpgradeRequest], Decision | Awaitable[Decision]] | None = None,
+    ) -> None:
         """Answer an upgrade request; the transport has another protocol afterwards.
 
         Args:
@@ -119,6 +127,7 @@ class Upgrades:
             head: the request with the empty line that ends it.
             early: what came behind it; kept for the socket, and not answered before the 101.
             route: how the connection came here.
+            decide: instead of the gatekeeper.
         """
         request = self._read(head, route)
         if isinstance(request, Reject):
@@ -126,7 +135,7 @@ class Upgrades:
             return
         handshake, upgrade = request
         try:
-            decision = self.gatekeeper.decide(upgrade)
+            decision = (decide or self.gatekeeper.decide)(upgrade)
         except Exception as error:
             decision = _refusal(error)
         if isinstance(decision, Accept | AcceptThenClose | Reject):
