@@ -10,7 +10,7 @@ Pure: given the time and the `primary` (`run_id`) of each answer. Source: docs/p
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -57,6 +57,8 @@ class Kept:
     Args:
         kept_ms: how long an event is kept; 0 keeps none.
         max_bytes: how much is kept, bodies and a flat charge for each event; beyond it the oldest go.
+        primary_of: which server has a user now, empty when no connection to it stands; None where the store does not
+            tell. With it a change is known before anything is sent, and concerns no other users than those it should.
 
     Attributes:
         bytes: what is kept now.
@@ -72,13 +74,15 @@ class Kept:
         "_max_bytes",
         "_ms",
         "_primaries",
+        "_primary_of",
         "_trusted",
         "bytes",
         "doubts",
         "overflow",
     )
 
-    def __init__(self, *, kept_ms: int, max_bytes: int) -> None:
+    def __init__(self, *, kept_ms: int, max_bytes: int, primary_of: Callable[[UserId], str] | None = None) -> None:
+        self._primary_of = primary_of
         self._ms = kept_ms
         self._max_bytes = max_bytes
         self._events: deque[KeptEvent] = deque()
@@ -128,6 +132,13 @@ class Kept:
                     self._known.discard(before)
         return self._look(kept.append.user, primary)
 
+    def moved(self) -> Sequence[KeptEvent]:
+        """What has to be sent again, in order, because another server than the one that answered has its user now."""
+        primary_of = self._primary_of
+        if primary_of is None:
+            return ()
+        return [kept for kept in self._events if primary_of(kept.append.user) not in ("", kept.primary)]
+
     def of_run(self, user: UserId, run: RunId, after: int, before: int) -> Sequence[KeptEvent]:
         """The kept events of a run whose numbers lie between two, in order: what a store that lost them is to get."""
         return [
@@ -169,7 +180,11 @@ class Kept:
         if not self._doubted:
             return None
         kept = self._doubted.pop(user, None)
-        return kept if kept is not None and kept.held and kept.primary not in self._trusted else None
+        if kept is None or not kept.held:
+            return None
+        if self._primary_of is not None and (now := self._primary_of(user)):
+            return None if now == kept.primary else kept
+        return kept if kept.primary not in self._trusted else None
 
     def _drop(self, primary: str) -> None:
         """Take one event off a primary's count."""
@@ -187,11 +202,15 @@ class Kept:
             if len(self._known) >= _KNOWN_MAX:
                 self._known.intersection_update(self._counts)
             self._known.add(primary)
-            return [kept for kept in self._events if kept.primary != primary]
+            return [kept for kept in self._events if kept.primary != primary and not self._stays(kept)]
         if before is None or before not in self._counts:
             return ()
         return [
             kept
             for kept in self._events
-            if kept.primary != primary and crc32(kept.append.user.encode()) % _GROUPS == group
+            if kept.primary != primary and crc32(kept.append.user.encode()) % _GROUPS == group and not self._stays(kept)
         ]
+
+    def _stays(self, kept: KeptEvent) -> bool:
+        """Whether the server that answered for an event is known to have its user still."""
+        return self._primary_of is not None and self._primary_of(kept.append.user) == kept.primary

@@ -84,7 +84,9 @@ class Publisher:
         self._kept_ms = settings.kept_ms
         self._call_limit_ms = settings.publish_deadline_ms
         self._policy = RetryPolicy(base_ms=settings.retry_base_ms, max_ms=settings.retry_max_ms)
-        self._kept = Kept(kept_ms=settings.kept_ms, max_bytes=settings.kept_bytes)
+        self._kept = Kept(
+            kept_ms=settings.kept_ms, max_bytes=settings.kept_bytes, primary_of=getattr(store, "primary_of", None)
+        )
         self._breaker = Breaker(
             failures=settings.breaker_failures,
             open_ms=settings.breaker_open_ms,
@@ -111,6 +113,11 @@ class Publisher:
         self._queued_events = self._queued_bytes = 0
         self._published = self._duplicates = self._failed = self._retries = 0
         self._resent = self._recovered = self._resend_failed = 0
+        self._losses = 0
+        # A store over a network says when a primary is lost and when another stands, also while nothing is published.
+        watch: Callable[[Callable[[], object], Callable[[], object]], Callable[[], None]] | None
+        watch = getattr(store, "watch_primaries", None)
+        self._unwatch = None if watch is None else watch(self._primary_lost, self._primary_stands)
 
     def statistics(self) -> PublishStatistics:
         """How it stands."""
@@ -228,13 +235,24 @@ class Publisher:
             calls = self._collect(permit, now_ms)
             for call in calls:
                 self._calls.add(call)
-                call.task = self._loop.create_task(self._run(call), name="eventbus-append")
+                call.task = self._loop.create_task(self._run(call, self._losses), name="eventbus-append")
             if calls:
                 self._arm(now_ms + self._call_limit_ms)
             elif permit is Permit.PROBE:
                 self._breaker.withdrawn()
         self._tell_breaker()
         self._tell_closing()
+
+    def _primary_lost(self) -> None:
+        self._losses += 1
+        self._kept.doubt(self._clock.monotonic_ms())
+
+    def _primary_stands(self) -> None:
+        """A primary stands, perhaps another: what is kept for it goes out before anything new does (D6)."""
+        now_ms = self._clock.monotonic_ms()
+        self._kept.expire(now_ms)
+        if not self._ended and (again := self._kept.moved()):
+            self._send_again(again, now_ms)
 
     def _has_lost_connection(self) -> bool:
         """Whether the store's connection has gone since the last look. A store without `connected` never loses one."""
@@ -276,10 +294,10 @@ class Publisher:
             self._leave(item)
         return None
 
-    async def _run(self, call: Call) -> None:
+    async def _run(self, call: Call, losses: int) -> None:
         """Makes one call. When it is cancelled, its events count as failed with an unknown outcome."""
         results: Sequence[Appended | BaseException]
-        if self._has_lost_connection():  # since the flush that made this call
+        if self._has_lost_connection() or losses != self._losses:  # since the flush that made this call
             self._settle(call, [StoreUnavailable("the connection to the store was lost")] * len(call.items))
             return
         try:
@@ -560,6 +578,8 @@ class Publisher:
 
     async def _end(self) -> None:
         self._ended = True
+        if self._unwatch is not None:
+            self._unwatch()
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
         if self._alarm is not None:

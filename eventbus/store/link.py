@@ -108,6 +108,9 @@ class Owner(Protocol):
     def refused(self, link: Link, call: Call, error: Refused) -> bool:
         """The server did nothing and said why. Whether the owner has taken the call."""
 
+    def stands(self, link: Link) -> None:
+        """A connection stands; nothing was sent over it yet."""
+
     def lost(self, link: Link, error: StoreError) -> None:
         """The connection has ended."""
 
@@ -125,13 +128,22 @@ class Link:
             given up, and all calls on it end with `StoreTimeout`.
         max_calls: most calls that wait for an answer; one more ends with `StoreBusy`.
         max_bytes: most bytes that wait to be written; beyond that calls end with `StoreBusy`.
+        eager: a connection that was lost is made anew before a call needs it.
         longest_wait_s: longest wait between two tries to connect.
 
     Results are values, errors too: a future never raises, so nothing is lost when a caller went away.
     """
 
     def __init__(
-        self, owner: Owner, *, name: str, timeout_s: float, max_calls: int, max_bytes: int, longest_wait_s: float
+        self,
+        owner: Owner,
+        *,
+        name: str,
+        timeout_s: float,
+        max_calls: int,
+        max_bytes: int,
+        eager: bool,
+        longest_wait_s: float,
     ) -> None:
         self._owner = owner
         self._name = name
@@ -148,6 +160,7 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
         self._wait_s = _FIRST_WAIT_S
         self._scheduled = False
+        self._returns = eager
         self._eager = False
         self._check_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
@@ -287,9 +300,11 @@ class Link:
         self.primary, self.endpoint = facts.get("run_id", ""), endpoint
         self.connections += 1
         self._connection = connection
+        self._eager = self._returns
         connection.take_over(self._answered, self.lose, self._flush)
         self._quiet = False
         self._ping_timer = self._loop.call_later(_PING_S, self._ping)
+        self._owner.stands(self)
         self._flush()
 
     # --- writing ----------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Links:
         max_bytes: most bytes that wait to be written to one; beyond that calls end with `StoreBusy`.
         name: how the connections call themselves in CLIENT LIST.
         refresh_ms: how often Sentinels or the Cluster are asked when nothing seems wrong.
+        eager: connections are made to all primaries, and again when they are lost; else when a call needs one.
 
     Raises:
         StoreMisconfigured: the URL makes no sense.
@@ -83,6 +84,7 @@ class Links:
         self._seek = asyncio.Event()
         self._seeker: asyncio.Task[None] | None = None
         self._changed: list[Callable[[], object]] = []
+        self._watchers: list[tuple[Callable[[], object], Callable[[], object]]] = []
         self._past_connections = 0
         self._closed = False
 
@@ -136,6 +138,20 @@ class Links:
     def on_change(self, tell: Callable[[], object]) -> None:
         """Have someone told, in the event loop, whenever a primary may be elsewhere."""
         self._changed.append(tell)
+
+    def watch(self, lost: Callable[[], object], stands: Callable[[], object]) -> Callable[[], None]:
+        """Have someone told of primaries, in the event loop.
+
+        Args:
+            lost: called when the connection to a primary has ended.
+            stands: called when one stands, or has taken over a part of another, before anything is sent there.
+
+        Returns:
+            What ends it.
+        """
+        watcher = (lost, stands)
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
 
     async def primaries(self) -> Sequence[Address]:
         """Where all primaries are now, in a stable order.
@@ -258,6 +274,7 @@ class Links:
             timeout_s=self._timeout_s,
             max_calls=self._max_calls,
             max_bytes=self._max_bytes,
+            eager=self._eager,
             longest_wait_s=_LONGEST_WAIT_S if self._mode is Mode.SINGLE else _SEEKING_WAIT_S,
         )
 
@@ -353,9 +370,16 @@ class Links:
                 self._hold(call)
         return True
 
+    def stands(self, link: Link) -> None:
+        """See `Owner.stands`."""
+        for _, stands in self._watchers:
+            stands()
+
     def lost(self, link: Link, error: StoreError) -> None:
         """See `Owner.lost`."""
         self._trouble = error
+        for lost, _ in self._watchers:
+            lost()
         if self._mode is not Mode.SINGLE:
             self.seek()
             for call in link.take_back():
@@ -458,11 +482,15 @@ class Links:
                     call.resolve(error)
                 else:
                     self._hold(call)
+            for lost, _ in self._watchers:
+                lost()
             link.retire(StoreUnavailable(f"{address} is no primary any more"))
         for address in fresh.primaries:
             self._place(address)
         self._tell()
 
     def _tell(self) -> None:
+        for _, stands in self._watchers:
+            stands()
         for tell in self._changed:
             tell()

@@ -151,6 +151,14 @@ class RedisStore(
         """The `run_id` of the server that has the user now, empty when no connection to it stands."""
         return self.link.primary_of(self.keys.user(user).partition.epoch)
 
+    def watch_primaries(self, lost: Callable[[], object], stands: Callable[[], object]) -> Callable[[], None]:
+        """Have someone told, in the event loop, of each primary that is lost and of each that stands.
+
+        Returns:
+            What ends it. See `Links.watch`.
+        """
+        return self.link.watch(lost, stands)
+
     async def aclose(self) -> None:
         await asyncio.gather(*(subscription.aclose() for subscription in self._subscriptions))
         self._subscriptions.clear()
