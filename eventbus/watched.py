@@ -16,7 +16,7 @@ from eventbus.ids import ENTRY_ZERO, EntryId, RunId, ThreadId, UserId, entry_ord
 from eventbus.store.running import OperatorEvent, RunRecord, RunStore
 from eventbus.watch import RunPhase, breaches_of, open_calls
 
-__all__ = ["RunRow", "RunRows", "new_operator_events", "operator_events", "runs"]
+__all__ = ["RunRow", "RunRows", "run_row", "new_operator_events", "operator_events", "runs"]
 
 PAGE: Final = 200
 
@@ -89,7 +89,7 @@ async def runs(
         looked += len(page)
         for record in page:
             if user in (None, record.user):
-                row = _row(record)
+                row = run_row(record)
                 if state in (None, row.state):
                     seen[record.user, record.run] = row  # a scan may give one twice
         if not cursor or looked >= LOOKED_MAX:
@@ -98,7 +98,8 @@ async def runs(
     return RunRows(rows=newest[::-1], more=bool(cursor) or len(seen) > limit)
 
 
-def _row(record: RunRecord) -> RunRow:
+def run_row(record: RunRecord) -> RunRow:
+    """A run as operators see it."""
     fields = record.fields
     thread = fields.get("thread")
     return RunRow(

@@ -17,6 +17,9 @@ from starlette.routing import Route
 
 from eventbus.clock import Clock, SystemClock
 from eventbus.errors import Forbidden
+from eventbus.inspection import Timing
+from gateway.admin_acting import acting_routes
+from gateway.admin_looking import looking_routes
 from gateway.admin_revocations import AdminAccess, operator_of, revocation_routes
 from gateway.auth import Authenticator
 from gateway.config import NodeSettings, load_authenticator
@@ -72,6 +75,7 @@ def make_admin_app(
     authenticator: Authenticator | None,
     clock: Clock | None = None,
     access: AdminAccess | None = None,
+    settings: NodeSettings | None = None,
 ) -> Starlette:
     """Make the HTTP side of the admin port.
 
@@ -80,6 +84,7 @@ def make_admin_app(
         authenticator: verifies the token that looking needs; None when the port is for this machine alone.
         clock: for the tokens.
         access: to what operators do, which needs a token in any case; None when nothing can be done here.
+        settings: of the installation; None when operators neither look nor act here.
     """
     doorman = _Doorman(authenticator, clock or SystemClock(), access)
 
@@ -97,9 +102,17 @@ def make_admin_app(
             Route("/metrics", metrics, methods=["GET"]),
             Route("/healthz", health, methods=["GET"]),
             *([] if access is None else revocation_routes(access)),
+            *([] if access is None or settings is None else operator_routes(access, settings)),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
+
+
+def operator_routes(access: AdminAccess, settings: NodeSettings) -> list[Route]:
+    """The routes on which operators look and act."""
+    delivery = settings.delivery
+    timing = Timing(ack_timeout_ms=delivery.ack_timeout_ms, max_wait_ms=delivery.max_wait_ms, jitter=delivery.jitter)
+    return [*looking_routes(access, settings.store, timing), *acting_routes(access, settings.store.partitions)]
 
 
 def admin_authenticator(settings: NodeSettings) -> Authenticator | None:

@@ -199,7 +199,7 @@ async def run_node(
         figures.lag.start()
         access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
         looking = None if is_loopback(listen.admin_host) else access.authenticator
-        app = make_admin_app(figures, authenticator=looking, access=access)
+        app = make_admin_app(figures, authenticator=looking, access=access, settings=settings)
         admin = await serve_admin(app, admin_sockets)
         if started is not None:
             await started(node)

@@ -335,7 +335,7 @@ async def run_workers(settings: NodeSettings) -> int:
         async with watched_revocations(settings) as access:
             # The one of the access, whose keys are looked at again.
             looking = None if is_loopback(listen.admin_host) else access.authenticator
-            app = make_admin_app(supervisor, authenticator=looking, access=access)
+            app = make_admin_app(supervisor, authenticator=looking, access=access, settings=settings)
             admin = await serve_admin(app, admin_sockets)
             return await supervisor.run(stop)
     finally:

@@ -37,8 +37,11 @@ __all__ = [
     "confirmations_of_entry",
     "dead_letter",
     "dead_letters",
+    "entry_or_none",
     "fate",
     "parse_dead_id",
+    "partition_of",
+    "records_of",
     "state_of_entry",
 ]
 
@@ -151,7 +154,7 @@ async def dead_letters(
     """
     after = parse_dead_id(cursor, "cursor") if cursor else None
     since = _before(EntryId(f"{since_ms}-0"))
-    numbers = [_partition_of(user, partitions)] if user else await store.dead_letter_partitions()
+    numbers = [partition_of(user, partitions)] if user else await store.dead_letter_partitions()
     lines = [_DeadLine(store, number, _start(number, since, after), user) for number in numbers]
     await asyncio.gather(*(line.load() for line in lines))
     heads = [(line.order, number) for number, line in enumerate(lines) if line.rows]
@@ -236,7 +239,7 @@ async def fate(
         partitions: of the installation.
         records_kept: whether acks are recorded (`EVENTBUS_CONFIRMATION_RECORDS`).
     """
-    partition = _partition_of(user, partitions)
+    partition = partition_of(user, partitions)
     found = await _find(store, user, event_or_entry)
     dead: Sequence[DeadLetterRecord]
     if found is not None:
@@ -244,12 +247,12 @@ async def fate(
         dead = await _dead_of(store, partition, user, entry_order(entry)[0], lambda letter: letter.entry == entry)
     else:
         dead = await _dead_of(store, partition, user, 0, lambda letter: event_or_entry in (letter.event, letter.entry))
-        gone = dead[0].entry if dead else _entry_or_none(event_or_entry)
+        gone = dead[0].entry if dead else entry_or_none(event_or_entry)
         if gone is None:
             return None
         entry = gone
         dead = [letter for letter in dead if letter.entry == entry]
-    records = await _records_of(store, user, entry)
+    records = await records_of(store, user, entry)
     known = {record.session: record for record in await store.sessions(user)}
     names = sorted({*known, *records, *(letter.session for letter in dead)})
     pending = dict(
@@ -300,14 +303,14 @@ async def confirmations_of(store: Store, user: UserId, event_or_entry: str) -> l
 async def confirmations_of_entry(store: Store, user: UserId, entry: EntryId) -> list[Confirmation]:
     """As `confirmations_of`, of an entry that is known, also when it is not stored any more."""
     standing = Standing(entry)
-    for records in (await _records_of(store, user, entry)).values():
+    for records in (await records_of(store, user, entry)).values():
         for record in records:
             standing.add(record)
     return standing.all()
 
 
 async def _find(store: Store, user: UserId, wanted: str) -> StoredEntry | None:
-    entry = _entry_or_none(wanted)
+    entry = entry_or_none(wanted)
     if entry is not None and (stored := await store.entry(user, entry)) is not None:
         return stored
     made_ms = event_id_time_ms(EventId(wanted))
@@ -342,7 +345,7 @@ async def _dead_of(
     return found
 
 
-async def _records_of(store: Store, user: UserId, entry: EntryId) -> dict[SessionId, list[ConfirmationRecord]]:
+async def records_of(store: Store, user: UserId, entry: EntryId) -> dict[SessionId, list[ConfirmationRecord]]:
     """What sessions did with an entry. A record is written after its entry, by the same clock."""
     after, found = _before(EntryId(f"{entry_order(entry)[0]}-0")), dict[SessionId, list[ConfirmationRecord]]()
     for _ in range(0, _SCANNED_MAX, _PAGE):
@@ -378,7 +381,8 @@ def _is_shared(body: bytes) -> bool:
         return False
 
 
-def _entry_or_none(text: str) -> EntryId | None:
+def entry_or_none(text: str) -> EntryId | None:
+    """An entry id, None when it is none."""
     try:
         return parse_entry_id(text)
     except InvalidField:
@@ -393,5 +397,6 @@ def _before(entry: EntryId) -> EntryId:
     return EntryId(f"{ms - 1}-{_SEQUENCE_MAX}") if ms else ENTRY_ZERO
 
 
-def _partition_of(user: UserId, partitions: int) -> int:
+def partition_of(user: UserId, partitions: int) -> int:
+    """The partition of a user."""
     return crc32(user.encode()) % partitions

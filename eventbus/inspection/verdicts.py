@@ -210,7 +210,7 @@ FATE_EXPLANATIONS: Final[Mapping[Fate, str]] = {
     Fate.EXPIRED: "it was past its `expires_ms` before it was delivered",
     Fate.DEAD_LETTERED: "given up; `eventbus replay` gives it to the session again",
     Fate.SKIPPED: "an operator took it off the session; `eventbus audit` says who and why",
-    Fate.TRIMMED: "it left the stream before it was delivered (see EVENTBUS_MAX_STREAM_ENTRIES); the client is told of a gap",
+    Fate.TRIMMED: "it left the stream undelivered (see EVENTBUS_MAX_STREAM_ENTRIES); the client is told of a gap",
     Fate.RELEASED: "another session of the user acked it (`deliver: any`)",
     Fate.BEFORE_SESSION: "it was stored before the session began, and that began with what was new",
     Fate.UNKNOWN: "it left the stream, and nothing recorded what this session did with it",
