@@ -35,12 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "corner(id): the dangerous corner (docs/corners.md) whose rule the test holds")
 
 
-def _once(kind: str) -> Any:
-    # With several test processes all its tests are one process's, for its servers take seconds to start.
+def once(kind: str) -> Any:
+    """A kind whose servers take seconds to start: its tests are slow ones, and all of one test process."""
     return pytest.param(kind, marks=[pytest.mark.slow, pytest.mark.xdist_group(f"contract-{kind}")])
 
 
-@pytest.fixture(params=[MEMORY, *SERVERS, _once(REDIS_8), _once(CLUSTER), _once(SENTINEL)])
+@pytest.fixture(params=[MEMORY, *SERVERS, once(REDIS_8), once(CLUSTER), once(SENTINEL)])
 def world_kind(request: pytest.FixtureRequest) -> str:
     """Which store the test runs over."""
     kind: str = request.param

@@ -10,7 +10,7 @@ from eventbus.config import StreamFullPolicy
 from eventbus.errors import NotReplicated, StreamFull
 from eventbus.ids import ENTRY_ZERO, EntryId, EventId, SessionId, UserId, entry_order
 from eventbus.store import Append, Appended, Durability, StoredEntry
-from tests.contract.conftest import MakeWorld
+from tests.contract.conftest import CLUSTER, MEMORY, SENTINEL, SERVERS, MakeWorld, once
 from tests.contract.worlds import ALICE, World, fence_of, stored
 
 BOB = UserId("bob")
@@ -270,12 +270,22 @@ async def test_event_at_the_cap_that_was_refused_may_be_published_again(make_wor
     assert await world.received(fence) == ["e1"]
 
 
+@pytest.mark.parametrize("world_kind", [MEMORY, *SERVERS], indirect=True)
 async def test_publish_that_no_replica_confirms_says_so_and_is_stored(world: World) -> None:
     (result,) = await world.store.append([event("e1", body=b"e1")], Durability.REPLICATED)
 
     assert isinstance(result, NotReplicated)
     assert result.retryable
     assert await world.retained() == ["e1"]
+
+
+@pytest.mark.parametrize("world_kind", [once(CLUSTER), once(SENTINEL)], indirect=True)
+async def test_publish_that_a_replica_confirms_says_nothing(world: World) -> None:
+    """Of users on all primaries of a Cluster."""
+    users = [UserId(f"user{number}") for number in range(30)]
+    results = await world.store.append([event("e1", user=user) for user in users], Durability.REPLICATED)
+
+    assert len([stored(result) for result in results]) == len(users)
 
 
 async def test_empty_batch_stores_nothing(world: World) -> None:
