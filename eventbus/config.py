@@ -47,6 +47,8 @@ MIB: Final = 1024 * KIB
 
 _AS_RETENTION: Final = 0
 
+_MANY_SERVERS: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
 # What only a node reads (`gateway.config`). An agent beside a node in one environment must not call these unknown;
 # tests/unit/test_config.py holds the list against the node's settings.
 NODE_VARIABLES: Final = (
@@ -129,14 +131,29 @@ def _url_problem(url: str) -> str | None:
         parts = urlsplit(url)
         if parts.scheme == "unix":
             return None if parts.path else "the path of the socket is missing"
+        if parts.scheme in _MANY_SERVERS:
+            return _servers_problem(parts.netloc.rpartition("@")[2], parts.scheme, parts.path)
         if parts.scheme not in ("redis", "rediss"):
-            return "its scheme is none of redis, rediss and unix"
+            return "its scheme is none of redis, rediss, unix, redis+sentinel and redis+cluster"
         if not parts.hostname:
             return "the host is missing"
         if parts.port == 0:
             return "port 0 is none"
     except ValueError:
         return "it is no URL"
+    return None
+
+
+def _servers_problem(listed: str, scheme: str, path: str) -> str | None:
+    """What is wrong with `host:port,host:port` of Sentinels or of a Cluster."""
+    for server in listed.split(","):
+        parts = urlsplit(f"//{server}")
+        if not parts.hostname:
+            return "a host is missing"
+        if parts.port == 0:
+            return "port 0 is none"
+    if scheme.endswith("sentinel") and not path.strip("/"):
+        return "the name of the primary is missing: redis+sentinel://host:26379/name"
     return None
 
 
@@ -148,7 +165,10 @@ def redacted_url(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _RedisUrl:
-    allowed: str = "a URL such as redis://host:6379/0, rediss://user:password@host:6380/0 or unix:///path/to/socket"
+    allowed: str = (
+        "a URL such as redis://host:6379/0, rediss://user:password@host:6380/0, unix:///path/to/socket,"
+        " redis+sentinel://host:26379,host:26379/name/0 or redis+cluster://host:6379,host:6379"
+    )
 
     def parse(self, text: str) -> str:
         return text

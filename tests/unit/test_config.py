@@ -335,6 +335,11 @@ def test_tls_needs_both_files(given: str, missing: str) -> None:
         "redis://host:99999",
         "redis://[::1",
         "unix://",
+        "redis+sentinel://a:1,b:2",
+        "redis+cluster://a:1,,b:2",
+        "redis+cluster://a:0",
+        "redis+cluster://:secret@a:x",
+        "redis+other://a:1",
     ],
 )
 def test_an_address_of_redis_that_is_none_is_refused_without_showing_it(url: str) -> None:
@@ -343,7 +348,18 @@ def test_an_address_of_redis_that_is_none_is_refused_without_showing_it(url: str
     assert "secret" not in message
 
 
-@pytest.mark.parametrize("url", ["redis://h", "rediss://u:p@h:1/2", "unix:///run/redis.sock", "redis://[::1]:6379"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "rediss://u:p@h:1/2",
+        "unix:///run/redis.sock",
+        "redis://[::1]:6379",
+        "redis+sentinel://u:p@a:26379,b:26379/bus/0",
+        "redis+cluster://a:6379,[::1]:6379",
+        "rediss+cluster://u:p@a:6379/0?ssl_ca_certs=/etc/ca.pem",
+    ],
+)
 def test_an_address_of_redis_is_taken(url: str) -> None:
     assert Settings.from_env({"EVENTBUS_REDIS_URL": url}).redis_url == url
 
