@@ -11,7 +11,7 @@ import hiredis
 
 from eventbus.config import StoreSettings
 from eventbus.ids import UserId
-from eventbus.store.batcher import pack
+from eventbus.store.command import pack
 from eventbus.store.keys import Keys
 
 __all__ = ["Raw"]

@@ -48,7 +48,7 @@ from eventbus.store.answers import (
     whole,
     whole_numbers,
 )
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.keys import Keys, idempotency_field
 from eventbus.store.run_commands import step_arguments, step_refused
 from eventbus.store.scripts import script

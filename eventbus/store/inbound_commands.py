@@ -9,7 +9,7 @@ from eventbus.config import StoreSettings
 from eventbus.errors import StoreError, StreamFull
 from eventbus.ids import EntryId, RunId, SessionId, ThreadId, UserId
 from eventbus.store.answers import nothing, whole
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.commands import Commands
 from eventbus.store.inbound import (
     COMMANDS_MAX,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from eventbus.errors import StoreError, StoreUnavailable
@@ -21,14 +22,14 @@ from eventbus.store.answers import (
     dead_letter,
     facts_of,
     nothing,
-    scan_page,
     settings_of,
     time_ms_of,
     whole,
 )
-from eventbus.store.batcher import Command
+from eventbus.store.command import Command
 from eventbus.store.linked import Linked
 from eventbus.store.listening import probe_message
+from eventbus.store.topology import Address
 
 __all__ = ["Operating"]
 
@@ -99,19 +100,13 @@ class Operating(Linked):
 
     async def users(self, cursor: str, count: int) -> tuple[Sequence[UserId], str]:
         """See `Store.users`."""
-        at = cursor or "0"
-        users: list[UserId] = []
+        at, users = cursor, list[UserId]()
         for _ in range(_SCAN_ROUNDS):
-            at, keys = await self._call(
-                Command(
-                    ("SCAN", at, "MATCH", self.keys.stream_pattern(), "COUNT", max(10, count), "TYPE", "stream"),
-                    scan_page,
-                )
+            keys, at = await self._scan(
+                at, "MATCH", self.keys.stream_pattern(), "COUNT", max(10, count), "TYPE", "stream"
             )
             users += [user for key in keys if (user := self.keys.user_of_stream(key)) is not None]
-            if at == "0":
-                return users, ""
-            if users:
+            if users or not at:
                 break
         return users, at
 
@@ -157,10 +152,22 @@ class Operating(Linked):
     # --- the server -------------------------------------------------------------------------------------------------
 
     async def info(self) -> StoreInfo:
-        """See `Store.info`. Settings that the user may not read are left out."""
-        facts = self.link.execute(Command(("INFO",), facts_of))
-        clock = self.link.execute(Command(("TIME",), time_ms_of))
-        config = self.link.execute(Command(("CONFIG", "GET", *_DOCTOR_SETTINGS), settings_of))
+        """See `Store.info`. Of a Cluster: the first primary, with the memory of all and the fewest replicas of any."""
+        first, *others = await self.infos()
+        return replace(
+            first,
+            memory_bytes=first.memory_bytes + sum(other.memory_bytes for other in others),
+            replicas=min([first.replicas, *(other.replicas for other in others)]),
+        )
+
+    async def infos(self) -> Sequence[StoreInfo]:
+        """The server behind it, of a Cluster each primary. Settings that the user may not read are left out."""
+        return await asyncio.gather(*(self._info(place) for place in await self.link.primaries()))
+
+    async def _info(self, at: Address) -> StoreInfo:
+        facts = self.link.execute(Command(("INFO",), facts_of), at)
+        clock = self.link.execute(Command(("TIME",), time_ms_of), at)
+        config = self.link.execute(Command(("CONFIG", "GET", *_DOCTOR_SETTINGS), settings_of), at)
         known, time_ms, settings = await facts, await clock, await config
         if isinstance(known, StoreError):
             raise known

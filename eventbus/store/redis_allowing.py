@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eventbus.ids import UserId
 from eventbus.store.allowing import ALLOWANCES_LIFE_MS, Spending
 from eventbus.store.answers import whole
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.keys import Keys
 from eventbus.store.linked import Linked
 from eventbus.store.scripts import script

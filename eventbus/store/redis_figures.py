@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from eventbus.errors import StoreError
 from eventbus.ids import NodeName, SessionId, ThreadId, UserId
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.figures import Counts, OnlinePage, OnlineRecord, ThreadPage, ThreadRecord
 from eventbus.store.linked import Linked
 from eventbus.store.scripts import script

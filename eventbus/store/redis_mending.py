@@ -11,7 +11,7 @@ from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
 from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId
 from eventbus.store.answers import nothing, scan_page, whole
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.keys import Keys
 from eventbus.store.mending import (
     AUDIT_LIFE_MS,
@@ -128,7 +128,9 @@ class RedisMending(Operating):
         found: set[str] = set()
         at, pattern = "0", self.keys.runs_pattern_of(user)
         while True:
-            at, page = await self._call(Command(("SCAN", at, "MATCH", pattern, "COUNT", _SCAN_COUNT), scan_page))
+            # On the server that has the user: everything of one is there.
+            words = ("SCAN", at, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+            at, page = await self._call(Command(words, scan_page, key=self.keys.user(user).stream))
             found.update(key for key in page if self.keys.is_of(user, key))
             if at == "0":
                 return found

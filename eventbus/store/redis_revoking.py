@@ -10,7 +10,7 @@ import orjson
 
 from eventbus.errors import StoreError, TooManyRevocations
 from eventbus.ids import SessionId, UserId
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.keys import Keys
 from eventbus.store.operating import Operating
 from eventbus.store.revoking import (

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, UserId
 from eventbus.store import run_commands as commands
-from eventbus.store.answers import scan_page, whole
-from eventbus.store.batcher import Command
+from eventbus.store.answers import whole
+from eventbus.store.command import Command
 from eventbus.store.linked import Linked
 from eventbus.store.running import DueRecord, Lease, OperatorEvent, RunRecord, RunRequest, Settlement
 
@@ -43,21 +43,17 @@ class RedisRuns(Linked):
 
     async def runs(self, cursor: str, count: int) -> tuple[Sequence[RunRecord], str]:
         """See `RunStore.runs`."""
-        at = cursor or "0"
+        at = cursor
         for _ in range(_SCAN_ROUNDS):
-            at, keys = await self._call(
-                Command(
-                    ("SCAN", at, "MATCH", self.keys.run_pattern(), "COUNT", max(10, count), "TYPE", "hash"), scan_page
-                )
-            )
+            keys, at = await self._scan(at, "MATCH", self.keys.run_pattern(), "COUNT", max(10, count), "TYPE", "hash")
             named = [name for key in keys if (name := self.keys.run_of(key)) is not None]
             answers = await self._all([self._read_run(*name) for name in named])
             for answer in answers:
                 if isinstance(answer, StoreError):
                     raise answer
             found = [answer for answer in answers if isinstance(answer, RunRecord)]
-            if at == "0" or found:
-                return found, "" if at == "0" else at
+            if found or not at:
+                return found, at
         return [], at
 
     async def due(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[DueRecord] | StoreError]:

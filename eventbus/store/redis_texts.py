@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, ThreadId, UserId
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.keys import Keys
 from eventbus.store.linked import Linked
 from eventbus.store.scripts import script

@@ -8,7 +8,7 @@ from typing import Any
 from eventbus.errors import StoreError
 from eventbus.ids import UserId
 from eventbus.store.answers import whole
-from eventbus.store.batcher import Command
+from eventbus.store.command import Command
 from eventbus.store.keys import Keys
 from eventbus.store.operating import Operating
 from eventbus.store.scripts import script

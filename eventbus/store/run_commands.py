@@ -9,7 +9,7 @@ from eventbus.config import StoreSettings
 from eventbus.errors import OutOfOrder, RunClosed
 from eventbus.ids import EntryId, EventId, RunId, UserId, entry_order
 from eventbus.store.answers import whole
-from eventbus.store.batcher import Argument, Command
+from eventbus.store.command import Argument, Command
 from eventbus.store.keys import Keys
 from eventbus.store.running import (
     OPERATOR_EVENTS_LIFE_MS,

@@ -33,7 +33,7 @@ from eventbus.store import (
 from eventbus.store import inbound_commands as inbound
 from eventbus.store import run_commands as runs
 from eventbus.store.allowing import ALLOWANCES_LIFE_MS, Spending
-from eventbus.store.batcher import Command
+from eventbus.store.command import Command
 from eventbus.store.commands import Commands
 from eventbus.store.figures import ThreadRecord
 from eventbus.store.inbound import Answer, AnsweredBy, Ask, NewCommand, TakeCommands
