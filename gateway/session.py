@@ -376,8 +376,9 @@ class Session:
             self._host.spans.ended(self.connection_id, ids, outcome)
 
     def _step(self, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
-        backlog_bytes = self._host.settings.liveness.backlog_bytes
-        if isinstance(effect, moves.Redeliver) and self.connection.buffered_bytes > backlog_bytes:
+        connection, most_bytes = self.connection, self._host.settings.liveness.backlog_bytes
+        unread = not connection.writable or connection.buffered_bytes > most_bytes
+        if unread and isinstance(effect, moves.Redeliver):
             # The client has not even read the copies before: another one would only pile up, and count against it.
             self.apply(moves.StepFailed([entry.id for entry in effect.entries]))
         else:
