@@ -54,7 +54,7 @@ def acting_routes(access: AdminAccess, partitions: int) -> list[Route]:
             if confirm != planned.count:
                 error = {
                     "code": "not_confirmed",
-                    "message": f"{planned.count} items are concerned, not {confirm}: look at the plan and confirm again",
+                    "message": f"{planned.count} items are concerned, not {confirm}: look at the plan again",
                 }
                 return answer({"error": error, "planned": _plan(planned)}, 409)
             done = await actions.carry_out(planned)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import click
 
+from eventbus.cli.acting import COMMANDS as ACTING
 from eventbus.cli.common import CommandGroup, version
+from eventbus.cli.dead import dead
 from eventbus.cli.doctor import doctor
+from eventbus.cli.event import event, user
 from eventbus.cli.figures import rates, schemas
-from eventbus.cli.looking import dead, event, nodes, pending, sessions
+from eventbus.cli.looking import nodes, pending, sessions
+from eventbus.cli.overview import audit, completion, paused, top
 from eventbus.cli.publish import publish
 from eventbus.cli.revoke import revocations, revoke
 from eventbus.cli.runs import operator_events, runs
@@ -44,6 +48,7 @@ for _command in (
     token,
     pending,
     sessions,
+    user,
     event,
     dead,
     runs,
@@ -54,6 +59,11 @@ for _command in (
     revoke,
     revocations,
     doctor,
+    top,
+    *ACTING,
+    paused,
+    audit,
+    completion,
 ):
     cli.add_command(_command)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import getpass
 import json
 from typing import IO, TYPE_CHECKING, Final
 
 import click
 
+from eventbus.cli.acting import who
 from eventbus.cli.common import as_json_option, opened, redis_option, settings_of
 from eventbus.cli.output import clock_time, note, plain, print_json, print_table
 from eventbus.clock import SystemClock
@@ -55,7 +55,7 @@ def revoke(
         if jti is not None:
             raise click.UsageError("give --jti or --token")
         asked |= _claims_of(token_file.read())
-    request = revocation_asked_for({name: value for name, value in asked.items() if value is not None}, by=_who())
+    request = revocation_asked_for({name: value for name, value in asked.items() if value is not None}, by=who())
     settings = settings_of(redis_url)
     if not yes:
         click.confirm(f"Revoke {plain(_shown(request))}?", abort=True, err=True)
@@ -78,13 +78,6 @@ def _claims_of(token: str) -> dict[str, object]:
     if not isinstance(jti, str):
         raise InvalidField("token", "has no `jti`: revoke its user")
     return {"jti": jti, "expires_ms": expires_s * 1000 if isinstance(expires_s, int) else None}
-
-
-def _who() -> str:
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container whose user has no name
-        return "cli"
 
 
 def _shown(request: Revoke) -> str:
