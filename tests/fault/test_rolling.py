@@ -55,7 +55,7 @@ async def phones(fleet: Fleet) -> AsyncIterator[list[Phone]]:
             published += 1
             for phone in made:
                 await bus.publish(user=phone.user, type="note", data={"number": published})
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # real time: the pace of a publisher
 
     async with Bus.from_env(redis_url=fleet.server.url) as bus:
         running = [asyncio.ensure_future(phone.subscriber.run()) for phone in made]

@@ -10,9 +10,10 @@ import pytest
 
 from eventbus.clock import Clock
 from eventbus.errors import CloseCode, StoreUnavailable
+from eventbus.ids import NodeName
 from eventbus.store import NodeRecord
 from eventbus.testing import ManualClock
-from gateway.drain import ANNOUNCE_MS, LINGER_MS, SPREAD_MAX_MS, drain, reconnect_after_ms
+from gateway.drain import ANNOUNCE_MS, LINGER_MS, SPREAD_MAX_MS, drain, reconnect_after_ms, taken_per_second
 from tests.support.bench import Bench, BenchClient
 from tests.support.waiting import until
 
@@ -162,6 +163,43 @@ async def test_a_drain_without_any_client_takes_the_same_steps(bench: Bench) -> 
     node = Drained(bench)
     await node.run()
     assert node.log == ["draining", "close", "wait", "leave"]
+
+
+def node(state: str = "ready", **figures: int) -> NodeRecord:
+    return NodeRecord(node=NodeName("n2"), address="a", version="1", state=state, started_ms=1, figures=figures)
+
+
+@pytest.mark.requirement("R10")
+def test_the_more_nodes_take_clients_and_the_more_each_takes_the_sooner_they_are_back() -> None:
+    roomy = node(room=50_000, handshakes_per_second=2_000)
+    assert taken_per_second(10_000, [roomy, roomy]) == 1_000
+    assert taken_per_second(10_000, [roomy, node(room=50_000, handshakes_per_second=400)]) == 600
+    assert taken_per_second(10_000, [roomy, node("not_ready"), node("draining")]) == 500
+    assert reconnect_after_ms(9_999, 10_000, 1_000) == pytest.approx(10_000, abs=60)
+
+
+@pytest.mark.requirement("R10")
+def test_clients_for_whom_there_is_no_room_come_back_as_slowly_as_they_may() -> None:
+    full = node(room=100, handshakes_per_second=2_000)
+    assert reconnect_after_ms(999, 1_000, taken_per_second(1_000, [full, full])) > SPREAD_MAX_MS - 60
+
+
+@pytest.mark.requirement("R10")
+def test_what_nobody_tells_is_taken_as_500_a_second() -> None:
+    assert taken_per_second(10, []) == 500
+    assert taken_per_second(10, [node("draining")]) == 500
+    assert taken_per_second(10_000, [node(connections=7)]) == 500, "a release that does not tell its room"
+    assert taken_per_second(10_000, [node(room=50_000, handshakes_per_second=0)]) == 500, "no limit"
+
+
+@pytest.mark.requirement("R10")
+async def test_the_waits_that_clients_are_told_follow_from_what_the_other_nodes_take(bench: Bench) -> None:
+    clients = [await bench.open(session=f"s{number}") for number in range(4)]
+    drained = Drained(bench, *clients)
+    drained.other_nodes = [node(room=50_000, handshakes_per_second=4)]
+    await drained.run()
+    waits = sorted(client.of("goaway")[0]["reconnect_after_ms"] for client in clients)
+    assert waits == [50, 1_050, 2_050, 3_050]
 
 
 @pytest.mark.requirement("R10")

@@ -11,6 +11,7 @@ import pytest
 from eventbus.store import Ticket
 from eventbus.testing import ManualClock
 from eventbus.tokens import make_token
+from gateway.admission import Entry
 from gateway.gatekeeper import Doorkeeper
 from gateway.handshake import Accept, AcceptThenClose, Decision, Reject, Subprotocol, UpgradeRequest
 from gateway.identities import claims_of
@@ -38,9 +39,11 @@ class Door:
             counters=bench.node.counters,
         )
 
-    async def ask(self, *, client: str = "192.0.2.1", query: str = "", **headers: str) -> Decision:
+    async def ask(
+        self, *, client: str = "192.0.2.1", query: str = "", path: str = "/v1/connect", **headers: str
+    ) -> Decision:
         request = UpgradeRequest(
-            path="/v1/connect",
+            path=path,
             query=query,
             headers=headers,
             offered=(),
@@ -188,3 +191,56 @@ async def test_clients_behind_a_trusted_proxy_that_names_none_are_not_limited_as
         door = Door(bench)
         for _ in range(5):
             assert isinstance(await door.ask(client="10.1.2.3"), Accept)
+
+
+HEAD = b"GET /v1/connect HTTP/1.1\r\nHost: bus.example\r\n"
+
+
+def _busy(door: Door) -> None:
+    door.attaching = 1_000_000
+
+
+@pytest.mark.requirement("R10")
+async def test_in_a_storm_who_can_not_wait_gets_a_503_with_a_time_by_the_first_bytes(door: Door) -> None:
+    _busy(door)
+    assert door.keeper.enters(0) is Entry.WAIT
+    assert door.keeper.enters(1_000_000) is Entry.AWAY
+    assert not door.keeper.next_enters()
+    reject = door.keeper.away(HEAD + b"\r\n")
+    assert reject is not None
+    status, code, wait = refusal(reject)
+    assert (status, code) == (503, "overloaded")
+    assert 1 <= int(wait or 0) <= 15
+    assert door.keeper.away(HEAD + b"ORIGIN: http://bus.example\r\n\r\n") is None, "a browser can not read that"
+
+
+@pytest.mark.requirement("R10")
+async def test_in_a_storm_a_browser_is_told_by_a_goaway_and_a_foreign_page_by_a_403(door: Door) -> None:
+    def asked(**headers: str) -> Decision:
+        peer = "192.0.2.1"
+        return door.keeper.away_request(
+            UpgradeRequest(
+                path="/v1/connect",
+                query="",
+                headers=headers,
+                offered=(),
+                subprotocol=Subprotocol.JSON,
+                peer=peer,
+                client=peer,
+                scheme="http",
+            )
+        )
+
+    told = asked(**PAGE)
+    assert isinstance(told, AcceptThenClose)
+    assert told.code == 4007
+    assert told.come_back_ms is not None
+    assert 1_000 <= told.come_back_ms <= 15_000
+    assert refusal(asked(origin="http://evil.example", host="bus.example"))[:2] == (403, "forbidden_origin")
+
+
+@pytest.mark.requirement("R10")
+async def test_a_response_that_stands_for_a_socket_has_its_turn_too(door: Door) -> None:
+    _busy(door)
+    assert isinstance(await door.ask(authorization=door.token()), Accept), "a socket has had its turn in the lobby"
+    assert refusal(await door.ask(path="/v1/sse", authorization=door.token()))[:2] == (503, "overloaded")
