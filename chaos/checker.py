@@ -7,11 +7,11 @@ against what the publishers were answered:
   entry in it, nor that it was dropped.
 - **unrestored**: it was announced as lost in a gap, although its publisher lived, which should have sent it again, or
   although the promise of its durability was more than `memory`.
-- **unmarked**: it came again with `delivery` 1. Only after a gap `rollback` or `reset` may an event come again so,
-  under another entry id: a publisher has sent it again.
+- **unmarked**: it came again with `delivery` 1. Only an event that a server has lost may come again so, under another
+  entry id: its publisher has sent it again. The session was told of a rollback, or a fault of the store is near.
 - **disordered**: what came for the first time, unmarked, was behind something younger: by entry id (from the last
   `rollback` or `reset` on), or by the order in which one publisher published for the user.
-- **stored_twice**: it came under two entry ids, and no rollback was announced.
+- **stored_twice**: it came under two entry ids, and the store was whole all the time.
 - **foreign**, **unknown**: another user's event; an event that nobody published.
 - **handed_twice**: a client library gave it to its application twice.
 - **closed**: a connection ended with a code that says that the client did wrong, or with 1011.
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from chaos.history import Kind, Op
@@ -49,6 +49,8 @@ _ROLLED_BACK: Final = ("rollback", "reset")
 _START: Final = (-1, -1)
 # 4000 to 4499 say "come back": all others of 4500 to 4999 say that the client did wrong. 1011 is always a defect.
 _DEFECT: Final = 1011
+KEPT_MS: Final = 30_000
+"""So long does a publisher keep what it published, to send it again (`EVENTBUS_KEPT_MS`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,7 @@ class Fault:
 
     number: int
     name: str
+    group: str
     target: str
     begin_ms: int
     end_ms: int | None
@@ -115,7 +118,8 @@ class Verdict:
         received: all that came, repetitions included.
         acked: deliveries whose ack was answered.
         marked: repetitions that were marked as redeliveries.
-        restored: repetitions under another entry id after a rollback that was announced.
+        restored: repetitions under another entry id, of what a server had lost.
+        untold: of these, those of sessions that were not told of a rollback.
         gaps: gaps by reason.
         empty_gaps: gaps that cover nothing that the session missed.
         delays_ms: from publish (or the session's begin, which may be later) to first receipt, sorted.
@@ -131,6 +135,7 @@ class Verdict:
     acked: int = 0
     marked: int = 0
     restored: int = 0
+    untold: int = 0
     gaps: Counter[str] = field(default_factory=Counter)
     empty_gaps: int = 0
     dead_letters: int = 0
@@ -223,6 +228,7 @@ class _Judge:
         self._numbers: Counter[str] = Counter()
         self._crashed: set[str] = set()
         self._early: list[tuple[_Session, Op]] = []
+        self._restored: set[str] = set()
         self._last_ms = 0
 
     def take(self, op: Op) -> None:
@@ -302,21 +308,15 @@ class _Judge:
                 Fault(
                     number=value["number"],
                     name=value["name"],
+                    group=value["group"],
                     target=value["target"],
                     begin_ms=op.time_ms,
                     end_ms=None,
                 )
             )
-            return
         for place, fault in enumerate(faults):
-            if fault.number == value["number"]:
-                faults[place] = Fault(
-                    number=fault.number,
-                    name=fault.name,
-                    target=fault.target,
-                    begin_ms=fault.begin_ms,
-                    end_ms=op.time_ms,
-                )
+            if op.kind is Kind.OK and fault.number == value["number"]:
+                faults[place] = replace(fault, end_ms=op.time_ms)
 
     def _look(self, op: Op) -> None:
         for name, entries in op.value["pending"].items():
@@ -370,14 +370,23 @@ class _Judge:
         event, text = op.value["event"], op.value["entry"]
         if session.library:
             self._find("handed_twice", op.time_ms, session, event, f"{before} and {text}")
-        elif before != text and session.rolled_back:
+        elif before != text and (session.rolled_back or self._store_was_hurt(op.time_ms)):
             self._verdict.restored += 1
+            self._verdict.untold += not session.rolled_back
+            self._restored.add(event)
         elif before != text:
             self._find("stored_twice", op.time_ms, session, event, f"{before} and {text}")
         elif marked:
             self._verdict.marked += 1
         else:
             self._find("unmarked", op.time_ms, session, event, f"again as {text}")
+
+    def _store_was_hurt(self, now_ms: int) -> bool:
+        """Whether a fault of the store is so near that a publisher may send again what was lost in it."""
+        return any(
+            fault.group == "store" and (fault.end_ms is None or now_ms - fault.end_ms < KEPT_MS)
+            for fault in self._verdict.faults
+        )
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -410,8 +419,8 @@ class _Judge:
         for outcome in outcomes:
             entry = _entry(outcome.entry)
             assert entry is not None
-            if session.left and entry > newest:
-                continue
+            if session.left and (entry > newest or outcome.event in self._restored):
+                continue  # what was sent again stands behind what this session saw
             outcome.owed += 1
             covering = [gap for gap in session.gaps if gap.covers(entry)]
             for gap in covering:

@@ -15,7 +15,7 @@ it is known not to have happened, `info` when nobody can say (or for what merely
 | `close` | client | `info` user, session, connection, code, reason |
 | `state` | client | `info` user, session, state: of the client library |
 | `leave` | client | `info` user, session: it will not come back |
-| `fault` | harness | `invoke` number, name, target; `ok` number, when it is over and healed |
+| `fault` | harness | `invoke` number, name, group, target; `ok` number, when it is over and healed |
 | `died` | any | `info` code, output: a process that nobody killed has ended |
 | `look` | harness | `ok` pending (`user/session` -> entries), dead (`user`, `session`, `event`, `reason`) |
 """

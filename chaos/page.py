@@ -27,7 +27,7 @@ _MIX: Final = (
     ("announced as a gap", "announced"),
     ("acks answered", "acked"),
     ("repeated, marked", "marked"),
-    ("sent again after an announced rollback", "restored"),
+    ("sent again by their publisher after a rollback", "restored"),
     ("repeated, unmarked", "unmarked"),
     ("out of order", "disordered"),
     ("dead letters", "dead_letters"),

@@ -89,7 +89,8 @@ async def run_each(run: Run, names: Sequence[str]) -> tuple[Verdict, list[str]]:
 
 async def _harm(world: Installation, planned: Planned) -> None:
     def began(target: str) -> None:
-        world.log.write(Kind.INVOKE, "fault", number=planned.number, name=planned.name, target=target)
+        group = FAULTS[planned.name].group
+        world.log.write(Kind.INVOKE, "fault", number=planned.number, name=planned.name, group=group, target=target)
         _tell(f"{planned.name} ({target})")
 
     chance = random.Random(planned.seed)

@@ -119,6 +119,18 @@ def test_after_a_rollback_that_was_announced_an_event_may_come_again_under_anoth
     assert verdict.restored == 1
 
 
+def test_what_a_server_lost_may_come_again_under_another_entry_id_also_to_who_was_told_of_no_gap(book: Book) -> None:
+    book.published(1, 2)
+    book.received("p1")
+    book.add("harness", Kind.INVOKE, "fault", number=1, name="rollback", group="store", target="a primary")
+    book.add("harness", Kind.OK, "fault", number=1)
+    book.received("p1", entry="2-0")
+    book.received("p2", entry="2-1")
+    verdict = book.judged()
+    assert verdict.ok, verdict.findings
+    assert (verdict.restored, verdict.untold) == (1, 1)
+
+
 @pytest.mark.parametrize("came", [True, False])
 def test_a_publish_that_raised_may_have_arrived_or_not(book: Book, came: bool) -> None:
     book.published(1)
@@ -291,7 +303,7 @@ def test_a_fault_concerns_what_was_published_from_shortly_before_it_to_shortly_a
     book = Book()
     book.opened()
     book.published(1)
-    book.add("harness", Kind.INVOKE, "fault", number=1, name="node-kill", target="n")
+    book.add("harness", Kind.INVOKE, "fault", number=1, name="node-kill", group="node", target="n")
     book.published(2)
     book.add("harness", Kind.OK, "fault", number=1)
     book.published(3)
