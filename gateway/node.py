@@ -93,13 +93,14 @@ class Node:
         self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
         # Whether an event is past its time all nodes must see alike, whatever their machines' clocks say.
+        store_clock = StoreClock(self.clock, self.readiness)
         self.reader = Reader(
             self.store,
-            StoreClock(self.clock, self.readiness),
+            store_clock,
             self.counters,
             store_wait_ms=settings.liveness.store_wait_ms,
         )
-        self.sending = Sending(self.store, self.clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
+        self.sending = Sending(self.store, store_clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
         self.holding = Holding(
             self.store,

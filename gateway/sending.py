@@ -292,7 +292,7 @@ class Sending:
         """
         try:
             if session.is_open:
-                session.remind(await self._open_questions(session))
+                session.remind(await self._open_questions(session), self._clock.now_ms())
         except StoreError as error:
             self._missed(session, error)
             return False

@@ -411,13 +411,13 @@ class Session:
         if self.state is State.OPEN:
             self.apply(moves.ReleasedElsewhere(ids))
 
-    def remind(self, items: Sequence[tuple[EntryId, Payload]]) -> None:
+    def remind(self, items: Sequence[tuple[EntryId, Payload]], now_wall_ms: int) -> None:
         """Sends events again that were acked before, on whichever connection and by whichever session: the client drops
-        what it has handled. What is in flight, filtered, expired or not read yet is left out; no ack is waited for.
+        what it has handled. What is in flight, filtered, not read yet or expired at `now_wall_ms` (Unix milliseconds of
+        the store's clock) is left out; no ack is waited for.
         """
         if self.state is not State.OPEN:
             return
-        now_wall_ms = self._host.clock.now_ms()
         again = [
             moves.Sending(entry, 2, payload)
             for entry, payload in items

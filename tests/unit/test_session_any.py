@@ -41,7 +41,7 @@ async def test_a_reminder_sends_what_was_acked_and_leaves_out_what_is_in_flight_
     unread = EntryId(f"{int(held.partition('-')[0]) + 1000}-0")
 
     items = [await payload(bench, entry) for entry in (acked, held, other)]
-    client.session.remind([*items, (unread, items[0][1])])
+    client.session.remind([*items, (unread, items[0][1])], bench.clock.now_ms())
 
     assert client.events() == [(acked, 1), (held, 1), (acked, 2)]
     client.say("ack", ids=[acked], ref="again")
@@ -53,7 +53,7 @@ async def test_a_new_session_is_reminded_of_what_was_stored_before_it(bench: Ben
     (entry,) = await bench.publish()
     client = await bench.open()
 
-    client.session.remind([await payload(bench, entry)])
+    client.session.remind([await payload(bench, entry)], bench.clock.now_ms())
 
     assert client.events() == [(entry, 2)]
 
@@ -64,7 +64,7 @@ async def test_a_session_that_is_over_is_not_reminded(bench: Bench) -> None:
     reminder = [await payload(bench, entry)]
     client.hang_up()
 
-    client.session.remind(reminder)
+    client.session.remind(reminder, bench.clock.now_ms())
 
     assert client.events() == []
 
