@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -103,7 +104,7 @@ class Keeper:
         if session.is_closed:
             return AttachRefused.LOST
         try:
-            return await self._store.attach(session.attach_request())
+            return await self._store.attach(replace(session.attach_request(), wanted=lambda: not session.is_closed))
         except StoreError as error:
             self._counters.store_errors[error.code] += 1
             return None

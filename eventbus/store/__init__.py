@@ -194,6 +194,8 @@ class Attach:
         epoch: the epoch that the client knows, None when it knows none.
         live_limit: most live sessions of the user; one more is refused.
         known_limit: most sessions of the user that are kept; the longest unseen goes first.
+        wanted: whether the client is still there; an attach that waited for a connection is not made for one that has
+            gone, for it would take the session from where that client is by then.
     """
 
     fence: Fence
@@ -204,6 +206,7 @@ class Attach:
     epoch: Epoch | None
     live_limit: int
     known_limit: int
+    wanted: Callable[[], bool] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ class Command(Generic[T]):
         pinned: it goes to the primary that stood when it was called, or fails: another one may have lost what came
             before, and the caller wants to know first (D6).
         key: what decides where it goes, for a command that has no key of its own; None: the first of its keys.
+        wanted: asked before it is sent after a wait for a connection: whether it still makes sense; None: always.
     """
 
     arguments: tuple[Argument, ...]
@@ -40,6 +41,7 @@ class Command(Generic[T]):
     scripted: bool = False
     pinned: bool = False
     key: str | None = None
+    wanted: Callable[[], bool] | None = None
 
 
 def key_of(command: Command[Any]) -> str | None:

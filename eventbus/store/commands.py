@@ -68,8 +68,10 @@ def _evalsha(
     parse: Callable[[Any, str], T | StoreError],
     *,
     pinned: bool = False,
+    wanted: Callable[[], bool] | None = None,
 ) -> Command[T]:
-    return Command(("EVALSHA", script(name).sha, len(keys), *keys, *arguments), parse, scripted=True, pinned=pinned)
+    words = ("EVALSHA", script(name).sha, len(keys), *keys, *arguments)
+    return Command(words, parse, scripted=True, pinned=pinned, wanted=wanted)
 
 
 def _facts(entries: Sequence[EntryId], facts: Sequence[EntryFacts | None]) -> str:
@@ -197,6 +199,7 @@ class Commands:
                 keys.channel,
             ),
             attach_answer,
+            wanted=request.wanted,
         )
 
     def read_pending(self, fence: Fence, after: EntryId, count: int) -> Command[PendingPage | Lost]:
@@ -290,9 +293,10 @@ class Commands:
         """Count attempts."""
         keys = self.keys.user(fence.user)
         arguments: list[Argument] = [self.settings.live_ttl_ms, fence.session, fence.connection]
+        arguments += (fence.user, self.settings.retention_ms)
         for entry in entries:
             arguments += (entry.id, entry.attempts)
-        return _evalsha("redeliver", (keys.stream, keys.live), arguments, outcomes)
+        return _evalsha("redeliver", (keys.stream, keys.live, keys.partition.waiting), arguments, outcomes)
 
     def dead_letter(self, fence: Fence, letter: DeadLetter) -> Command[DeadOutcome | Lost]:
         """Give an entry up for a session."""

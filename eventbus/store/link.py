@@ -85,6 +85,12 @@ class Call:
         self.loads = self.hops = 0
         self.due = self.until = 0.0
 
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody has a use for it any more."""
+        wanted = self.command.wanted
+        return wanted is not None and not wanted()
+
     def resolve(self, result: Any) -> None:
         """It has ended with a value, which may be an error."""
         if self.results is not None:
@@ -302,6 +308,7 @@ class Link:
         self._connection = connection
         self._eager = self._returns
         connection.take_over(self._answered, self.lose, self._flush)
+        self._drop_unwanted()
         self._quiet = False
         self._ping_timer = self._loop.call_later(_PING_S, self._ping)
         self._owner.stands(self)
@@ -338,6 +345,17 @@ class Link:
         self._repeated.clear()
         batch += self._queue
         return batch
+
+    def _drop_unwanted(self) -> None:
+        """What lost its sense while it waited for the connection is not sent: an attach of a client that has gone would
+        take the session from where that client is now.
+        """
+        unwanted = [call for call in self._queue if not call.asking and call.is_unwanted]
+        if unwanted:
+            self._queue = deque(call for call in self._queue if call not in unwanted)
+            for call in unwanted:
+                self._queued_bytes -= len(call.packed)
+                call.resolve(StoreUnavailable("nobody waits for it any more"))
 
     def _ping(self) -> None:
         self._ping_timer = self._loop.call_later(_PING_S, self._ping)

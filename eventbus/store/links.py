@@ -444,7 +444,7 @@ class Links:
         held, self._held = self._held, deque()
         now = asyncio.get_running_loop().time()
         for call in held:
-            if call.until <= now:
+            if call.until <= now or call.is_unwanted:
                 call.resolve(self._expired())
             else:
                 self._route(call)
