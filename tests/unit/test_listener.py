@@ -287,6 +287,17 @@ async def test_browser_that_is_turned_away_gets_a_close_code() -> None:
 
 
 @on_both_loops
+async def test_browser_that_is_turned_away_in_a_storm_is_told_when_to_come_back() -> None:
+    gatekeeper = Always(AcceptThenClose(code=4007, reason="full", come_back_ms=2_500))
+    async with listening(gatekeeper) as listener, connected(listener.port) as client:
+        client.write(upgrade_head())
+        await client.head()
+        told = b'{"op":"goaway","reason":"rebalance","reconnect_after_ms":2500}'
+        assert await client.read_frame() == (TEXT, told)
+        assert await client.read_close() == (4007, "full")
+
+
+@on_both_loops
 async def test_gatekeeper_that_fails_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> Decision:
         raise ZeroDivisionError("secret")
