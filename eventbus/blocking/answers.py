@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -25,14 +26,16 @@ __all__ = ["BlockingAnswers"]
 T = TypeVar("T")
 
 
-class BlockingAnswers:
+class BlockingAnswers(ABC):
     """What a blocking bus answers about events, runs, sessions and threads of its users."""
 
+    @abstractmethod
     def _opened(self) -> AsyncBus:
-        raise NotImplementedError  # the bus's
+        """The bus itself. Raises: EventBusError: it is not open."""
 
+    @abstractmethod
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        raise NotImplementedError  # the bus's
+        """Run a coroutine in the bus's event loop and wait for it."""
 
     def wait(
         self, receipt: Receipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None

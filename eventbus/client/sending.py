@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,16 +20,16 @@ __all__ = ["Sending"]
 SEND_TIMEOUT_MS: Final = 30_000
 
 
-class Sending:
+class Sending(ABC):
     """The way back, over the connection that there is or the next one."""
 
     _core: Core
     _connection: Connection | None
 
     @property
+    @abstractmethod
     def _is_open(self) -> bool:
         """Whether there is a connection, or will be one."""
-        raise NotImplementedError  # the subscriber's
 
     async def send(
         self,

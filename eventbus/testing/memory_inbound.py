@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -70,13 +71,14 @@ class _Followed:
         self._forget()
 
 
-class MemoryInbound(MemoryBase):
+class MemoryInbound(MemoryBase, ABC):
     """The part of a `MemoryStore` for `eventbus.store.inbound`. Its subscription never breaks, and never polls."""
 
     _requests = 0
 
+    @abstractmethod
     def _append(self, event: Append) -> Appended | StoreError:
-        raise NotImplementedError  # the store's
+        """Store an event, as `Store.append` does for each."""
 
     def _inbound(self, user: UserId) -> Inbound:
         inbound = self._user(user).inbound
