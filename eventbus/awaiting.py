@@ -89,7 +89,7 @@ class Awaiting:
             raise StoreBusy(f"{self._waits} calls wait for confirmations already")
         wait = _Wait(entry, goal)
         line = self._lines.get(user)
-        if line is None:
+        if line is None or line.task.done():  # one that a defect has ended answers nobody
             line = self._lines[user] = _Line(self._store, self._clock, self._timers, user)
             line.task = asyncio.create_task(line.run(), name="eventbus:confirmations")
             self._tasks.add(line.task)

@@ -171,8 +171,8 @@ async def _tail(wanted: _Wanted) -> None:
                 seen += 1
                 if seen == wanted.count:
                     break
-        await asyncio.gather(*leaving)
     finally:
+        await asyncio.gather(*leaving)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 

@@ -104,6 +104,8 @@ class TextFeed:
             return
         task.cancel()
         await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._report(CallbackFailed("a defect ended the handing out of texts"), error)
 
     async def _hand_out(self, on_text: Callable[[Chunk], object]) -> None:
         async for chunk in self:
