@@ -118,14 +118,16 @@ class Call:
 
     Attributes:
         doubts: of the kept events when it began.
+        lane: of all its items.
         permit: of the breaker.
         started_ms: monotonic time.
     """
 
-    __slots__ = ("doubts", "durability", "items", "lines", "permit", "started_ms", "task")
+    __slots__ = ("doubts", "durability", "items", "lane", "lines", "permit", "started_ms", "task")
 
-    def __init__(self, durability: Durability, permit: Permit, started_ms: int, doubts: int) -> None:
+    def __init__(self, durability: Durability, permit: Permit, started_ms: int, doubts: int, lane: int = 0) -> None:
         self.doubts = doubts
+        self.lane = lane
         self.durability = durability
         self.permit = permit
         self.started_ms = started_ms

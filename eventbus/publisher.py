@@ -1,7 +1,9 @@
 """The publisher: what was made is stored, in order for each user, with retries and a breaker.
 
 All publishes of a turn of the event loop leave in one `Store.append`. A call carries at most one event of each user,
-because the store goes on after a failed event, and only so can no later event overtake it. The happy path costs a
+because the store goes on after a failed event, and only so can no later event overtake it. Where the store lies on
+several servers a call carries events of one lane alone (`eventbus.store.topology.lane_of`), so that those whose server
+is being replaced hold up nobody else's. The happy path costs a
 future a publish and a task a call; all that takes time (waits before retries, deadlines, the next probe) shares one
 alarm.
 """
@@ -42,7 +44,7 @@ __all__ = ["Publisher"]
 _log = logging.getLogger("eventbus.publisher")
 
 MAX_CALLS: Final = 8
-"""Calls to the store under way at once. While all are, publishes gather, and the next call carries more of them."""
+"""Calls of a lane under way at once. While all are, publishes gather, and the next call carries more of them."""
 MAX_CALL_EVENTS: Final = 500
 MAX_CALL_BYTES: Final = 4 * 1024 * 1024
 QUEUE_BYTES: Final = 64 * 1024 * 1024
@@ -96,7 +98,11 @@ class Publisher:
         self._was_connected = False
 
         self._lines: dict[UserId, Line] = {}
-        self._ready: deque[Line] = deque()
+        # A store on one server has one lane.
+        self._lane_of: Callable[[UserId], int] | None = getattr(store, "lane_of", None)
+        self._ready: dict[int, deque[Line]] = {}  # by lane, none of them empty
+        self._under_way: dict[int, int] = {}  # lane -> its calls
+        self._answered_ms = -1  # when the store last answered a call
         self._waiting: list[tuple[int, int, Line]] = []  # a heap: when its retry is due, a number, the line
         self._calls: set[Call] = set()
         self._ping: asyncio.Task[None] | None = None
@@ -211,7 +217,11 @@ class Publisher:
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def _make_ready(self, line: Line) -> None:
-        self._ready.append(line)
+        lane = 0 if self._lane_of is None else self._lane_of(line.user)
+        ready = self._ready.get(lane)
+        if ready is None:
+            ready = self._ready[lane] = deque()
+        ready.append(line)
         self._schedule_flush()
 
     def _schedule_flush(self) -> None:
@@ -226,22 +236,32 @@ class Publisher:
         if self._has_lost_connection():
             # No call has failed, it went away between two of them; and who answers next may be another.
             self._kept.doubt(now_ms)
-        while self._ready and len(self._calls) < MAX_CALLS and not self._ended:
+        for lane in list(self._ready):
+            if not self._flush_lane(lane, now_ms):
+                break
+        self._tell_breaker()
+        self._tell_closing()
+
+    def _flush_lane(self, lane: int, now_ms: int) -> bool:
+        """Sends what is ready in a lane, as far as its calls go. Returns False when the breaker lets nothing pass."""
+        while (ready := self._ready.get(lane)) and self._under_way.get(lane, 0) < MAX_CALLS and not self._ended:
             permit = self._breaker.ask(now_ms)
             if permit is Permit.WAIT:
                 if next_probe_ms := self._next_probe_ms():
                     self._arm(next_probe_ms)
-                break
-            calls = self._collect(permit, now_ms)
+                return False
+            calls = self._collect(lane, ready, permit, now_ms)
             for call in calls:
                 self._calls.add(call)
+                self._under_way[lane] = self._under_way.get(lane, 0) + 1
                 call.task = self._loop.create_task(self._run(call, self._losses), name="eventbus-append")
             if calls:
                 self._arm(now_ms + self._call_limit_ms)
             elif permit is Permit.PROBE:
                 self._breaker.withdrawn()
-        self._tell_breaker()
-        self._tell_closing()
+            if not ready and self._ready.get(lane) is ready:
+                del self._ready[lane]
+        return True
 
     def _primary_lost(self) -> None:
         self._losses += 1
@@ -262,13 +282,13 @@ class Publisher:
         lost, self._was_connected = self._was_connected, False
         return lost
 
-    def _collect(self, permit: Permit, now_ms: int) -> Sequence[Call]:
+    def _collect(self, lane: int, ready: deque[Line], permit: Permit, now_ms: int) -> Sequence[Call]:
         """Takes the next item of each ready line, as far as they fit into one call for each durability."""
         calls: dict[Durability, Call] = {}
         events, size = 0, 0
         most = 1 if permit is Permit.PROBE else MAX_CALL_EVENTS
-        while self._ready and events < most and size < MAX_CALL_BYTES:
-            line = self._ready.popleft()
+        while ready and events < most and size < MAX_CALL_BYTES:
+            line = ready.popleft()
             item = self._next_wanted(line)
             if item is None:
                 self._go_on(line)
@@ -279,7 +299,7 @@ class Publisher:
             item.attempts += 1
             call = calls.get(item.durability)
             if call is None:
-                call = calls[item.durability] = Call(item.durability, permit, now_ms, self._kept.doubts)
+                call = calls[item.durability] = Call(item.durability, permit, now_ms, self._kept.doubts, lane)
             call.lines.append(line)
             call.items.append(item)
             events += 1
@@ -315,14 +335,18 @@ class Publisher:
 
     def _settle(self, call: Call, results: Sequence[Appended | BaseException]) -> None:
         now_ms = self._clock.monotonic_ms()
-        self._calls.discard(call)
+        if call in self._calls:
+            self._calls.remove(call)
+            self._under_way[call.lane] -= 1
         unknown = sum([isinstance(result, StoreUnavailable) for result in results])
         if unknown:
             self._kept.doubt(now_ms)
-        if unknown == len(results):
-            self._note_failure(call.permit, now_ms)
-        else:
+        if unknown < len(results):
+            self._answered_ms = now_ms
             self._note_success(call.permit)
+        elif call.permit is Permit.PROBE or self._lane_of is None or self._answered_ms < call.started_ms:
+            self._note_failure(call.permit, now_ms)
+        # Else another server of the store has answered meanwhile: one that is replaced is no reason to stop for all.
         for line, item, result in zip(call.lines, call.items, results, strict=True):
             if isinstance(result, Appended):
                 self._kept.trust(result.primary, call.doubts)

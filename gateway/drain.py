@@ -22,7 +22,7 @@ from eventbus.errors import CloseCode, StoreError
 from eventbus.store import NodeRecord
 from eventbus.wire import GoAway, GoAwayReason
 from gateway.hub import Hub
-from gateway.reader import Reader
+from gateway.lanes import Lanes
 from gateway.sending import Sending
 from gateway.session import Session
 
@@ -52,7 +52,7 @@ class Draining(Protocol):
 
     clock: Clock
     hub: Hub[Session]
-    reader: Reader
+    reader: Lanes
     sending: Sending
     drain_ms: int
 

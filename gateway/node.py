@@ -34,13 +34,13 @@ from gateway.gatekeeper import Doorkeeper
 from gateway.holding import Holding
 from gateway.hub import Hub
 from gateway.keeper import Keeper
+from gateway.lanes import Lanes
 from gateway.limits import is_within, limited_address
 from gateway.listener import Listener, ListenerSettings, serve
 from gateway.liveness import LivenessRules
 from gateway.moving import Moving
 from gateway.opening import token_of
 from gateway.quotas import Quotas
-from gateway.reader import Reader
 from gateway.readiness import Readiness, StoreClock
 from gateway.revocations import Revocations
 from gateway.rotation import Rotation
@@ -94,7 +94,7 @@ class Node:
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
         # Whether an event is past its time all nodes must see alike, whatever their machines' clocks say.
         store_clock = StoreClock(self.clock, self.readiness)
-        self.reader = Reader(
+        self.reader = Lanes(
             self.store,
             store_clock,
             self.counters,

@@ -56,6 +56,7 @@ from eventbus.store.redis_revoking import RedisRevocations
 from eventbus.store.redis_running import RedisRuns
 from eventbus.store.redis_texts import RedisTexts
 from eventbus.store.redis_waiting import RedisWaiting
+from eventbus.store.topology import lane_of, slot_of
 
 __all__ = ["RedisStore"]
 
@@ -150,6 +151,12 @@ class RedisStore(
     def primary_of(self, user: UserId) -> str:
         """The `run_id` of the server that has the user now, empty when no connection to it stands."""
         return self.link.primary_of(self.keys.user(user).partition.epoch)
+
+    def lane_of(self, user: UserId) -> int:
+        """The lane of a user, see `eventbus.store.topology.lane_of`; 0 unless the store is a Cluster."""
+        if not self.link.scattered:
+            return 0
+        return lane_of(slot_of(self.keys.user(user).partition.epoch))
 
     def watch_primaries(self, lost: Callable[[], object], stands: Callable[[], object]) -> Callable[[], None]:
         """Have someone told, in the event loop, of each primary that is lost and of each that stands.

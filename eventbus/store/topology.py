@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 __all__ = [
+    "LANES",
     "SLOTS",
     "Address",
     "Decision",
@@ -22,12 +23,16 @@ __all__ = [
     "SlotMap",
     "Step",
     "decide",
+    "lane_of",
     "parse_redirect",
     "slot_of",
 ]
 
 SLOTS: Final = 16_384
 """How many hash slots every cluster has."""
+
+LANES: Final = 12
+"""How many lanes a store over a Cluster has: a multiple of the usual numbers of primaries."""
 
 _CACHED_SLOTS: Final = 4_096
 
@@ -50,6 +55,15 @@ def slot_of(key: str | bytes) -> int:
 @lru_cache(maxsize=_CACHED_SLOTS)
 def _slot_of_tag(tag: bytes) -> int:
     return crc_hqx(tag, 0) % SLOTS
+
+
+def lane_of(slot: int) -> int:
+    """The lane of a slot, from 0 to `LANES` - 1.
+
+    What is sent in one lane waits for one another, and for no other lane. A lane is a range of slots and for ever the
+    same, while a primary's slots come and go: most lanes lie on one primary, so one that is away stops its own.
+    """
+    return slot * LANES // SLOTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from eventbus.ids import UserId
 from eventbus.store.keys import Keys
 from eventbus.store.topology import (
+    LANES,
     SLOTS,
     Address,
     SlotMap,
     Step,
     decide,
+    lane_of,
     parse_redirect,
     slot_of,
 )
@@ -276,3 +278,12 @@ def test_address_is_written_as_one_types_it() -> None:
 def test_map_of_another_size_is_no_map() -> None:
     with pytest.raises(ValueError, match="16384"):
         SlotMap([HERE])
+
+
+def test_lanes_are_ranges_of_slots_of_one_size_that_primaries_of_a_new_cluster_do_not_share() -> None:
+    lanes = [lane_of(slot) for slot in range(SLOTS)]
+    assert lanes == sorted(lanes)
+    assert set(lanes) == set(range(LANES))
+    for primaries in (2, 3, 4, 6):
+        owners = [{slot * primaries // SLOTS for slot in range(SLOTS) if lanes[slot] == lane} for lane in range(LANES)]
+        assert all(len(owned) == 1 for owned in owners)
