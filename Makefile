@@ -8,13 +8,14 @@ WORKERS ?= 3
 ARGS ?=
 export PYTHON VENV
 
-.PHONY: help demo test slow check format soak bench chaos mutants clean
+.PHONY: help demo test slow check audit format soak bench chaos mutants clean
 
 help:
 	@echo "make demo     a node, a server, an agent and a page that shows its run, on this machine"
 	@echo "make test     the tests; what needs a missing package is skipped by the package's name"
 	@echo "make slow     the tests of several seconds each: browsers, most of the faults"
-	@echo "make check    lint, format, types, import rules"
+	@echo "make check    lint, format, types, import rules, what the packages pull in"
+	@echo "make audit    ask the network whether a flaw is known of anything that is installed"
 	@echo "make format   put the code into the project's format"
 	@echo "make soak     the tests that take longer than 30 seconds each"
 	@echo "make bench    the benchmark suite"
@@ -40,6 +41,13 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/audit
+
+audit:
+	@.ci/venv dev
+	$(BIN)/python .ci/audit
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 format:
 	@.ci/venv dev
