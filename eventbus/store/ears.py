@@ -281,7 +281,7 @@ class Ears:
                 if moved:
                     self._hearer.fallen(moved, StoreUnavailable(f"the primary of {len(moved)} channels has moved"))
             ear.wanted = wanted
-            if wanted:
+            if wanted or self._links.serves(address):
                 ear.say()
             else:
                 del self._ears[address]

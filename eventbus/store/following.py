@@ -73,8 +73,9 @@ class Followers:
             self._ears.want(self._users)
         else:
             followers[1].append(follower)
-            if self._ears.stands(channel):
-                loop.call_soon(follower.told, user, Told.ANYTHING)
+        if self._ears.stands(channel):
+            # Of the follower before, who has left just now, too.
+            loop.call_soon(follower.told, user, Told.ANYTHING)
         return Followed(self, channel, follower)
 
     def leave(self, channel: str, follower: Follower) -> None:

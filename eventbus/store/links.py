@@ -126,6 +126,10 @@ class Links:
         found = self._located if self._mode is Mode.SENTINEL else self._owner_of(key)
         return None if found is None else self._target.servers[0].at(found)
 
+    def serves(self, address: Address) -> bool:
+        """Whether a primary is there, as far as is known."""
+        return address in (self._places() if self._mode is not Mode.SINGLE else (self._target.servers[0].address,))
+
     def statistics(self) -> dict[str, int]:
         """Whole numbers for metrics: connections made, calls waiting, calls unanswered."""
         links = self._all()
@@ -218,10 +222,12 @@ class Links:
             future.set_result([])
             return future
         results = Results(future, len(commands))
-        only = self._only
-        put = self._route if only is None else only.put
-        for place, command in enumerate(commands):
-            put(Call(command, None, results, place))
+        calls = [Call(command, None, results, place) for place, command in enumerate(commands)]
+        if self._only is not None:
+            self._only.put_all(calls)
+        else:
+            for call in calls:
+                self._route(call)
         return future
 
     async def aclose(self) -> None:
