@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 PROOF_LIFE_PROBES: Final = 2
 """A proof older than so many probes counts no more."""
 
-DEAF_AFTER_MS: Final = 1_000
-"""A wake-up that is so late makes the node look after its sessions by itself."""
+DEAF_AFTER_MS: Final = 3_000
+"""A wake-up that is so late makes the node look after its sessions by itself. Not sooner: in a storm a wake-up waits
+for its turn in the loop, and a node that is only busy must not be given more to do.
+"""
 
 SLACK_MS: Final = 500
 """What a probe may take beside: the loop is busy, or Redis is."""

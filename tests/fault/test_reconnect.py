@@ -123,7 +123,7 @@ async def _storm(fleet: Fleet, processes: Processes, directory: Path, count: int
     """All clients of one node come back to the two others after its death; returns how late 99 of 100 events of others
     were at most meanwhile, in milliseconds.
     """
-    await fleet.start(ready_probe_ms=500)
+    await fleet.start(READY_PROBE_MS=500)
     doors: list[Balancer] = [fleet.balancer]
     while len(doors) < balancers:
         await fleet.start_balancer()
@@ -142,13 +142,13 @@ async def _storm(fleet: Fleet, processes: Processes, directory: Path, count: int
         children.append(processes.python("-m", "tests.support.balancer_storm", path, name=f"storm-{number}"))
     storms = Storms(children)
     async with Live(fleet, [node.address for node in others]) as live:
-        await fleet.wait(lambda: storms.seen().open == count, 60_000, lambda: f"all are open: {storms.seen().open}")
+        await fleet.wait(lambda: storms.seen().open == count, 300_000, lambda: f"all are open: {storms.seen().open}")
         live.late_ms.clear()
         await asyncio.sleep(CALM_S)  # real time: what is normal is measured
         calm_ms = live.p99_ms()
         begin = time.monotonic()
         victim.child.kill()
-        await fleet.wait(lambda: storms.seen().back == count, 60_000, lambda: f"all are back: {storms.seen().back}")
+        await fleet.wait(lambda: storms.seen().back == count, 120_000, lambda: f"all are back: {storms.seen()}")
         took_s = time.monotonic() - begin
         storm_ms = live.p99_ms()
         await fleet.wait(lambda: storms.seen().open == count, 10_000, "all stay open")
@@ -186,7 +186,7 @@ async def test_two_thousand_clients_come_back_as_a_queue_after_their_node_died(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.requirement("R10")
 @pytest.mark.requirement("R33")
 async def test_ten_thousand_clients_come_back_as_a_queue_after_their_node_died(

@@ -91,7 +91,7 @@ async def test_a_node_is_deaf_from_the_loss_of_its_subscription_until_a_probe_co
 
 
 @pytest.mark.requirement("R30")
-async def test_a_node_is_deaf_when_a_probe_was_written_and_is_not_heard_within_a_second(bench: Bench) -> None:
+async def test_a_node_is_deaf_when_a_probe_was_written_and_is_not_heard_in_time(bench: Bench) -> None:
     probing = await prove(bench)
     await bench.deafen()
     bench.node.readiness.probe_at_once()
