@@ -277,7 +277,9 @@ class Reader:
             elif answer.state is ReadState.LOST:
                 session.disowned()
                 session.apply(moves.ReadFailed())
-            elif answer.state is ReadState.NO_GROUP:
+            elif answer.state is ReadState.NO_GROUP or answer.primary != session.primary:
+                # Another primary than the one that knows the session: it may have lost what the session has seen, and
+                # what it gives would hide that. The attach looks for the gap; these entries come with its pages.
                 session.apply(moves.ReadFailed())
             else:
                 items = []
@@ -306,7 +308,9 @@ class Reader:
         if session.attaches != attaches:
             # An attach that was answered meanwhile began the pending list anew: this page is none of its.
             return True
-        if isinstance(page, PendingPage):
+        if isinstance(page, PendingPage) and page.primary != session.primary:
+            session.apply(moves.ReadFailed())
+        elif isinstance(page, PendingPage):
             wall_ms = self._clock.now_ms()
             items = []
             for entry in page.entries:

@@ -60,6 +60,7 @@ class Session:
         filter: what the client wants of what is read from here on; None is everything.
         attaching: an attach is under way.
         attaches: how many were answered: what was read before the last one may not fit any more.
+        primary: the server that answered the last one.
     """
 
     __slots__ = (
@@ -82,6 +83,7 @@ class Session:
         "identity",
         "opened_ms",
         "opening",
+        "primary",
         "state",
         "user",
         "wheel_slot",
@@ -97,6 +99,7 @@ class Session:
         self.wheel_slot = -1
         self.attaching = False
         self.attaches = 0
+        self.primary = ""
         self.filter: wire.Filter | None = None
         self._doubted = False
         self._reads = 0
@@ -228,6 +231,7 @@ class Session:
             self._refused(answer)
             return
         self.attaches += 1
+        self.primary = answer.primary
         self.opening.answered(answer)
         if self.state is State.ATTACHING:
             self._opened(answer)

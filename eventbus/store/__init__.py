@@ -240,6 +240,8 @@ class Attached:
         pending: how many entries wait for an ack.
         gap: what was lost, found by the inclusive check of the cursor.
         displaced: the connection that held the session before, None when none was live.
+        primary: the `run_id` of the server that answered. What another server answers is of no use before the session
+            was attached there: it may have lost what this one had (D4).
     """
 
     resumed: bool
@@ -250,6 +252,7 @@ class Attached:
     gap: StoreGap | None
     displaced: ConnectionId | None
     first_pending: EntryId | None = None
+    primary: str = field(default="", compare=False)
 
 
 @record()
@@ -274,10 +277,13 @@ class PendingEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingPage:
-    """A page of a session's pending entries in id order; `last` means that no pending entry follows."""
+    """A page of a session's pending entries in id order; `last` means that no pending entry follows, `primary` is the
+    `run_id` of the server that answered.
+    """
 
     entries: Sequence[PendingEntry]
     last: bool
+    primary: str = field(default="", compare=False)
 
 
 class EntryFacts(NamedTuple):
@@ -370,13 +376,15 @@ class ReadState(StrEnum):
 @record(kw_only=True)
 class NewRead:
     """The answer to one `ReadRequest`, in id order. `gap` precedes the entries; `released` are those of them that
-    another session of the user has acked, of `deliver: any` events (D19).
+    another session of the user has acked, of `deliver: any` events (D19). `primary` is the `run_id` of the server that
+    answered.
     """
 
     state: ReadState
     entries: Sequence[StoredEntry] = ()
     gap: StoreGap | None = None
     released: Sequence[EntryId] = ()
+    primary: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,7 @@ def read_gap(reason: bytes, after: bytes, before: bytes, count: int) -> StoreGap
     )
 
 
-def attach_answer(reply: Any, _primary: str) -> Attached | AttachRefused:
+def attach_answer(reply: Any, primary: str) -> Attached | AttachRefused:
     """The answer of attach.lua."""
     if reply[0] != b"attached":
         return AttachRefused(reply[0].decode())
@@ -103,10 +103,11 @@ def attach_answer(reply: Any, _primary: str) -> Attached | AttachRefused:
         gap=read_gap(*gap),
         displaced=ConnectionId(displaced.decode()) if displaced else None,
         first_pending=entry_or_none(first_pending),
+        primary=primary,
     )
 
 
-def pending_page(reply: Any, _primary: str) -> PendingPage | Lost:
+def pending_page(reply: Any, primary: str) -> PendingPage | Lost:
     """The answer of pending.lua."""
     state, *entries = reply
     if state == b"lost":
@@ -114,6 +115,7 @@ def pending_page(reply: Any, _primary: str) -> PendingPage | Lost:
     return PendingPage(
         entries=tuple(PendingEntry(EntryId(raw[0].decode()), raw[2], raw[1], len(raw) > 3) for raw in entries),
         last=state == b"last",
+        primary=primary,
     )
 
 
@@ -121,12 +123,12 @@ _READ_LOST: Final = NewRead(state=ReadState.LOST)
 _READ_NO_GROUP: Final = NewRead(state=ReadState.NO_GROUP)
 
 
-def new_reads(reply: Any, _primary: str) -> list[NewRead | StoreError]:
+def new_reads(reply: Any, primary: str) -> list[NewRead | StoreError]:
     """The answer of read.lua."""
-    return [new_read(raw) for raw in reply]
+    return [new_read(raw, primary) for raw in reply]
 
 
-def new_read(raw: Any) -> NewRead | StoreError:
+def new_read(raw: Any, primary: str) -> NewRead | StoreError:
     """The answer of read.lua for one session."""
     if isinstance(raw, Exception):
         return translate(raw)
@@ -134,9 +136,10 @@ def new_read(raw: Any) -> NewRead | StoreError:
     if state == b"ok":
         entries = tuple([StoredEntry(EntryId(entry[0].decode()), entry[1][1]) for entry in raw[1]])
         if len(raw) == 2:
-            return NewRead(state=ReadState.OK, entries=entries)
+            return NewRead(state=ReadState.OK, entries=entries, primary=primary)
         released = tuple(EntryId(entry.decode()) for entry in raw[6:])
-        return NewRead(state=ReadState.OK, entries=entries, gap=read_gap(*raw[2:6]), released=released)
+        gap = read_gap(*raw[2:6])
+        return NewRead(state=ReadState.OK, entries=entries, gap=gap, released=released, primary=primary)
     if state == b"lost":
         return _READ_LOST
     if state == b"no_group":
