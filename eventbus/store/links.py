@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from eventbus.errors import StoreBusy, StoreError, StoreMoved, StoreTimeout, StoreUnavailable
+from eventbus.store.calls import Call, Results
 from eventbus.store.command import Command, key_of, nothing_of
 from eventbus.store.endpoint import Endpoint, Mode, Target, parse_target
 from eventbus.store.finding import find_primary, read_map
-from eventbus.store.link import Call, Link, Results
+from eventbus.store.link import Link
+from eventbus.store.seeking import Seeker
 from eventbus.store.topology import Address, SlotMap, Step, decide, slot_of
 from eventbus.store.translate import Refused, translate
 
@@ -32,7 +34,6 @@ _log = logging.getLogger("eventbus.store")
 _LONGEST_WAIT_S: Final = 1.0
 # While a primary is sought, it is sought often: a failover is over when the map says so, and delivery goes on then.
 _SEEKING_WAIT_S: Final = 0.25
-_FIRST_WAIT_S: Final = 0.02
 _AGAIN_S: Final = 0.05
 _HOPS: Final = 16
 
@@ -69,7 +70,6 @@ class Links:
         self._target: Target = parse_target(url)
         self._mode = self._target.mode
         self._timeout_s = timeout_ms / 1000
-        self._refresh_s = refresh_ms / 1000
         self._max_calls = max_calls
         self._max_bytes = max_bytes
         self._name = name
@@ -81,8 +81,7 @@ class Links:
         self._known: list[Address] = []
         self._held: deque[Call] = deque()
         self._trouble: StoreError = StoreUnavailable("no connection to Redis yet")
-        self._seek = asyncio.Event()
-        self._seeker: asyncio.Task[None] | None = None
+        self._seeker = Seeker(self, name=f"{name}-seeking", refresh_s=refresh_ms / 1000, longest_wait_s=_SEEKING_WAIT_S)
         self._changed: list[Callable[[], object]] = []
         self._watchers: list[tuple[Callable[[], object], Callable[[], object]]] = []
         self._past_connections = 0
@@ -233,10 +232,7 @@ class Links:
     async def aclose(self) -> None:
         """Close all connections; calls under way end with `StoreUnavailable`. Safe to call twice."""
         self._closed = True
-        seeker, self._seeker = self._seeker, None
-        if seeker is not None:
-            seeker.cancel()
-            await asyncio.gather(seeker, return_exceptions=True)
+        await self._seeker.aclose()
         while self._held:
             self._held.popleft().resolve(StoreUnavailable("the store was closed"))
         await asyncio.gather(*(link.aclose() for link in self._all()))
@@ -266,7 +262,7 @@ class Links:
         if self._only is None and self._mode is not Mode.CLUSTER:
             self._only = self._new_link()
             if self._mode is Mode.SENTINEL:
-                self._keep_seeking()
+                self._seeker.start()
         link = self._only if self._only is not None else self._link_of(key_of(call.command))
         if link is None:
             self._hold(call)
@@ -416,34 +412,7 @@ class Links:
             if not self.statistics()["waiting"]:
                 self._route(Call(Command(("PING",), nothing_of)))
             return
-        self._seek.set()
-        self._keep_seeking()
-
-    def _keep_seeking(self) -> None:
-        if self._seeker is None or self._seeker.done():
-            self._seeker = asyncio.get_running_loop().create_task(self._run(), name=f"{self._name}-seeking")
-
-    async def _run(self) -> None:
-        wait_s = _FIRST_WAIT_S
-        while True:
-            try:
-                async with asyncio.timeout(self._refresh_s * random.uniform(0.8, 1.2)):  # noqa: S311
-                    await self._seek.wait()
-            except TimeoutError:
-                pass
-            self._seek.clear()
-            try:
-                if self._mode is Mode.SENTINEL:
-                    await self._find_primary()
-                else:
-                    await self._read_map()
-            except StoreError as error:
-                self._trouble = error
-                self._seek.set()
-            self._release()
-            # Whoever is still without a server asks for another look at once; this is what keeps them apart.
-            wait_s = min(2 * wait_s, _SEEKING_WAIT_S) if self._held or self._seek.is_set() else _FIRST_WAIT_S
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
+        self._seeker.soon()
 
     def _release(self) -> None:
         """What waits for a server goes where it belongs now, as far as that is known."""
@@ -454,6 +423,23 @@ class Links:
                 call.resolve(self._expired())
             else:
                 self._route(call)
+
+    async def look(self) -> None:
+        """See `Sought.look`."""
+        try:
+            if self._mode is Mode.SENTINEL:
+                await self._find_primary()
+            else:
+                await self._read_map()
+        except StoreError as error:
+            self._trouble = error
+            self._seeker.soon()
+        self._release()
+
+    @property
+    def is_wanting(self) -> bool:
+        """See `Sought.is_wanting`."""
+        return bool(self._held)
 
     async def _find_primary(self) -> Address:
         target = self._target
