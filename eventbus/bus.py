@@ -15,6 +15,7 @@ from eventbus.commands.reader import Commands
 from eventbus.errors import EventBusError
 from eventbus.event import Deliver, Event, Require
 from eventbus.ids import RunId, parse_session_id, parse_user_id
+from eventbus.publisher import Publisher
 from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each
 from eventbus.receipt import Receipt, Receipts
 from eventbus.runs import PublicError, Run, RunContext
@@ -121,11 +122,14 @@ class Bus(BusAnswers):
         if many:
             results = await store_all(publisher, to_each(event, many), durable, deadline, self, self._tracing)
             return Receipts(receipts_of(results, many, event.id))
+        return await self._publish(publisher, event, durable, deadline)
+
+    async def _publish(self, publisher: Publisher, event: Event, durability: Durability, deadline_ms: int) -> Receipt:
         event, span = traced(self._tracing, event)
         append = append_of(event)
         try:
             publisher.check_room(1, len(append.body))
-            future = publisher.submit(append, durable, deadline)
+            future = publisher.submit(append, durability, deadline_ms)
         except EventBusError as error:
             if span is not None:
                 span.failed(error)

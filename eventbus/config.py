@@ -11,11 +11,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from eventbus.errors import ConfigError
-from eventbus.kinds import Choice, Integer, Ratio, Text
+from eventbus.kinds import Choice, Integer, Judged, Ratio, Text
 from eventbus.settings import check, group, read, setting, unknown_variables, variables
 from eventbus.store import Durability
 from eventbus.tiers import BUILT_IN_TIERS, Tier, TierTable
@@ -163,21 +163,11 @@ def redacted_url(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
-@dataclass(frozen=True, slots=True)
-class _RedisUrl:
-    allowed: str = (
-        "a URL such as redis://host:6379/0, rediss://user:password@host:6380/0, unix:///path/to/socket,"
-        " redis+sentinel://host:26379,host:26379/name/0 or redis+cluster://host:6379,host:6379"
-    )
-
-    def parse(self, text: str) -> str:
-        return text
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, str) and _url_problem(value) is None
-
-    def show(self, value: Any) -> str:
-        return str(value)
+_REDIS_URL: Final = Judged(
+    "a URL such as redis://host:6379/0, rediss://user:password@host:6380/0, unix:///path/to/socket,"
+    " redis+sentinel://host:26379,host:26379/name/0 or redis+cluster://host:6379,host:6379",
+    lambda url: _url_problem(url) is None,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -474,7 +464,7 @@ def redis_url_setting() -> str:
         REDIS_URL_DEFAULT,
         "REDIS_URL",
         "Where Redis or Valkey is. It may hold a password and is never logged as it stands.",
-        _RedisUrl(),
+        _REDIS_URL,
         secret=True,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -14,6 +15,7 @@ __all__ = [
     "Choice",
     "FileName",
     "Integer",
+    "Judged",
     "Kind",
     "Listed",
     "Network",
@@ -128,6 +130,23 @@ class Text:
 
     def accepts(self, value: object) -> bool:
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+
+    def show(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A string of which a function says whether it will do."""
+
+    allowed: str
+    will_do: Callable[[str], bool]
+
+    def parse(self, text: str) -> str:
+        return text
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, str) and self.will_do(value)
 
     def show(self, value: Any) -> str:
         return str(value)

@@ -33,7 +33,7 @@ from eventbus.config import (
 )
 from eventbus.errors import ConfigError
 from eventbus.ids import NodeName, parse_node_name
-from eventbus.kinds import Choice, FileName, Integer, Listed, Network, NetworkKind, SecretBytes, Text
+from eventbus.kinds import Choice, FileName, Integer, Judged, Listed, Network, NetworkKind, SecretBytes, Text
 from eventbus.settings import check, group, read, read_secret_file, setting, variables
 from eventbus.tiers import TierTable
 from gateway.auth import Authenticator, AuthSettings, parse_origin
@@ -344,25 +344,13 @@ class LogSettings:
 
 
 def _is_target(url: str) -> bool:
+    if not (url.isascii() and url.isprintable()):
+        return False
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    allowed: str = "a URL such as https://alerts.example.org/hook"
-
-    def parse(self, text: str) -> str:
-        return text
-
-    def accepts(self, value: object) -> bool:
-        return isinstance(value, str) and value.isascii() and value.isprintable() and _is_target(value)
-
-    def show(self, value: Any) -> str:
-        return str(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,7 +368,7 @@ class WatchSettings:
         None,
         "WEBHOOK_URL",
         "Where operator events are posted; it may hold a secret and is never logged as it stands.",
-        _Target(),
+        Judged("a URL such as https://alerts.example.org/hook", _is_target),
         secret=True,
     )
     webhook_secret: bytes | None = setting(

@@ -28,16 +28,42 @@ class Call(Protocol):
     def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
 
 
-class Run(Generic[R]):
+class _Ending:
+    """What a run and a call of a tool have in common: both end with what was found, or with words for the user."""
+
+    _inner: runs.Run | runs.Tool
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._inner!r}>"
+
+    @property
+    def result(self) -> Any:
+        """What it gave, any JSON value; set it before the end."""
+        return self._inner.result
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        self._inner.result = value
+
+    @property
+    def error(self) -> str | None:
+        """Set it to words for the user, and a run ends as `failed` with them, a tool's call with them as its error."""
+        return self._inner.error
+
+    @error.setter
+    def error(self, words: str | None) -> None:
+        self._inner.error = words
+
+
+class Run(_Ending, Generic[R]):
     """`eventbus.Run` for a `with` statement; threads may share it. Interrupted, it ends as `failed`."""
+
+    _inner: runs.Run
 
     def __init__(self, inner: runs.Run, call: Call, receipt: Callable[[Receipt], R]) -> None:
         self._inner = inner
         self._call = call
         self._receipt = receipt
-
-    def __repr__(self) -> str:
-        return f"<blocking {self._inner!r}>"
 
     @property
     def inner(self) -> runs.Run:
@@ -73,24 +99,6 @@ class Run(Generic[R]):
     def receipts(self) -> tuple[R, ...]:
         """The receipts of the events that are known to be stored, oldest first."""
         return tuple(self._receipt(receipt) for receipt in self._inner.receipts)
-
-    @property
-    def result(self) -> Any:
-        """What the agent found, any JSON value; set it before the end."""
-        return self._inner.result
-
-    @result.setter
-    def result(self, value: Any) -> None:
-        self._inner.result = value
-
-    @property
-    def error(self) -> str | None:
-        """Set it to words for the user, and the run ends as `failed` with them."""
-        return self._inner.error
-
-    @error.setter
-    def error(self, words: str | None) -> None:
-        self._inner.error = words
 
     @property
     def outcome(self) -> Outcome | None:
@@ -194,39 +202,20 @@ class TextStream:
         self._call(self._inner.__aexit__(kind, error, trace))
 
 
-class Tool:
+class Tool(_Ending):
     """`eventbus.Tool` for a `with` statement."""
+
+    _inner: runs.Tool
 
     def __init__(self, inner: runs.Tool, call: Call) -> None:
         self._inner = inner
         self._call = call
         self.name: Final = inner.name
 
-    def __repr__(self) -> str:
-        return f"<blocking {self._inner!r}>"
-
     @property
     def call_id(self) -> str | None:
         """Names the call within the run; None until it is entered when none was given."""
         return self._inner.call_id
-
-    @property
-    def result(self) -> Any:
-        """What it gave, any JSON value; set it before the end."""
-        return self._inner.result
-
-    @result.setter
-    def result(self, value: Any) -> None:
-        self._inner.result = value
-
-    @property
-    def error(self) -> str | None:
-        """Set it to words for the user, and the call ends with them as its error."""
-        return self._inner.error
-
-    @error.setter
-    def error(self, words: str | None) -> None:
-        self._inner.error = words
 
     def __enter__(self) -> Self:
         self._call(self._inner.__aenter__())
