@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
-from eventbus.blocking.runs import Run
+from eventbus.blocking.runs import Run, each
 from eventbus.bus import Bus as AsyncBus
 from eventbus.confirmation import Confirmation, Sessions
-from eventbus.errors import EventBusError
 from eventbus.event import Event, Level
 from eventbus.history import EventPage, ThreadList
 from eventbus.ids import ENTRY_ZERO
@@ -64,7 +62,7 @@ class BlockingAnswers(ABC):
         async def made() -> AsyncIterator[RunConfirmation]:
             return bus.run_confirmations(subject, user=user, level=level, sessions=sessions, timeout_ms=timeout_ms)
 
-        return self._each(self._wait_for(made()))
+        return each(self._wait_for, self._wait_for(made()))
 
     def online(self, user: str) -> list[OnlineRecord]:
         """The sessions of a user that are live now: as `eventbus.Bus.online`, with its errors."""
@@ -79,7 +77,7 @@ class BlockingAnswers(ABC):
         async def made() -> AsyncIterator[Presence]:
             return bus.presence(user)
 
-        return self._each(self._wait_for(made()))
+        return each(self._wait_for, self._wait_for(made()))
 
     def threads(self, user: str, *, before: str | None = None, limit: int = 100) -> ThreadList:
         """The threads of which events are retained: as `eventbus.Bus.threads`, with its errors."""
@@ -104,18 +102,3 @@ class BlockingAnswers(ABC):
     ) -> Rates:
         """How many deliveries succeeded: as `eventbus.Bus.rates`, with its errors."""
         return self._wait_for(self._opened().rates(user=user, event=event, run=run, type=type))
-
-    def _each(self, items: AsyncIterator[T]) -> Generator[T, None, None]:
-        async def following() -> T | None:
-            return await anext(items, None)
-
-        async def closed() -> None:
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
-
-        try:
-            while (item := self._wait_for(following())) is not None:
-                yield item
-        finally:
-            with suppress(EventBusError):  # the bus is closed, and with it whatever this one held
-                self._wait_for(closed())

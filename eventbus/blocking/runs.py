@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from eventbus import runs, streaming
 from eventbus.blocking.commands import Cancelled, Commands
 from eventbus.commands.reader import Commands as AsyncCommands
-from eventbus.event import Require
+from eventbus.confirmation import Sessions
+from eventbus.errors import EventBusError
+from eventbus.event import Level, Require
 from eventbus.events import Outcome
 from eventbus.ids import EventId, RunId, ThreadId, UserId
 from eventbus.receipt import Receipt
+from eventbus.runs.confirmations import RunConfirmation
 from eventbus.text import DEFAULT_STREAM
 
-__all__ = ["Call", "Run", "TextStream", "Tool"]
+__all__ = ["Call", "Run", "TextStream", "Tool", "each"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,6 +30,24 @@ class Call(Protocol):
     """Runs a coroutine in the bus's event loop and waits for it."""
 
     def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
+
+
+def each(call: Call, items: AsyncIterator[T]) -> Generator[T, None, None]:
+    """The items as they come, each waited for."""
+
+    async def following() -> T | None:
+        return await anext(items, None)
+
+    async def closed() -> None:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
+
+    try:
+        while (item := call(following())) is not None:
+            yield item
+    finally:
+        with suppress(EventBusError):  # the bus is closed, and with it whatever this one held
+            call(closed())
 
 
 class _Ending:
@@ -166,6 +188,18 @@ class Run(_Ending, Generic[R]):
     def flush(self) -> None:
         """Wait until every event so far is stored: as `eventbus.Run.flush`."""
         self._call(self._inner.flush())
+
+    def confirmations(
+        self, *, level: Level | str = Level.RECEIVED, sessions: Sessions = "any", timeout_ms: int = 60_000
+    ) -> Generator[RunConfirmation, None, None]:
+        """The confirmations of the run's events as they come: `for one in run.confirmations(): ...`, else as
+        `eventbus.Run.confirmations`.
+        """
+
+        async def made() -> AsyncIterator[RunConfirmation]:
+            return self._inner.confirmations(level=level, sessions=sessions, timeout_ms=timeout_ms)
+
+        return each(self._call, self._call(made()))
 
     def receipt(self, event: EventId) -> R:
         """Wait until an event of this run is stored: as `eventbus.Run.receipt`."""

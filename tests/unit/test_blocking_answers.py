@@ -44,6 +44,9 @@ def test_confirmations_of_a_run_come_one_by_one_and_count(bus: Bus, store: Memor
     found = list(bus.run_confirmations(run))
     assert [one.type for one in found] == ["agent_started", "agent_thinking", "agent_completed"]
     assert [one.entry for one in bus.run_confirmations(run.id, user=ADA)] == entries
+    assert [one.entry for one in run.confirmations()] == entries
+    with pytest.raises(ConfirmationTimeout):
+        list(run.confirmations(level="displayed", timeout_ms=50))
     assert (bus.rates(user=ADA).success, bus.rates().received) == (1.0, 3)
     with pytest.raises(ConfirmationTimeout):
         list(bus.run_confirmations(run, level="displayed", timeout_ms=50))
