@@ -22,8 +22,8 @@ from tests.support.load.replicated import NewClusterWorld, ReplicatedWorld
 pytestmark = [pytest.mark.requirement("R2"), pytest.mark.requirement("R32"), pytest.mark.timeout(180)]
 
 USERS = [f"user{number}" for number in range(24)]
-# The goal is 500 ms; the rest is room for a machine that runs nine servers, two nodes and the load on two cores.
-RESUMED_MS = 1_500
+# The goal is 500 ms; the rest is room for a machine that runs six servers, two nodes and the load on two cores.
+RESUMED_MS = 2_500
 
 World = ReplicatedWorld[Cluster]
 
@@ -92,11 +92,8 @@ async def test_a_primary_that_freezes_and_comes_back_as_a_replica_costs_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("appendfsync", ["everysec", "always"])
-async def test_a_cluster_that_is_killed_whole_comes_back_with_its_files(
-    new_cluster_world: NewClusterWorld, appendfsync: str
-) -> None:
-    world = new_cluster_world(cluster={"extra": ("--appendfsync", appendfsync)})
+async def test_a_cluster_that_is_killed_whole_comes_back_with_its_files(new_cluster_world: NewClusterWorld) -> None:
+    world = new_cluster_world()
     await world.running(USERS, 2_000, 400)
     world.servers.restart_all()
 
@@ -166,8 +163,7 @@ async def test_a_slot_that_is_long_on_its_way_delays_its_users_alone(new_cluster
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
-@pytest.mark.parametrize("clock", ["in step", "behind"])
+@pytest.mark.parametrize("kind, clock", [("valkey", "in step"), ("redis", "behind")])
 async def test_writes_that_a_failover_took_back_are_announced_and_made_good(
     new_cluster_world: NewClusterWorld, kind: str, clock: str
 ) -> None:
@@ -238,7 +234,7 @@ async def test_what_was_replicated_survives_though_publisher_and_primary_die_at_
 ) -> None:
     """Nobody is left who could send anything again."""
     world = new_cluster_world(durability="replicated")
-    _, publishing = await world.running(USERS, 50_000, 300)
+    _, publishing = await world.running(USERS, 5_000, 300)
     primary, replica, _ = pair(world)
     publishing.child.kill()
     world.servers.kill(primary)

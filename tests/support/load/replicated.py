@@ -124,10 +124,12 @@ class ReplicatedWorld(World, Generic[Set]):
             timeout_ms: the longest wait.
         """
         wall_ms = time.time_ns() // 1_000_000 - (time.monotonic_ns() // 1_000_000 - promoted_ms)
-        found = await self.wait(
-            lambda: (self.came_after(users, wall_ms) or -1) + 1, timeout_ms, "events come after the promotion"
+        await self.wait(
+            lambda: self.came_after(users, wall_ms) is not None, timeout_ms, "events come after the promotion"
         )
-        return int(found) - 1
+        found = self.came_after(users, wall_ms)
+        assert found is not None
+        return found
 
 
 NewClusterWorld = Callable[..., ReplicatedWorld[Cluster]]
