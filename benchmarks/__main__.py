@@ -94,4 +94,8 @@ def _allow_files(sessions: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["capacity"]:  # a model, not a measurement: its options are its own
+        from benchmarks.capacity import main as capacity
+
+        capacity(sys.argv[2:])
     main()
