@@ -92,6 +92,14 @@ class Tabs:
         assert tab.of("client")[-1]["shared"]
         return tab
 
+    async def open_two(self, events: int) -> tuple[Tab, Tab, list[str]]:
+        """Opens two, the second in front, and publishes so many events, which both have; with the ids of those."""
+        first, second = await self.open("first"), await self.open("second")
+        early = await self._bus.publish(events)
+        await first.has(early)
+        await second.has(early)
+        return first, second, early
+
 
 async def live_sessions(bus: Installation) -> int:
     """How many sessions of the user have a connection, as the store has it."""
@@ -189,9 +197,7 @@ async def test_a_third_tab_that_joins_late_has_everything_from_its_cursor(
 ) -> None:
     bus = await new_installation()
     tabs = Tabs(browser, bus)
-    first, second = await tabs.open("first"), await tabs.open("second")
-    early = await bus.publish(50)
-    await first.has(early)
+    first, second, early = await tabs.open_two(50)
     async with asyncio.TaskGroup() as group:
         group.create_task(bus.publish(200, pace_s=0.005))
         await first.until(lambda seen: len(seen.events) >= 100, "some events")
@@ -238,10 +244,7 @@ async def test_both_tabs_closed_and_one_opened_again_goes_on_with_the_session(
 ) -> None:
     bus = await new_installation()
     tabs = Tabs(browser, bus)
-    first, second = await tabs.open("first"), await tabs.open("second")
-    early = await bus.publish(20)
-    await first.has(early)
-    await second.has(early)
+    first, second, _ = await tabs.open_two(20)
     await bus.all_acked()
     bus.pages.routes["/blank"] = lambda: "<p>"
     blank = await browser.open_tab(f"{bus.pages.origin}/blank")

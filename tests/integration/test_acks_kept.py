@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
-from eventbus.errors import StoreError, StoreUnavailable
 from eventbus.ids import UserId
-from eventbus.store import AckRequest
 from eventbus.testing import MemoryStore
+from tests.support.deaf_store import DeafStore
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, ids, opened, publish
 
 ALICE = UserId("alice")
 
 
-class _DeafToAcks(MemoryStore):
-    """Acks come to nothing for a while; all else works."""
-
-    refusals = 3
-
-    async def ack_many(self, requests: Sequence[AckRequest]) -> Sequence[int | StoreError]:
-        if self.refusals:
-            self.refusals -= 1
-            raise StoreUnavailable("the acks did not reach the store (a fault of the test)")
-        return await super().ack_many(requests)
-
-
 @pytest.mark.requirement("R1")
 @pytest.mark.requirement("R2")
 async def test_an_ack_that_the_store_did_not_take_is_repeated_until_it_does(nodes: Nodes) -> None:
-    store = _DeafToAcks()
+    store = DeafStore("acks")
     node = await nodes.start(store=store)
     async with opened(node) as client:
         await client.expect("caught_up")
@@ -46,7 +31,7 @@ async def test_an_ack_that_the_store_did_not_take_is_repeated_until_it_does(node
 @pytest.mark.requirement("R1")
 @pytest.mark.requirement("R2")
 async def test_an_ack_that_the_store_did_not_take_outlives_its_connection(nodes: Nodes) -> None:
-    store = _DeafToAcks()
+    store = DeafStore("acks")
     node = await nodes.start(store=store)
     async with opened(node) as client:
         await client.expect("caught_up")

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
-from eventbus.errors import StoreError, StoreUnavailable
 from eventbus.ids import ENTRY_ZERO, UserId
-from eventbus.store import Confirmed, ConfirmRequest
 from eventbus.testing import MemoryStore
 from gateway.confirming import WAITING_MAX
+from tests.support.deaf_store import DeafStore
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, ids, opened, publish, settled
 
 ALICE = UserId("alice")
-
-
-class _Deaf(MemoryStore):
-    """Confirmations come to nothing for a while; all else works."""
-
-    refusals = 3
-
-    async def confirm_many(self, requests: Sequence[ConfirmRequest]) -> Sequence[Confirmed | StoreError]:
-        if self.refusals:
-            self.refusals -= 1
-            raise StoreUnavailable("the confirmations did not reach the store (a fault of the test)")
-        return await super().confirm_many(requests)
 
 
 async def _levels(store: MemoryStore) -> list[tuple[str, str | None]]:
@@ -35,7 +20,7 @@ async def _levels(store: MemoryStore) -> list[tuple[str, str | None]]:
 
 @pytest.mark.requirement("R11")
 async def test_a_confirmation_that_the_store_did_not_take_is_repeated_and_then_answered(nodes: Nodes) -> None:
-    store = _Deaf()
+    store = DeafStore("confirmations")
     node = await nodes.start(store=store)
     async with opened(node) as client:
         await client.expect("caught_up")
@@ -49,7 +34,7 @@ async def test_a_confirmation_that_the_store_did_not_take_is_repeated_and_then_a
 
 @pytest.mark.requirement("R11")
 async def test_a_confirmation_outlives_its_connection(nodes: Nodes) -> None:
-    store = _Deaf()
+    store = DeafStore("confirmations")
     node = await nodes.start(store=store)
     async with opened(node) as client:
         await client.expect("caught_up")
@@ -63,7 +48,7 @@ async def test_a_confirmation_outlives_its_connection(nodes: Nodes) -> None:
 @pytest.mark.requirement("R9")
 async def test_a_client_that_confirms_without_end_while_the_store_is_away_is_bounded(nodes: Nodes) -> None:
     """What is beyond is told, and released like any other ack."""
-    store = _Deaf()
+    store = DeafStore("confirmations")
     store.refusals = 1_000_000
     node = await nodes.start(store=store)
     async with opened(node) as client:
