@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 from eventbus.errors import StoreBusy, StoreError, StoreUnavailable
@@ -35,11 +36,12 @@ async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s
     """
     problems: list[str] = []
     words = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-    async for sentinel, answer in _answers(sentinels, (words,), min(timeout_s, _PATIENCE_S)):
-        found = answer if isinstance(answer, StoreError) else answer[0]
-        if isinstance(found, list) and len(found) == 2:
-            return Address(host=found[0].decode(), port=int(found[1]))
-        problems.append(f"{sentinel}: {found or 'knows no such service'}")
+    async with aclosing(_answers(sentinels, (words,), min(timeout_s, _PATIENCE_S))) as answers:
+        async for sentinel, answer in answers:
+            found = answer if isinstance(answer, StoreError) else answer[0]
+            if isinstance(found, list) and len(found) == 2:
+                return Address(host=found[0].decode(), port=int(found[1]))
+            problems.append(f"{sentinel}: {found or 'knows no such service'}")
     raise StoreUnavailable(f"no Sentinel names a primary of the service {service!r}: {'; '.join(problems)}")
 
 
@@ -62,22 +64,28 @@ async def read_map(servers: Sequence[Endpoint], *, timeout_s: float) -> tuple[Sl
     error: StoreError = StoreUnavailable("no server of the Cluster is known")
     words = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"))
     answered = 0
-    async for server, answer in _answers(asked, words, min(timeout_s, _PATIENCE_S)):
-        if isinstance(answer, StoreError):
-            error = answer
-            continue
-        answered += 1
-        slots, info = answer
-        if isinstance(slots, Refused) or isinstance(info, Refused):
-            error = translate(slots if isinstance(slots, Refused) else info)
-            continue
-        facts = facts_of(info, "")
-        # A server that sees no majority may be the one that is cut off.
-        epoch = int(facts.get("cluster_current_epoch", "0")) if facts.get("cluster_state") == "ok" else -1
-        if best is None or epoch > best[0]:
-            best = (epoch, SlotMap.from_slots(slots, server.address), _servers(slots, server.address))
-        if best[0] >= 0 and 2 * answered > len(asked):
-            break  # the rest may be frozen
+    async with aclosing(_answers(asked, words, min(timeout_s, _PATIENCE_S))) as answers:
+        async for server, answer in answers:
+            if isinstance(answer, StoreError):
+                error = answer
+                continue
+            answered += 1
+            slots, info = answer
+            if isinstance(slots, Refused) or isinstance(info, Refused):
+                error = translate(slots if isinstance(slots, Refused) else info)
+                continue
+            facts = facts_of(info, "")
+            # A server that sees no majority may be the one that is cut off.
+            epoch = int(facts.get("cluster_current_epoch", "0")) if facts.get("cluster_state") == "ok" else -1
+            try:
+                told = (epoch, SlotMap.from_slots(slots, server.address), _servers(slots, server.address))
+            except ValueError as problem:
+                error = StoreUnavailable(f"{server} gives no map: {problem}")
+                continue
+            if best is None or epoch > best[0]:
+                best = told
+            if best[0] >= 0 and 2 * answered > len(asked):
+                break  # the rest may be frozen
     if best is None:
         raise error
     if not best[1].primaries:
@@ -92,7 +100,7 @@ def _servers(slots: Any, asked: Address) -> list[Address]:
 
 async def _answers(
     servers: Sequence[Endpoint], words: tuple[tuple[str, ...], ...], timeout_s: float
-) -> AsyncIterator[tuple[Endpoint, list[Any] | StoreError]]:
+) -> AsyncGenerator[tuple[Endpoint, list[Any] | StoreError], None]:
     """What each server says, as the answers come."""
 
     async def one(server: Endpoint) -> tuple[Endpoint, list[Any] | StoreError]:

@@ -32,8 +32,6 @@ _LOADS: Final = 3
 _STALL_S: Final = 0.5
 # An answer that takes longer may never come: the owner is told, and looks whether the server is still the primary.
 _SLOW_S: Final = 1.0
-# A connection over which nothing went for so long is tried: a half-open one shows before a call needs it.
-_PING_S: Final = 2.0
 # How long answers may still come from a server that is no primary any more.
 _FAREWELL_S: Final = 1.0
 
@@ -73,6 +71,7 @@ class Link:
             given up, and all calls on it end with `StoreTimeout`.
         max_calls: most calls that wait for an answer; one more ends with `StoreBusy`.
         max_bytes: most bytes that wait to be written; beyond that calls end with `StoreBusy`.
+        ping_s: a connection over which nothing went for so long is tried: a half-open one shows before a call needs it.
         eager: a connection that was lost is made anew before a call needs it.
         longest_wait_s: longest wait between two tries to connect.
 
@@ -87,6 +86,7 @@ class Link:
         timeout_s: float,
         max_calls: int,
         max_bytes: int,
+        ping_s: float,
         eager: bool,
         longest_wait_s: float,
     ) -> None:
@@ -105,6 +105,7 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
         self._wait_s = _FIRST_WAIT_S
         self._scheduled = False
+        self._ping_s = ping_s
         self._returns = eager
         self._eager = False
         self._check_timer: asyncio.TimerHandle | None = None
@@ -262,7 +263,7 @@ class Link:
         connection.take_over(self._answered, self.lose, self._flush)
         self._drop_unwanted()
         self._quiet = False
-        self._ping_timer = self._loop.call_later(_PING_S, self._ping)
+        self._ping_timer = self._loop.call_later(self._ping_s, self._ping)
         self._owner.stands(self)
         self._flush()
 
@@ -310,7 +311,7 @@ class Link:
                 call.resolve(StoreUnavailable("nobody waits for it any more"))
 
     def _ping(self) -> None:
-        self._ping_timer = self._loop.call_later(_PING_S, self._ping)
+        self._ping_timer = self._loop.call_later(self._ping_s, self._ping)
         if self._quiet and not self._sent:
             self.put(Call(Command(("PING",), nothing_of)))
         self._quiet = True

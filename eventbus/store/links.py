@@ -48,6 +48,7 @@ class Links:
         max_bytes: most bytes that wait to be written to one; beyond that calls end with `StoreBusy`.
         name: how the connections call themselves in CLIENT LIST.
         refresh_ms: how often Sentinels or the Cluster are asked when nothing seems wrong.
+        ping_ms: how often a connection is tried over which nothing goes.
         eager: connections are made to all primaries, and again when they are lost; else when a call needs one.
 
     Raises:
@@ -65,6 +66,7 @@ class Links:
         max_bytes: int = 256 * 1024 * 1024,
         name: str = "eventbus-data",
         refresh_ms: int = 10_000,
+        ping_ms: int = 2_000,
         eager: bool = True,
     ) -> None:
         self._target: Target = parse_target(url)
@@ -73,6 +75,7 @@ class Links:
         self._max_calls = max_calls
         self._max_bytes = max_bytes
         self._name = name
+        self._ping_s = ping_ms / 1000
         self._eager = eager
         self._only: Link | None = None
         self._located: Address | None = None
@@ -276,6 +279,7 @@ class Links:
             timeout_s=self._timeout_s,
             max_calls=self._max_calls,
             max_bytes=self._max_bytes,
+            ping_s=self._ping_s,
             eager=self._eager,
             longest_wait_s=_LONGEST_WAIT_S if self._mode is Mode.SINGLE else _SEEKING_WAIT_S,
         )
