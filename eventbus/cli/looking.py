@@ -1,4 +1,4 @@
-"""`eventbus pending|sessions|nodes`: what operators look at. Nothing writes but `--scan`, which sets the index right."""
+"""`eventbus pending|sessions|nodes`: what operators look at. Only `--scan` writes: it sets the index right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["nodes", "pending", "sessions", "timing_of"]
 
 PENDING_NAMES: Final = ("user", "session", "pending", "oldest_ms", "deliveries", "node", "verdict")
 SESSION_NAMES: Final = ("user", "session", "state", "node", "cursor", "pending", "last_seen_ms")
-NODE_NAMES: Final = ("node", "address", "version", "state", "connections", "sessions", "started_ms", "held_by")
+NODE_NAMES: Final = ("node", "address", "version", "state", "connections", "sessions", "started_ms")
 
 _USERS_A_PAGE: Final = 200
 

@@ -46,6 +46,7 @@ class NodeRow:
     """A node, as it tells of itself.
 
     Attributes:
+        state: `ready`, `not_ready`, `draining` (it ends), `held` (an operator drains it), `gone` (held, and silent).
         held_by: the operator who drains it until it is let go; None when none does.
     """
 
@@ -158,7 +159,7 @@ def _node(record: NodeRecord, held: Mapping[NodeName, object]) -> NodeRow:
         node=record.node,
         address=record.address,
         version=record.version,
-        state=record.state,
+        state=record.state if hold is None else "held",
         connections=record.figures.get("connections", 0),
         sessions=record.figures.get("sessions", 0),
         started_ms=record.started_ms,

@@ -1,7 +1,7 @@
 """Who has something waiting, found by the store's index: those for whom it waits longest first.
 
-The index is late by a heartbeat of a session, and may name a user for whom nothing waits any more, who is passed over
-and set right. Source: docs/cli.md, `eventbus.store.waiting`.
+Where many users are live, the index is late by a heartbeat of a session. It may name a user for whom nothing waits
+any more, who is passed over and set right. Source: docs/cli.md, `eventbus.store.waiting`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId, entry
 from eventbus.inspection.lookup import state_of_entry
 from eventbus.inspection.verdicts import Timing, Verdict, Waiting, WaitingState, state_of, verdict_of
 from eventbus.store import NodeRecord, PendingRecord, SessionRecord, Store
-from eventbus.store.waiting import WaitingMark, WaitingUser
+from eventbus.store.waiting import SILENT_MS, WaitingMark, WaitingUser
 
 __all__ = [
     "COUNTED_MAX",
@@ -40,6 +40,7 @@ _USERS_AT_ONCE: Final = 8
 _INDEX_PAGE: Final = 8
 """Users of a partition that are read at a time: all partitions are read side by side."""
 _SILENT_PAGE: Final = 64
+_FEW_USERS: Final = 1_000
 _SILENT_ROUNDS: Final = 16
 
 T = TypeVar("T")
@@ -94,7 +95,6 @@ class _Nodes:
 
     timings: Mapping[NodeName, Timing]
     not_ready: frozenset[NodeName]
-    now_ms: int
     timing: Timing
 
     @classmethod
@@ -107,7 +107,6 @@ class _Nodes:
                 for one in records
             },
             not_ready=frozenset(one.node for one in records if one.state == "not_ready"),
-            now_ms=await store.ping(),
             timing=timing,
         )
 
@@ -178,12 +177,14 @@ async def reindex(store: Store, *, page: int = 200) -> AsyncIterator[int]:
 
 
 async def _settle_silent(store: Store, partitions: int) -> None:
-    """Users whose node died with nothing waiting: what came since is in no index. Bounded; the rest waits for the next
-    look.
+    """Live users of whom the index says that nothing waits: all of them where they are few, so that nothing is late;
+    else those whose node has said nothing for a while. Bounded; the rest waits for the next look.
     """
-    left: Sequence[int] = range(partitions)
-    for _ in range(_SILENT_ROUNDS):
-        pages = _raised(await store.silent_users(left, _SILENT_PAGE))
+    figures = _raised(await store.partition_figures(range(partitions)))
+    silent_ms = SILENT_MS if sum(one.live_users for one in figures) > _FEW_USERS else 0
+    left: Sequence[int] = [one.partition for one in figures if one.live_users]
+    for _ in range(_SILENT_ROUNDS if silent_ms else 1):
+        pages = _raised(await store.silent_users(left, silent_ms, _SILENT_PAGE if silent_ms else _FEW_USERS))
         _raised(await store.recheck_waiting([user for page in pages for user in page]))
         left = [number for number, page in zip(left, pages, strict=True) if len(page) == _SILENT_PAGE]
         if not left:
@@ -256,18 +257,28 @@ def _raised(answers: Sequence[T | StoreError]) -> list[T]:
 
 async def _waiting_of(store: Store, user: UserId, nodes: _Nodes) -> list[PendingRow]:
     records = [record for record in await store.sessions(user) if record.pending or record.unread]
+    if not records:
+        return []
+    pages = await asyncio.gather(*(store.pending(user, one.session, ENTRY_ZERO, _SENT_PAGE) for one in records))
+    # Read last: an idle time that was measured after `now_ms` would make a time-out look like a nack.
+    now_ms = await store.ping()
     rows = []
-    for record, unread in zip(records, await unread_of(store, records, nodes.now_ms), strict=True):
-        sent = await store.pending(user, record.session, ENTRY_ZERO, _SENT_PAGE)
+    for record, sent, unread in zip(records, pages, await unread_of(store, records, now_ms), strict=True):
         if sent or unread.count:  # else it was acked while we looked
-            rows.append(_row(record, nodes, sent, unread, await _deliverable(store, user, sent, unread, nodes.now_ms)))
+            deliverable = await _deliverable(store, user, sent, unread, now_ms)
+            rows.append(_row(record, nodes, now_ms, sent, unread, deliverable))
     return rows
 
 
+# One argument for each thing that was looked up for it.
 def _row(
-    record: SessionRecord, nodes: _Nodes, sent: Sequence[PendingRecord], unread: Unread, deliverable: WaitingState
+    record: SessionRecord,
+    nodes: _Nodes,
+    now_ms: int,
+    sent: Sequence[PendingRecord],
+    unread: Unread,
+    deliverable: WaitingState,
 ) -> PendingRow:
-    now_ms = nodes.now_ms
     unread_ms = _age_ms(unread.oldest, now_ms) if unread.count else 0
     waiting = Waiting(
         state=state_of(record, nodes.timings),

@@ -193,7 +193,7 @@ class Keys:
         return [str(getattr(named, field.name)) for field in fields(named) if field.name not in others]
 
     def runs_pattern_of(self, user: UserId) -> str:
-        """A glob that the keys of a user's runs and of their texts match, and no others: no user id has a sign of it."""
+        """A glob that the keys of a user's runs and texts match, and no others: no user id has a sign of it."""
         return f"{self.namespace}:{{{self.partition_of(user)}}}:[rt]:{user}/*"
 
     def is_of(self, user: UserId, key: str) -> bool:

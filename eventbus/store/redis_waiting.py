@@ -12,7 +12,7 @@ from eventbus.store.command import Command
 from eventbus.store.keys import Keys
 from eventbus.store.operating import Operating
 from eventbus.store.scripts import script
-from eventbus.store.waiting import SILENT_MS, PartitionFigures, WaitingMark, WaitingUser
+from eventbus.store.waiting import PartitionFigures, WaitingMark, WaitingUser
 
 __all__ = ["RedisWaiting", "partition_call", "recheck_call"]
 
@@ -44,8 +44,10 @@ class RedisWaiting(Operating):
             offset += count
             page = await self._call(self._page(mark, offset, count))
 
-    async def silent_users(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[UserId] | StoreError]:
-        seen_ms = await self.ping() - SILENT_MS
+    async def silent_users(
+        self, partitions: Sequence[int], silent_ms: int, count: int
+    ) -> Sequence[Sequence[UserId] | StoreError]:
+        seen_ms = await self.ping() - silent_ms
         return await self.link.execute_all(
             [
                 Command(
@@ -80,7 +82,7 @@ def partition_call(keys: Keys, number: int) -> Command[PartitionFigures]:
     used = (named.waiting, named.dead, named.due, named.operators)
 
     def parse(reply: Any, _primary: str) -> PartitionFigures:
-        waiting, oldest, dead, due, operators = map(int, reply)
+        waiting, oldest, dead, due, operators, live = map(int, reply)
         return PartitionFigures(
             partition=number,
             waiting_users=waiting,
@@ -88,6 +90,7 @@ def partition_call(keys: Keys, number: int) -> Command[PartitionFigures]:
             dead_letters=dead,
             deadlines=due,
             operator_events=operators,
+            live_users=live,
         )
 
     return Command(("EVALSHA", script("partition").sha, len(used), *used), parse, scripted=True)

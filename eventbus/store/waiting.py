@@ -1,8 +1,8 @@
 """Who has something waiting: records and a Protocol. Pure.
 
 Each partition keeps an index of its users, by the time of the oldest entry that waits for one of their sessions. It is
-kept by what happens anyway: a publish that finds nobody live, a session that goes away or is ended, and each heartbeat
-of a live one, which also takes a user out again. So it is late by a heartbeat of a session at most
+kept by what happens anyway: a publish that finds nobody live, a session that goes away or is ended, a redelivery, and
+each heartbeat of a live one, which also takes a user out again. So it is late by a heartbeat of a session at most
 (`EVENTBUS_SESSION_HEARTBEAT_MS`), and what waits for less than a sixteenth of `EVENTBUS_LIVE_TTL_MS` for a session that
 is live is on its way and not in it. It may name a user for whom nothing waits any more; whoever looks has it looked at
 again (`recheck_waiting`), and so those of whom nobody has said anything for a while (`silent_users`): their node died.
@@ -50,6 +50,7 @@ class PartitionFigures:
         dead_letters: how many are kept.
         deadlines: how many are watched.
         operator_events: how many are kept.
+        live_users: users with a live session and nothing that waits, as the index has it.
     """
 
     partition: int
@@ -58,6 +59,7 @@ class PartitionFigures:
     dead_letters: int
     deadlines: int
     operator_events: int
+    live_users: int
 
 
 class WaitingStore(Protocol):
@@ -70,9 +72,11 @@ class WaitingStore(Protocol):
         for each mark, in order.
         """
 
-    async def silent_users(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[UserId] | StoreError]:
+    async def silent_users(
+        self, partitions: Sequence[int], silent_ms: int, count: int
+    ) -> Sequence[Sequence[UserId] | StoreError]:
         """Users, at most `count` of each partition, who were live with nothing waiting, and of whom nobody has said
-        anything for `SILENT_MS`. One result for each partition, in order.
+        anything for so long (0: all that were). One result for each partition, in order.
         """
 
     async def recheck_waiting(self, users: Sequence[UserId]) -> Sequence[int | StoreError]:

@@ -31,7 +31,9 @@ class MemoryWaiting(MemoryBase):
         except StoreError as error:
             return [error] * len(marks)
 
-    async def silent_users(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[UserId] | StoreError]:
+    async def silent_users(
+        self, partitions: Sequence[int], silent_ms: int, count: int
+    ) -> Sequence[Sequence[UserId] | StoreError]:
         try:
             async with self._call():
                 return [[] for _ in partitions]
@@ -61,6 +63,11 @@ class MemoryWaiting(MemoryBase):
             dead_letters=len(self._dead(number)),
             deadlines=0 if partition is None else len(partition.due),
             operator_events=0 if partition is None else len(partition.operators),
+            live_users=sum(
+                bool(self._user(user).live) and self._oldest_ms(user) is None
+                for user in list(self._users)
+                if self._number(user) == number
+            ),
         )
 
     def _waiting_in(self, number: int) -> list[WaitingUser]:

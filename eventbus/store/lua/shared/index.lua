@@ -28,10 +28,11 @@ end
 
 -- Writes down whether something waits for a user for at least `young_ms`. Returns since when, nil when nothing does.
 local function note_waiting(index, user, oldest, is_live, now, retention_ms, young_ms)
-  if oldest and now - oldest < young_ms then
+  local noted = tonumber(redis.call('ZSCORE', index, user) or nil)
+  -- What is noted was late before, however young it is.
+  if oldest and now - oldest < young_ms and not (noted and noted > 0) then
     oldest = nil
   end
-  local noted = tonumber(redis.call('ZSCORE', index, user) or nil)
   local score = oldest
   if not oldest and is_live then
     -- Once a minute: that often those who are well cost a write.
