@@ -1,8 +1,8 @@
 """Sends the sessions of a node that can not read to nodes that can.
 
-A node that is deaf still reads (`sweep`). One whose reads fail, while Redis answers it and others are ready, can do
-nothing for its sessions: each is told when to come back and closed. Where no other node is ready all of them stay, for
-they would come back to the same.
+A node that is deaf still reads (`sweep`). One whose reads Redis refuses, while others are ready, can do nothing for its
+sessions: each is told when to come back and closed. Where no other node is ready all of them stay, for they would come
+back to the same. That reads are slow is no reason: sessions of a busy node would make the others busy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from eventbus.clock import Clock, seconds
+from eventbus.clock import seconds
 from eventbus.errors import CloseCode, StoreError
 from eventbus.store import NodeRecord
 from eventbus.wire import GoAway, GoAwayReason
@@ -37,7 +37,6 @@ class Moving:
     Args:
         hub: the sessions.
         readiness: knows whether the path of a delivery is proven.
-        clock: the node's.
         others: asks for the other nodes.
     """
 
@@ -45,15 +44,12 @@ class Moving:
         self,
         hub: Hub[Session],
         readiness: Readiness,
-        clock: Clock,
         *,
         others: Callable[[], Awaitable[Sequence[NodeRecord]]],
     ) -> None:
         self._hub = hub
         self._readiness = readiness
-        self._clock = clock
         self._others = others
-        self._since_ms: int | None = None
 
     async def run(self) -> None:
         """Looks once a second until it is cancelled."""
@@ -71,13 +67,7 @@ class Moving:
         Raises:
             StoreError: the other nodes are not known.
         """
-        now_ms = self._clock.monotonic_ms()
-        if self._readiness.problem() is None or self._readiness.is_deaf:
-            self._since_ms = None
-            return 0
-        if self._since_ms is None:
-            self._since_ms = now_ms
-        if now_ms - self._since_ms < MOVE_AFTER_MS:
+        if self._readiness.refused_ms() < MOVE_AFTER_MS:
             return 0
         others = await self._others()
         if not any(node.state == "ready" for node in others):

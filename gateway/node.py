@@ -112,7 +112,7 @@ class Node:
         self.keeper = Keeper(self.store, self.name, self.counters)
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
-        self.moving = Moving(self.hub, self.readiness, self.clock, others=self.others)
+        self.moving = Moving(self.hub, self.readiness, others=self.others)
         self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
         self.rotation = Rotation(settings, [self.authenticator], self.counters, gone=self._keys_gone)
         self.quotas = Quotas(self.store, settings.limits, settings.listen, self.clock, self.counters)

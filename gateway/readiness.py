@@ -9,7 +9,7 @@ import secrets
 from typing import Final
 
 from eventbus.clock import Clock, seconds
-from eventbus.errors import StoreError
+from eventbus.errors import StoreError, StoreMisconfigured
 from eventbus.ids import NodeName
 from eventbus.store import Store
 
@@ -54,6 +54,7 @@ class Readiness:
         self._proven_ms: int | None = None
         self._written_ms: int | None = None
         self._unheard_ms: int | None = None
+        self._refused_since_ms: int | None = None
         self._problem = "no probe has come back yet"
         self._at_once = asyncio.Event()
         self.first = asyncio.Event()
@@ -86,6 +87,12 @@ class Readiness:
         if self._unheard_ms is None or self.store_failed_ms():
             return False
         return self._clock.monotonic_ms() - self._unheard_ms >= DEAF_AFTER_MS
+
+    def refused_ms(self) -> int:
+        """For how long Redis has answered every probe, and refused it; 0 when it has not. That a probe is slow, or
+        gets no answer, is no refusal: a busy node must not be taken for one that can not read.
+        """
+        return 0 if self._refused_since_ms is None else self._clock.monotonic_ms() - self._refused_since_ms
 
     def unsubscribed(self) -> None:
         """The subscription was lost: the node is deaf from this moment."""
@@ -120,10 +127,17 @@ class Readiness:
                 if token in self._sent and self._unheard_ms is None:
                     self._unheard_ms = self._sent[token]
                 self._problem = "the wake-up of the last probe has not come: the node is deaf"
+                self._refused_since_ms = None
+            except StoreMisconfigured as error:
+                self._problem = str(error)
+                if self._refused_since_ms is None:
+                    self._refused_since_ms = self._clock.monotonic_ms()
             except StoreError as error:
                 self._problem = str(error)
+                self._refused_since_ms = None
             except TimeoutError:
                 self._problem = "the store does not answer"
+                self._refused_since_ms = None
             # At the start, and while it is not ready, a proof is looked for more often.
             await self._pause(self._probe_ms if self.problem() is None else min(self._probe_ms, 250))
 

@@ -176,6 +176,7 @@ async def _storm(fleet: Fleet, processes: Processes, directory: Path, count: int
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)
 @pytest.mark.requirement("R10")
 @pytest.mark.requirement("R33")
 async def test_two_thousand_clients_come_back_as_a_queue_after_their_node_died(

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from eventbus.errors import CloseCode, StoreUnavailable
+from eventbus.errors import CloseCode, StoreMisconfigured, StoreUnavailable
 from eventbus.ids import NodeName
 from eventbus.store import NodeRecord
 from eventbus.testing import ManualClock
@@ -109,7 +109,7 @@ class Elsewhere:
     def __init__(self, bench: Bench) -> None:
         self.records: Sequence[NodeRecord] = ()
         node = bench.node
-        self.moving = Moving(node.hub, node.readiness, node.clock, others=self.ask)
+        self.moving = Moving(node.hub, node.readiness, others=self.ask)
 
     async def ask(self) -> Sequence[NodeRecord]:
         return self.records
@@ -117,8 +117,9 @@ class Elsewhere:
 
 async def _can_not_read(bench: Bench, elsewhere: Elsewhere) -> None:
     """Time passes in which no probe can read."""
-    bench.store.fail(StoreUnavailable("no rights"))
-    bench.clock.advance(bench.node.readiness.proof_life_ms + 1)
+    bench.store.fail(StoreMisconfigured("no rights"))
+    bench.node.readiness.probe_at_once()
+    await bench.settle()
     assert await elsewhere.moving.look() == 0
     bench.clock.advance(MOVE_AFTER_MS)
 
@@ -146,6 +147,24 @@ async def test_where_no_other_node_is_ready_everybody_stays(bench: Bench, record
     elsewhere = Elsewhere(bench)
     elsewhere.records = records
     await _can_not_read(bench, elsewhere)
+    assert await elsewhere.moving.look() == 0
+    assert client.close_code() is None
+    bench.store.heal()
+    await end(probing)
+
+
+@pytest.mark.requirement("R30")
+async def test_a_node_whose_store_does_not_answer_or_is_slow_moves_nobody(bench: Bench) -> None:
+    """It may be busy: its sessions would make the others busy too."""
+    probing = await prove(bench)
+    client = await bench.open()
+    elsewhere = Elsewhere(bench)
+    elsewhere.records = [node("ready")]
+    bench.store.fail(StoreUnavailable("no answer"))
+    bench.node.readiness.probe_at_once()
+    await bench.settle()
+    bench.clock.advance(MOVE_AFTER_MS)
+    assert bench.node.readiness.problem() is not None
     assert await elsewhere.moving.look() == 0
     assert client.close_code() is None
     bench.store.heal()
