@@ -22,7 +22,7 @@ from eventbus.errors import CloseCode, StoreError
 from eventbus.store import NodeRecord
 from eventbus.wire import GoAway, GoAwayReason
 from gateway.hub import Hub
-from gateway.lanes import Lanes
+from gateway.lanes import Readers
 from gateway.sending import Sending
 from gateway.session import Session
 
@@ -52,7 +52,7 @@ class Draining(Protocol):
 
     clock: Clock
     hub: Hub[Session]
-    reader: Lanes
+    reader: Readers
     sending: Sending
     drain_ms: int
 

@@ -33,8 +33,7 @@ from gateway.drain import drain
 from gateway.gatekeeper import Doorkeeper
 from gateway.holding import Holding
 from gateway.hub import Hub
-from gateway.keeper import Keeper
-from gateway.lanes import Lanes
+from gateway.lanes import Keepers, Readers
 from gateway.limits import is_within, limited_address
 from gateway.listener import Listener, ListenerSettings, serve
 from gateway.liveness import LivenessRules
@@ -94,7 +93,7 @@ class Node:
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
         # Whether an event is past its time all nodes must see alike, whatever their machines' clocks say.
         store_clock = StoreClock(self.clock, self.readiness)
-        self.reader = Lanes(
+        self.reader = Readers(
             self.store,
             store_clock,
             self.counters,
@@ -109,7 +108,7 @@ class Node:
             self.counters,
             lambda: self.close_sockets(CloseCode.DRAINING, "the node is draining"),
         )
-        self.keeper = Keeper(self.store, self.name, self.counters)
+        self.keeper = Keepers(self.store, self.name, self.counters)
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
         self.moving = Moving(self.hub, self.readiness, others=self.others)
