@@ -165,7 +165,7 @@ async def test_a_list_that_can_not_be_read_keeps_new_connections_out(nodes: Node
     status, head, error = await refused(late, authorization=bearer(token))
     assert (status, error["code"]) == (503, "store_unavailable")
     assert "retry-after" in head
-    assert "revocations" in (late.not_ready() or "")
+    await until(lambda: "revocations" in (late.not_ready() or ""), message=lambda: repr(late.not_ready()))
     assert request(nodes.url, "DEL", node.store.keys.revoked.records) == b":1"  # type: ignore[attr-defined]
     await until(lambda: late.not_ready() is None)
     assert await is_accepted(late, token)
