@@ -192,7 +192,7 @@ def replay(
     letters: tuple[str, ...], user: str | None, session: str | None, type_: str | None, because: str | None,
     since: str | None, everything: bool, to: str, reason: str, **how: Any,
 ) -> None:  # fmt: skip
-    """Put dead letters back among the pending entries of their sessions, as never delivered; the letters go.
+    """Put dead letters back among the pending entries of their sessions, as delivered once; the letters go.
 
     Where the session is over, or the entry has left the stream, `--to everyone` publishes the event again under its own
     id: clients that have handled it drop it.

@@ -285,7 +285,11 @@ class Actions:
             await self._store.erase_keys(user, some)
             for one in some:
                 yield one, "erased"
-        # Last: what is ended above leaves a trace there.
+        # What is ended above, and nodes that were at work, leave something behind.
+        late = [one.key for one in await self._store.keys_of_user(user)]
+        await self._store.erase_keys(user, late)
+        for one in late:
+            yield one, "erased"
         await self._store.forget_user(user)
 
     async def _plan_node(self, asked: Asked) -> Planned:

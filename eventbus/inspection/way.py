@@ -224,7 +224,7 @@ async def absence(store: Store, user: UserId, event_or_entry: str, *, retention_
         )
     return Absence(
         reason=AbsenceReason.NEVER_STORED,
-        why=f"it was never stored for {user}: published for another user or into another namespace, refused, or not"
-        " at all; or, where its id does not say when it was made, it is older than the retention (EVENTBUS_RETENTION_MS). The"
+        why=f"it was never stored for {user}: published for another user or namespace, refused, or not"
+        " at all; or, where its id tells no time, it is older than the retention (EVENTBUS_RETENTION_MS). The"
         " publisher's receipt has its id",
     )

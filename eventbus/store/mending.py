@@ -209,7 +209,7 @@ class MendStore(Protocol):
         """Has pending entries sent again at once; no attempt is counted."""
 
     async def put_back(self, user: UserId, session: SessionId, letter: EntryId, entry: EntryId) -> PutBack:
-        """Puts the entry of a dead letter back among its session's pending entries, as never delivered.
+        """Puts the entry of a dead letter back among its session's pending entries, as delivered once.
 
         Redis: XCLAIM FORCE, XDEL.
         """

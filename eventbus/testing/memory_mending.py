@@ -127,7 +127,7 @@ class MemoryMending(MemoryBase):
             group = state.group(session)
             if group is None:
                 return PutBack.NO_SESSION
-            group.pending[entry_order(entry)] = Pending(attempts=0, sent_ms=self.clock.now_ms())
+            group.pending[entry_order(entry)] = Pending(attempts=1, sent_ms=self.clock.now_ms())
             dead.remove(place)
             live = state.live.get(session)
             if live is not None:

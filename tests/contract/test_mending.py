@@ -105,14 +105,14 @@ async def test_the_node_of_a_session_is_told_to_send_again_and_no_attempt_is_cou
 # --- dead letters -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_dead_letter_that_is_put_back_is_pending_as_never_delivered_and_the_letter_goes(world: World) -> None:
+async def test_a_dead_letter_that_is_put_back_is_pending_as_delivered_once_and_the_letter_goes(world: World) -> None:
     ear = await listened(world)
     (entry,) = await sent(world, "a")
     letter = await letter_of(world, entry)
     assert await world.waiting(FENCE) == []
     assert await world.store.put_back(ALICE, PHONE, letter, entry) is PutBack.PUT_BACK
     assert await world.store.put_back(ALICE, PHONE, letter, entry) is PutBack.NO_LETTER
-    assert await world.waiting(FENCE) == [(entry, 0)]
+    assert await world.waiting(FENCE) == [(entry, 1)]
     assert await world.store.dead_letter_partitions() == []
     await until(lambda: ear.orders == [LookAgain(ALICE, PHONE)])
     (again,) = (await world.page(FENCE)).entries

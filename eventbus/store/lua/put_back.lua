@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Puts a dead letter back among the pending entries of its session, as never delivered; the letter goes. All of it or nothing.
+-- Puts a dead letter back among the pending entries of its session, as delivered once; the letter goes. All of it or nothing.
 --
 -- KEYS
 --   stream           the user's stream
@@ -23,7 +23,7 @@ if #redis.call('XRANGE', KEYS[3], ARGV[1], ARGV[1]) == 0 then
 elseif #redis.call('XRANGE', stream, id, id) == 0 then
   return 'not_stored'
 end
-local claimed = redis.pcall('XCLAIM', stream, session, 'c', 0, id, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+local claimed = redis.pcall('XCLAIM', stream, session, 'c', 0, id, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
 if claimed.err then
   return string.find(claimed.err, '^NOGROUP') and 'no_session' or claimed
 end
