@@ -7,7 +7,7 @@ import pytest
 from eventbus.errors import StoreUnavailable
 from eventbus.ids import ENTRY_ZERO, EventId, NodeName, SessionId, UserId
 from eventbus.store import Append, NodeRecord, PendingRecord, Ticket
-from tests.contract.conftest import MEMORY, SERVERS
+from tests.contract.conftest import CLUSTER, MEMORY, SENTINEL, SERVERS
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, PHONE, World, fence_of
 
 FIRST = fence_of("c1")
@@ -145,7 +145,7 @@ async def test_every_user_with_a_stream_is_found(world: World) -> None:
     assert found == expected | {UserId("quiet")}
 
 
-async def test_store_tells_about_its_server(world: World) -> None:
+async def test_store_tells_about_its_server(world: World, world_kind: str) -> None:
     before_ms = await world.store.ping()
     info = await world.store.info()
     after_ms = await world.store.ping()
@@ -154,7 +154,7 @@ async def test_store_tells_about_its_server(world: World) -> None:
     assert info.kind in ("memory", "redis", "valkey")
     assert info.version != ""
     assert info.memory_bytes >= 0
-    assert info.replicas == 0
+    assert info.replicas == (1 if world_kind in (CLUSTER, SENTINEL) else 0)
 
 
 async def test_closed_store_answers_nothing_more(world: World) -> None:
