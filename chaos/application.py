@@ -15,6 +15,7 @@ from chaos.history import Kind, Log
 from chaos.plans import SECRET, ClientPlan
 from eventbus.client.callbacks import State, StateDetail
 from eventbus.clock import SystemClock
+from eventbus.errors import EventBusError
 from eventbus.frames import Dropped, Gap
 from eventbus.subscriber import Subscriber
 from eventbus.tokens import make_token
@@ -76,6 +77,15 @@ class _Application:
             on_gap=self._gap,
             on_dropped=self._dropped,
         )
+        try:
+            await self._follow(subscriber)
+        except EventBusError as error:
+            # For good: the checker says what the code means, and this session is owed nothing any more.
+            code = getattr(error, "close_code", None) or _ABNORMAL
+            self._write(Kind.INFO, "close", connection=self._openings, code=int(code), reason=str(error)[:200])
+            self._write(Kind.INFO, "leave")
+
+    async def _follow(self, subscriber: Subscriber) -> None:
         async with subscriber:
             async for delivery in subscriber:
                 event = delivery.event
@@ -104,9 +114,8 @@ async def run(plan: ClientPlan) -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FLUSH_S):
                     await stop.wait()
-            for task in tasks:
-                if task.done():
-                    task.result()
+            for task in [task for task in tasks if task.done()]:
+                task.result()
             log.flush()
     finally:
         for task in tasks:

@@ -43,6 +43,10 @@ class Host(Protocol):
     clock: Clock
     spans: DeliverySpans | None
 
+    @property
+    def store_was_in_trouble(self) -> bool:
+        """Whether a connection to the store was lost, or a primary has changed, within the last half minute."""
+
     def authenticate(self, token: str) -> Identity:
         """Verifies a token. Raises: AuthError."""
 

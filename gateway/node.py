@@ -63,6 +63,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
+TROUBLE_MS: Final = 30_000
+"""So long after trouble with the store may it name a holder of the past for a session."""
 
 
 class Node:
@@ -91,6 +93,7 @@ class Node:
         self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
         self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
+        self._trouble_ms = -TROUBLE_MS
         # Whether an event is past its time all nodes must see alike, whatever their machines' clocks say.
         store_clock = StoreClock(self.clock, self.readiness)
         self.reader = Readers(
@@ -469,8 +472,14 @@ class Node:
     def probed(self, token: str) -> None:
         self.readiness.probed(token)
 
+    @property
+    def store_was_in_trouble(self) -> bool:
+        return self.clock.monotonic_ms() - self._trouble_ms < TROUBLE_MS
+
     def subscribed(self) -> None:
         self.counters.subscriptions += 1
+        if self.counters.subscriptions > 1:
+            self._trouble_ms = self.clock.monotonic_ms()
         self.readiness.probe_at_once()
         self.revocations.look_at_once()
         if self.counters.subscriptions > 1:
@@ -481,6 +490,7 @@ class Node:
             self.texting.subscribed()
 
     def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
+        self._trouble_ms = self.clock.monotonic_ms()
         self.readiness.probe_at_once()
         self.revocations.look_at_once()
         again = [session for session in self.hub if concerns(session.user)]
@@ -490,6 +500,7 @@ class Node:
         self.texting.subscribed()
 
     def unsubscribed(self, reason: str) -> None:
+        self._trouble_ms = self.clock.monotonic_ms()
         logger.warning("the wake-ups are gone: %s", reason)
         self.readiness.unsubscribed()
 

@@ -274,8 +274,16 @@ class Session:
         self.reattach("disowned")
 
     def lost(self) -> None:
-        """Another connection has the session (D2)."""
-        self.close(CloseCode.SUPERSEDED, "the session was opened elsewhere")
+        """Another connection has the session (D2).
+
+        It may be one of the past when the store was in trouble a moment ago: a failover has taken this one's attach
+        back, or the attach of a connection that is gone came late. Then the client, whose socket is this one, comes
+        back and takes its session; "superseded" would keep it away for good.
+        """
+        if self._host.store_was_in_trouble:
+            self.close(CloseCode.STORE_UNAVAILABLE, "the store does not know who has the session: open it again")
+        else:
+            self.close(CloseCode.SUPERSEDED, "the session was opened elsewhere")
 
     # --- what the client says ---------------------------------------------------------------------------------------
 

@@ -255,6 +255,19 @@ async def test_a_reattach_never_takes_a_session_back_but_closes_with_4504(bench:
 
 
 @pytest.mark.requirement("R2")
+async def test_a_session_that_the_store_gives_to_another_after_trouble_is_told_to_come_back(bench: Bench) -> None:
+    """A failover can take an attach back, and the session is a past connection's again: 4504 would keep the client away
+    for good, though nobody else has opened its session.
+    """
+    client = await bench.open()
+    await take_over(bench)
+    bench.node.unsubscribed("the primary is another")
+    client.session.reattach("subscribed")
+    await bench.settle()
+    assert client.close_code() == 4005
+
+
+@pytest.mark.requirement("R2")
 async def test_a_read_after_a_takeover_takes_nothing_and_closes_with_4504(bench: Bench) -> None:
     """D2."""
     client = await bench.open()
