@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.floor import push_floor, stream_floor
+from benchmarks.link import measure_link
 from benchmarks.processes import cpu_ns, rss_bytes
 from benchmarks.report import Case, figures
 from benchmarks.runs import measure_runs
@@ -253,6 +254,15 @@ def runs(plan: Plan) -> list[Case]:
     return cases.cases()
 
 
+def link(plan: Plan) -> list[Case]:
+    """What a command costs the process that sends it, by what it is sent with."""
+    cases = _Cases()
+    for _ in range(plan.runs):
+        for name, values in measure_link(plan.binary, commands=500 if plan.seconds < 1 else 20_000, say=plan.say):
+            cases.add(name, values)
+    return cases.cases()
+
+
 def _opening(world: World, sessions: int) -> dict[tuple[str, str], float]:
     before = world.cpu()
     seconds = world.connect(sessions, at_once=200)
@@ -286,4 +296,5 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "idle": Benchmark("Idle sessions", idle),
     "texts": Benchmark("Token streams", texts),
     "runs": Benchmark("Agents' runs", runs),
+    "link": Benchmark("Commands to Redis: what the sender spends on each", link),
 }

@@ -162,7 +162,7 @@ MUTANTS = (
         requirement="R2",
         name="what a rolled-back server lost is not sent again",
         file="eventbus/kept.py",
-        guard="            return [kept for kept in self._events if kept.primary != primary]",
+        guard="            return [kept for kept in self._events if kept.primary != primary and not self._stays(kept)]",
         replacement="            return []",
         test="tests/unit/test_bus.py::test_events_lost_in_a_failover_are_stored_again_in_their_order_before_new_ones",
     ),
