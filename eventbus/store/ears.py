@@ -214,7 +214,7 @@ class Ears:
         self._leaving: set[asyncio.Task[None]] = set()
         self._planned = False
         self._closed = False
-        links.on_change(self._plan_soon)
+        self._unwatch = links.on_change(self._plan_soon)
 
     @property
     def one_by_one(self) -> bool:
@@ -238,6 +238,7 @@ class Ears:
     async def aclose(self) -> None:
         """End it; safe to call twice."""
         self._closed = True
+        self._unwatch()
         self._wanted.clear()
         ears = list(self._ears.values())
         self._ears.clear()

@@ -3,7 +3,7 @@
 Answers are matched in order. A call is never taken back from the wire: a cancelled caller loses interest, nothing else.
 Nothing is ever sent twice, but for what the server refused to begin with. A lost connection is made anew when the next
 call comes. Where the primary is, and what becomes of calls that it refuses because it is none, its owner knows
-(`eventbus.store.links`). docs/decisions/0012-our-own-link.md says why no client library is in between.
+(`eventbus.store.links`). docs/decisions/0014-our-own-link.md says why no client library is in between.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class Link:
         while self._queue or self._repeated or self._eager:
             try:
                 await self._connect_once()
-            except (StoreError, TimeoutError) as error:
+            except Exception as error:  # whatever it is: the link must not be left standing
                 self._owner.unreachable(self, translate(error))
                 await asyncio.sleep(self._wait_s * random.uniform(0.5, 1.0))  # noqa: S311
                 self._wait_s = min(2 * self._wait_s, self._longest_wait_s)

@@ -141,9 +141,10 @@ class Links:
             "unanswered": sum(link.unanswered for link in links),
         }
 
-    def on_change(self, tell: Callable[[], object]) -> None:
-        """Have someone told, in the event loop, whenever a primary may be elsewhere."""
+    def on_change(self, tell: Callable[[], object]) -> Callable[[], None]:
+        """Have someone told, in the event loop, whenever a primary may be elsewhere. Returns what ends it."""
         self._changed.append(tell)
+        return lambda: self._changed.remove(tell) if tell in self._changed else None
 
     def watch(self, lost: Callable[[], object], stands: Callable[[], object]) -> Callable[[], None]:
         """Have someone told of primaries, in the event loop.
@@ -359,7 +360,7 @@ class Links:
         self._trouble = translate(error)
         call.hops += 1
         if decision.step is Step.AGAIN or call.hops > _HOPS:
-            self._later(call)
+            self._later(call, link.primary)
         elif decision.step is Step.ASK and decision.redirect is not None:
             call.asking = True
             self._place(decision.redirect.address).put(call)
@@ -378,14 +379,12 @@ class Links:
 
     def stands(self, link: Link) -> None:
         """See `Owner.stands`."""
-        for _, stands in self._watchers:
-            stands()
+        _tell_all([stands for _, stands in self._watchers])
 
     def lost(self, link: Link, error: StoreError) -> None:
         """See `Owner.lost`."""
         self._trouble = error
-        for lost, _ in self._watchers:
-            lost()
+        _tell_all([lost for lost, _ in self._watchers])
         if self._mode is not Mode.SINGLE:
             self.seek()
             for call in link.take_back():
@@ -396,15 +395,23 @@ class Links:
         if self._mode is not Mode.SINGLE:
             self.seek()
 
-    def _later(self, call: Call) -> None:
-        """The server will do it soon: the call comes again after a moment."""
+    def _later(self, call: Call, primary: str) -> None:
+        """The server will do it soon: the call comes again after a moment, a pinned one to the same server."""
         loop = asyncio.get_running_loop()
         call.until = call.until or loop.time() + self._timeout_s
         if loop.time() > call.until:
             call.resolve(self._trouble)
         else:
             call.asking = False
-            loop.call_later(_AGAIN_S * random.uniform(0.5, 1.0), self._route, call)  # noqa: S311
+            loop.call_later(_AGAIN_S * random.uniform(0.5, 1.0), self._again, call, primary)  # noqa: S311
+
+    def _again(self, call: Call, primary: str) -> None:
+        if call.command.pinned:
+            link = self._link_of(key_of(call.command))
+            if link is None or not link.connected or link.primary != primary:
+                call.resolve(StoreMoved("nothing was stored, and the primary that was to do it later is lost"))
+                return
+        self._route(call)
 
     # --- seeking ----------------------------------------------------------------------------------------------------
 
@@ -478,15 +485,20 @@ class Links:
                     call.resolve(error)
                 else:
                     self._hold(call)
-            for lost, _ in self._watchers:
-                lost()
+            _tell_all([lost for lost, _ in self._watchers])
             link.retire(StoreUnavailable(f"{address} is no primary any more"))
         for address in fresh.primaries:
             self._place(address)
         self._tell()
 
     def _tell(self) -> None:
-        for _, stands in self._watchers:
-            stands()
-        for tell in self._changed:
+        _tell_all([stands for _, stands in self._watchers] + self._changed)
+
+
+def _tell_all(tells: Sequence[Callable[[], object]]) -> None:
+    for tell in tells:
+        try:
             tell()
+        except Exception:
+            # Whoever breaks its promise must not leave the calls of the others standing.
+            _log.exception("someone who is told of primaries failed")
