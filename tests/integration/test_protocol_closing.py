@@ -427,6 +427,7 @@ async def test_a_defect_of_the_node_costs_one_connection_and_is_never_1011(
     node = await nodes.start()
     async with wired(node, token_of()) as client, opened(node, "bob") as other:
         await other.expect("caught_up")
+        await other.nothing_more()  # its limits are made with its first frame
         node.settings = None  # type: ignore[assignment] # no attribute of it can be read any more
         client.send("hello")
         closed = await client.until_closed()
