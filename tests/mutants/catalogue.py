@@ -33,6 +33,7 @@ _CLIENTS = "tests/fault/test_clients.py::"
 _SWEEP = "tests/fault/test_sweep.py::"
 _ISOLATION = "tests/fault/test_isolation.py::"
 _CONTRACT = "tests/contract/"
+_SECURITY = "tests/integration/test_security.py::"
 _LEASES = "tests/unit/test_run_leases.py::"
 
 MUTANTS = (
@@ -393,6 +394,46 @@ MUTANTS = (
         guard="        if expires_ms <= now_ms:",
         replacement="        if False:",
         test=_ISOLATION + "test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_http",
+    ),
+    Mutant(
+        requirement="R23",
+        name="the tokens of a key that was taken away are remembered",
+        file="gateway/auth.py",
+        guard="            self._cache.clear()",
+        replacement="            pass",
+        test=_SECURITY + "test_keys_are_rotated_while_nodes_run_and_a_key_that_goes_takes_its_connections_with_it",
+    ),
+    Mutant(
+        requirement="R23",
+        name="a ticket outlives the key of its token",
+        file="gateway/node.py",
+        guard="        self.authenticator.check_key(identity)",
+        replacement="        pass",
+        test=_SECURITY + "test_keys_are_rotated_while_nodes_run_and_a_key_that_goes_takes_its_connections_with_it",
+    ),
+    Mutant(
+        requirement="R23",
+        name="a user publishes on each node what one allows",
+        file="gateway/quotas.py",
+        guard="        if wait_ms:",
+        replacement="        if False:",
+        test=_SECURITY + "test_a_user_publishes_on_all_nodes_together_no_more_than_the_tier_allows",
+    ),
+    Mutant(
+        requirement="R23",
+        name="bodies have no bound together",
+        file="gateway/quotas.py",
+        guard="        if self._bodies_bytes + more_bytes > self._limits.max_bodies_bytes:",
+        replacement="        if False:",
+        test=_SECURITY + "test_bodies_that_are_held_open_leave_the_node_within_its_bound",
+    ),
+    Mutant(
+        requirement="R23",
+        name="slow requests take every place",
+        file="gateway/listener.py",
+        guard="            next(iter(self.heads)).drop()",
+        replacement="            pass",
+        test="tests/unit/test_listener_places.py::test_who_has_waited_longest_for_a_request_makes_room_for_the_next",
     ),
     # --- R16: a run owes its events, whatever becomes of its process -------------------------------------------------
     Mutant(
