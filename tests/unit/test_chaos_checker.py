@@ -14,6 +14,7 @@ from chaos.checker import Verdict, check, slices
 from chaos.faults import FAULTS, names_for
 from chaos.history import Kind, Log, Op, merged, read, write
 from chaos.mix import plan_mix
+from chaos.page import cells_of, filled, impossible, merged_cells, mix_of
 from chaos.progress import Progress
 from chaos.report import summary, table
 from chaos.stores import TOPOLOGIES
@@ -358,3 +359,47 @@ def test_a_seed_names_its_faults() -> None:
 def test_a_fault_that_cannot_be_staged_somewhere_says_why() -> None:
     for kind in FAULTS.values():
         assert kind.why_not or kind.topologies == TOPOLOGIES
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+ORIGIN = {"topology": "single", "durability": "memory", "server": "S", "commit": "c", "seed": 1, "date": "d"}
+PAGE = "# A page\n<!-- matrix: begin -->\nold\n<!-- matrix: end -->\n<!-- mixes: begin -->\n<!-- mixes: end -->\nend\n"
+
+
+def _harmed() -> Verdict:
+    book = Book()
+    book.opened()
+    book.add("harness", Kind.INVOKE, "fault", number=1, name="node-kill", group="node", target="n")
+    book.published(1, 2)
+    book.received("p1")
+    book.add("harness", Kind.OK, "fault", number=1)
+    return book.judged()
+
+
+def test_a_cell_counts_what_was_sent_received_lost_and_announced() -> None:
+    [cell] = cells_of(_harmed(), ORIGIN)
+    assert (cell["fault"], cell["sent"], cell["owed"], cell["received"], cell["lost"]) == ("node-kill", 2, 2, 1, 1)
+    page = filled(PAGE, {"cells": [cell], "mixes": []})
+    assert "sent 2, received 1 of 2, lost 1, announced 0" in page
+    assert "old" not in page
+    assert page.startswith("# A page")
+    assert page.endswith("end\n")
+
+
+def test_a_new_cell_takes_the_place_of_the_old_one() -> None:
+    [cell] = cells_of(_harmed(), ORIGIN)
+    other = {**cell, "fault": "node-freeze"}
+    assert merged_cells([cell, other], [{**cell, "sent": 9}]) == [{**cell, "sent": 9}, other]
+
+
+def test_a_long_run_is_a_column_of_its_own() -> None:
+    mix = mix_of(_harmed(), {**ORIGIN, "minutes": 10.0})
+    assert "| lost | 1 |" in filled(PAGE, {"cells": [], "mixes": [mix]})
+
+
+def test_what_can_not_be_staged_is_said_in_words() -> None:
+    assert "not_replicated" in (impossible("node-kill", "replicated", "single") or "")
+    assert impossible("failover", "memory", "single") == "there is no replica"
+    assert impossible("failover", "replicated", "cluster") is None
