@@ -123,7 +123,7 @@ async def _storm(fleet: Fleet, processes: Processes, directory: Path, count: int
     """All clients of one node come back to the two others after its death; returns how late 99 of 100 events of others
     were at most meanwhile, in milliseconds.
     """
-    await fleet.start(READY_PROBE_MS=500)
+    await fleet.start()
     doors: list[Balancer] = [fleet.balancer]
     while len(doors) < balancers:
         await fleet.start_balancer()

@@ -85,13 +85,14 @@ async def _roll(fleet: Fleet, *, start: Path | None, to: Path | None) -> None:
     await fleet.start(of=start)
     clients = await fleet.start_clients(USERS, ack_delay_ms=(5, 60))
     # Those who publish are not restarted with the nodes: of both releases, all the time.
-    old = await fleet.start_publisher_of(fleet.release, USERS[:10], 1_500, rate=100)
-    new = await fleet.start_publisher(USERS[10:], 1_500, rate=100)
-    async with phones(fleet):
+    await fleet.start_publisher_of(fleet.release, USERS[:10], 1_500, rate=100)
+    await fleet.start_publisher(USERS[10:], 1_500, rate=100)
+    async with phones(fleet) as made:
         for node in fleet.nodes:
-            before = {publishing: publishing.log.read().count for publishing in (old, new)}
+            before = {phone: len(phone.numbers) for phone in made}
             await fleet.replace(node, of=to)
-            assert all(publishing.log.read().count > count for publishing, count in before.items())
+            # Events go on all the time: these clients are sent some while each of the nodes is replaced.
+            assert all(len(phone.numbers) > count for phone, count in before.items())
         report = await fleet.settled()
 
     fleet.assert_good(report)
@@ -112,6 +113,7 @@ async def _versions(fleet: Fleet) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.requirement("R10")
 async def test_an_upgrade_of_every_node_from_the_last_release_loses_and_repeats_nothing(new_fleet: NewFleet) -> None:
     fleet = new_fleet(node_heartbeat_ms=500, drain_ms=DRAIN_MS)
@@ -119,6 +121,7 @@ async def test_an_upgrade_of_every_node_from_the_last_release_loses_and_repeats_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.requirement("R10")
 async def test_a_rollback_of_every_node_to_the_last_release_loses_and_repeats_nothing(new_fleet: NewFleet) -> None:
     fleet = new_fleet(node_heartbeat_ms=500, drain_ms=DRAIN_MS)
