@@ -31,6 +31,7 @@ T = TypeVar("T")
 KEYS: Final = Keys("eb", 1024)
 TOPOLOGIES: Final = ("single", "sentinel", "cluster")
 _TRIES: Final = 200
+_START_MS: Final = 60_000  # a machine that is busy takes its time to read the file
 
 
 class Store(ABC):
@@ -167,7 +168,7 @@ class SingleStore(Store):
     async def restart(self, chance: random.Random, away_ms: int) -> None:
         self.server.kill()
         await asyncio.sleep(away_ms / 1000)
-        await asyncio.to_thread(self.server.start)
+        await asyncio.to_thread(self.server.start, _START_MS)
 
     async def restart_all(self, away_ms: int) -> None:
         await self.restart(random.Random(0), away_ms)
@@ -204,14 +205,14 @@ class SentinelStore(Store):
         primary = self._set.primary
         primary.kill()
         await asyncio.sleep(away_ms / 1000)
-        await asyncio.to_thread(primary.start)
+        await asyncio.to_thread(primary.start, _START_MS)
 
     async def restart_all(self, away_ms: int) -> None:
         for server in self._set.servers:
             server.kill()
         await asyncio.sleep(away_ms / 1000)
         for server in self._set.servers:
-            await asyncio.to_thread(server.start)
+            await asyncio.to_thread(server.start, _START_MS)
 
     async def freeze(self, chance: random.Random, away_ms: int) -> None:
         await _frozen(self._set.primary, away_ms)
@@ -223,7 +224,7 @@ class SentinelStore(Store):
         primary, replica = self._set.primary, self._set.replica
         primary.kill()
         await asyncio.to_thread(self._set.promoted, replica, 60_000)
-        await asyncio.to_thread(primary.start)
+        await asyncio.to_thread(primary.start, _START_MS)
 
     async def roll_back(self, chance: random.Random, away_ms: int) -> None:
         primary, replica = self._set.primary, self._set.replica
@@ -231,7 +232,7 @@ class SentinelStore(Store):
         await asyncio.sleep(away_ms / 1000)
         primary.kill()
         await asyncio.to_thread(self._set.promoted, replica, 60_000)
-        await asyncio.to_thread(primary.start)
+        await asyncio.to_thread(primary.start, _START_MS)
 
 
 class ClusterStore(Store):
@@ -268,13 +269,13 @@ class ClusterStore(Store):
         primary, _ = await self._one(chance)
         primary.server.kill()
         await asyncio.sleep(away_ms / 1000)
-        await asyncio.to_thread(primary.server.start)
+        await asyncio.to_thread(primary.server.start, _START_MS)
 
     async def restart_all(self, away_ms: int) -> None:
         self._cluster.kill_all()
         await asyncio.sleep(away_ms / 1000)
         for member in self._cluster.members:
-            await asyncio.to_thread(member.server.start)
+            await asyncio.to_thread(member.server.start, _START_MS)
 
     async def freeze(self, chance: random.Random, away_ms: int) -> None:
         primary, _ = await self._one(chance)
@@ -288,7 +289,7 @@ class ClusterStore(Store):
         primary, replica = await self._one(chance)
         primary.server.kill()
         await asyncio.to_thread(self._cluster.promoted, replica, 60_000)
-        await asyncio.to_thread(primary.server.start)
+        await asyncio.to_thread(primary.server.start, _START_MS)
 
     async def roll_back(self, chance: random.Random, away_ms: int) -> None:
         primary, replica = await self._one(chance)
@@ -296,7 +297,7 @@ class ClusterStore(Store):
         await asyncio.sleep(away_ms / 1000)
         primary.server.kill()
         await asyncio.to_thread(self._cluster.promoted, replica, 60_000)
-        await asyncio.to_thread(primary.server.start)
+        await asyncio.to_thread(primary.server.start, _START_MS)
 
     async def move_slot(self, chance: random.Random, users: Sequence[str]) -> None:
         slot = slot_of(KEYS.user(UserId(chance.choice(users))).stream)
