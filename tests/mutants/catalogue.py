@@ -401,7 +401,7 @@ MUTANTS = (
         file="gateway/auth.py",
         guard="            self._cache.clear()",
         replacement="            pass",
-        test=_SECURITY + "test_keys_are_rotated_while_nodes_run_and_a_key_that_goes_takes_its_connections_with_it",
+        test="tests/unit/test_rotation.py::test_a_secret_that_changes_in_its_file_counts_from_the_next_look_on",
     ),
     Mutant(
         requirement="R23",
