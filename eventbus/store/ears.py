@@ -214,7 +214,7 @@ class Ears:
         self._leaving: set[asyncio.Task[None]] = set()
         self._planned = False
         self._closed = False
-        self._unwatch = links.on_change(self._plan_soon)
+        self._unwatch = links.watchers.on_change(self._plan_soon)
 
     @property
     def one_by_one(self) -> bool:

@@ -12,18 +12,19 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from eventbus.errors import StoreBusy, StoreError, StoreMoved, StoreTimeout, StoreUnavailable
 from eventbus.store.calls import Call, Results
 from eventbus.store.command import Command, key_of, nothing_of
-from eventbus.store.endpoint import Endpoint, Mode, Target, parse_target
+from eventbus.store.endpoint import Endpoint, Mode, parse_target
 from eventbus.store.finding import find_primary, read_map
 from eventbus.store.link import Link
 from eventbus.store.seeking import Seeker
-from eventbus.store.topology import Address, SlotMap, Step, decide, slot_of
+from eventbus.store.topology import Address, SlotMap, Step, decide
 from eventbus.store.translate import Refused, translate
+from eventbus.store.whereabouts import Watchers, Whereabouts
 
 __all__ = ["Links"]
 
@@ -69,8 +70,9 @@ class Links:
         ping_ms: int = 2_000,
         eager: bool = True,
     ) -> None:
-        self._target: Target = parse_target(url)
-        self._mode = self._target.mode
+        self._where = Whereabouts(parse_target(url))
+        self.watchers = Watchers()
+        """Who is told of primaries."""
         self._timeout_s = timeout_ms / 1000
         self._max_calls = max_calls
         self._max_bytes = max_bytes
@@ -78,21 +80,16 @@ class Links:
         self._ping_s = ping_ms / 1000
         self._eager = eager
         self._only: Link | None = None
-        self._located: Address | None = None
         self._links: dict[Address, Link] = {}
-        self._map: SlotMap | None = None
-        self._known: list[Address] = []
         self._held: deque[Call] = deque()
         self._trouble: StoreError = StoreUnavailable("no connection to Redis yet")
         self._seeker = Seeker(self, name=f"{name}-seeking", refresh_s=refresh_ms / 1000, longest_wait_s=_SEEKING_WAIT_S)
-        self._changed: list[Callable[[], object]] = []
-        self._watchers: list[tuple[Callable[[], object], Callable[[], object]]] = []
         self._past_connections = 0
         self._closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self.connected else "not connected"
-        return f"<Links {self._name} {self._mode} {state} {list(self._links.values()) or self._only}>"
+        return f"<Links {self._name} {self._where.mode} {state} {list(self._links.values()) or self._only}>"
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
@@ -109,12 +106,12 @@ class Links:
     @property
     def scattered(self) -> bool:
         """Whether the keys of two partitions may be on two servers, as far as is known."""
-        return self._mode is Mode.CLUSTER or (self._mode is Mode.SINGLE and not self.primary)
+        return self._where.mode is Mode.CLUSTER or (self._where.mode is Mode.SINGLE and not self.primary)
 
     @property
     def replaceable(self) -> bool:
         """Whether another server may take the place of a primary, as far as is known."""
-        return self._mode is not Mode.SINGLE or not self.primary
+        return self._where.mode is not Mode.SINGLE or not self.primary
 
     def primary_of(self, key: str) -> str:
         """The `run_id` of the server to which a command with this key goes now, empty when no connection stands."""
@@ -123,14 +120,12 @@ class Links:
 
     def home_of(self, key: str) -> Endpoint | None:
         """Where the primary of a key is, None when that is not known now."""
-        if self._mode is Mode.SINGLE:
-            return self._target.servers[0]
-        found = self._located if self._mode is Mode.SENTINEL else self._owner_of(key)
-        return None if found is None else self._target.servers[0].at(found)
+        found = self._where.home_of(key)
+        return None if found is None else self._where.endpoint(found)
 
     def serves(self, address: Address) -> bool:
         """Whether a primary is there, as far as is known."""
-        return address in (self._places() if self._mode is not Mode.SINGLE else (self._target.servers[0].address,))
+        return address in self._where.places()
 
     def statistics(self) -> dict[str, int]:
         """Whole numbers for metrics: connections made, calls waiting, calls unanswered."""
@@ -141,25 +136,6 @@ class Links:
             "unanswered": sum(link.unanswered for link in links),
         }
 
-    def on_change(self, tell: Callable[[], object]) -> Callable[[], None]:
-        """Have someone told, in the event loop, whenever a primary may be elsewhere. Returns what ends it."""
-        self._changed.append(tell)
-        return lambda: self._changed.remove(tell) if tell in self._changed else None
-
-    def watch(self, lost: Callable[[], object], stands: Callable[[], object]) -> Callable[[], None]:
-        """Have someone told of primaries, in the event loop.
-
-        Args:
-            lost: called when the connection to a primary has ended.
-            stands: called when one stands, or has taken over a part of another, before anything is sent there.
-
-        Returns:
-            What ends it.
-        """
-        watcher = (lost, stands)
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
-
     async def primaries(self) -> Sequence[Address]:
         """Where all primaries are now, in a stable order.
 
@@ -167,25 +143,17 @@ class Links:
             StoreUnavailable: that could not be found out in time.
         """
         until = asyncio.get_running_loop().time() + self._timeout_s
-        if self._mode is Mode.SINGLE:
-            if not self.primary:
-                # Whether it is one server or a Cluster shows with the first connection.
-                answer = await self.execute(Command(("PING",), lambda reply, _primary: bool(reply)))
-                if isinstance(answer, StoreError):
-                    raise answer
-            if self._mode is Mode.SINGLE:
-                return (self._target.servers[0].address,)
-        while (found := self._places()) == ():
+        if self._where.mode is Mode.SINGLE and not self.primary:
+            # Whether it is one server or a Cluster shows with the first connection.
+            answer = await self.execute(Command(("PING",), lambda reply, _primary: bool(reply)))
+            if isinstance(answer, StoreError):
+                raise answer
+        while not (found := self._where.places()):
             if asyncio.get_running_loop().time() > until:
                 raise self._trouble
             self.seek()
             await asyncio.sleep(_AGAIN_S)
         return found
-
-    def _places(self) -> Sequence[Address]:
-        if self._mode is Mode.SENTINEL:
-            return () if self._located is None else (self._located,)
-        return () if self._map is None else self._map.primaries
 
     # --- taking calls in --------------------------------------------------------------------------------------------
 
@@ -207,7 +175,7 @@ class Links:
             only.put(call)
         elif at is not None and (link := self._links.get(at)) is not None:
             link.put(call)
-        elif at is not None and self._mode is Mode.CLUSTER:
+        elif at is not None and self._where.mode is Mode.CLUSTER:
             call.resolve(StoreUnavailable(f"{at} is no primary of the Cluster any more"))
         else:
             self._route(call)
@@ -246,26 +214,19 @@ class Links:
     def _all(self) -> list[Link]:
         return [self._only] if self._only is not None else list(self._links.values())
 
-    def _owner_of(self, key: str | None) -> Address | None:
-        if self._map is None:
-            return None
-        if key is None:
-            return self._map.primaries[0] if self._map.primaries else None
-        return self._map.owner(slot_of(key))
-
     def _link_of(self, key: str | None) -> Link | None:
         if self._only is not None:
             return self._only
-        owner = self._owner_of(key)
-        return None if owner is None else self._links.get(owner)
+        home = self._where.home_of(key)
+        return None if home is None else self._links.get(home)
 
     def _route(self, call: Call) -> None:
         if self._closed:
             call.resolve(StoreUnavailable("the store is closed"))
             return
-        if self._only is None and self._mode is not Mode.CLUSTER:
+        if self._only is None and self._where.mode is not Mode.CLUSTER:
             self._only = self._new_link()
-            if self._mode is Mode.SENTINEL:
+            if self._where.mode is Mode.SENTINEL:
                 self._seeker.start()
         link = self._only if self._only is not None else self._link_of(key_of(call.command))
         if link is None:
@@ -282,7 +243,7 @@ class Links:
             max_bytes=self._max_bytes,
             ping_s=self._ping_s,
             eager=self._eager,
-            longest_wait_s=_LONGEST_WAIT_S if self._mode is Mode.SINGLE else _SEEKING_WAIT_S,
+            longest_wait_s=_LONGEST_WAIT_S if self._where.mode is Mode.SINGLE else _SEEKING_WAIT_S,
         )
 
     def _hold(self, call: Call) -> None:
@@ -313,22 +274,22 @@ class Links:
 
     async def locate(self, link: Link) -> Endpoint:
         """See `Owner.locate`."""
-        if self._mode is Mode.CLUSTER:
+        if self._where.mode is Mode.CLUSTER:
             address = next((address for address, known in self._links.items() if known is link), None)
             if address is None:
                 raise StoreUnavailable("the server is no primary any more")
-            return self._target.servers[0].at(address)
-        if self._mode is Mode.SENTINEL:
-            return self._target.servers[0].at(await self._find_primary())
-        return self._target.servers[0]
+            return self._where.endpoint(address)
+        if self._where.mode is Mode.SENTINEL:
+            return self._where.endpoint(await self._find_primary())
+        return self._where.target.servers[0]
 
     def greeted(self, link: Link, facts: dict[str, str]) -> StoreError | None:
         """See `Owner.greeted`."""
-        if self._mode is Mode.SINGLE and "cluster" in (facts.get("redis_mode"), facts.get("server_mode")):
-            self._mode, self._only = Mode.CLUSTER, None
+        if self._where.mode is Mode.SINGLE and "cluster" in (facts.get("redis_mode"), facts.get("server_mode")):
+            self._where.mode, self._only = Mode.CLUSTER, None
             self._seek_soon(link)
             return StoreBusy("Redis can not answer now: the map of the Cluster is not known yet")
-        if self._mode is not Mode.SINGLE and facts.get("role") != "master":
+        if self._where.mode is not Mode.SINGLE and facts.get("role") != "master":
             self.seek()
             return StoreBusy(f"Redis can not answer now: {link!r} reached a server that is no primary")
         return None
@@ -343,7 +304,7 @@ class Links:
     def unreachable(self, link: Link, error: StoreError) -> None:
         """See `Owner.unreachable`. A single server is given up at once: nobody will take its place."""
         self._trouble = error
-        if self._mode is Mode.SINGLE:
+        if self._where.mode is Mode.SINGLE:
             link.give_up(error)
             return
         for call in link.take_back():
@@ -352,7 +313,7 @@ class Links:
 
     def refused(self, link: Link, call: Call, error: Refused) -> bool:
         """See `Owner.refused`. The table of what to do is `eventbus.store.topology.decide`."""
-        if self._mode is Mode.SINGLE or link.endpoint is None:
+        if self._where.mode is Mode.SINGLE or link.endpoint is None:
             return False
         decision = decide(str(error), link.endpoint.address)
         if decision.step in (Step.FAIL, Step.LOAD):
@@ -365,8 +326,8 @@ class Links:
             call.asking = True
             self._place(decision.redirect.address).put(call)
         else:
-            if decision.step is Step.MOVED and decision.redirect is not None and self._map is not None:
-                self._adopt(self._map.moved(decision.redirect.slot, decision.redirect.address))
+            if decision.step is Step.MOVED and decision.redirect is not None and self._where.map is not None:
+                self._adopt(self._where.map.moved(decision.redirect.slot, decision.redirect.address))
             self.seek()
             if call.command.pinned:
                 call.resolve(StoreMoved(f"nothing was stored: {error}"))
@@ -379,20 +340,20 @@ class Links:
 
     def stands(self, link: Link) -> None:
         """See `Owner.stands`."""
-        _tell_all([stands for _, stands in self._watchers])
+        self.watchers.stands()
 
     def lost(self, link: Link, error: StoreError) -> None:
         """See `Owner.lost`."""
         self._trouble = error
-        _tell_all([lost for lost, _ in self._watchers])
-        if self._mode is not Mode.SINGLE:
+        self.watchers.lost()
+        if self._where.mode is not Mode.SINGLE:
             self.seek()
             for call in link.take_back():
                 self._hold(call)
 
     def slow(self, link: Link) -> None:
         """See `Owner.slow`."""
-        if self._mode is not Mode.SINGLE:
+        if self._where.mode is not Mode.SINGLE:
             self.seek()
 
     def _later(self, call: Call, primary: str) -> None:
@@ -419,7 +380,7 @@ class Links:
         """Find out soon who is primary of what. A single server is asked something, to see whether it is one."""
         if self._closed:
             return
-        if self._mode is Mode.SINGLE:
+        if self._where.mode is Mode.SINGLE:
             if not self.statistics()["waiting"]:
                 self._route(Call(Command(("PING",), nothing_of)))
             return
@@ -438,7 +399,7 @@ class Links:
     async def look(self) -> None:
         """See `Sought.look`."""
         try:
-            if self._mode is Mode.SENTINEL:
+            if self._where.mode is Mode.SENTINEL:
                 await self._find_primary()
             else:
                 await self._read_map()
@@ -453,26 +414,24 @@ class Links:
         return bool(self._held)
 
     async def _find_primary(self) -> Address:
-        target = self._target
+        target = self._where.target
         found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s)
-        if found != self._located:
-            before, self._located = self._located, found
+        if found != self._where.located:
+            before, self._where.located = self._where.located, found
             if before is not None:
                 _log.warning("the primary of %s is %s, no longer %s", target.service, found, before)
             if self._only is not None and self._only.endpoint is not None and self._only.endpoint.address != found:
                 self._only.lose(StoreUnavailable(f"the primary of {target.service} is {found} now"))
-            self._tell()
+            self.watchers.changed()
         return found
 
     async def _read_map(self) -> None:
-        first = self._target.servers[0]
-        seeds = {server.address for server in self._target.servers}
-        servers = [first.at(address) for address in sorted({*seeds, *self._known, *self._links})]
-        fresh, self._known = await read_map(servers, timeout_s=self._timeout_s)
+        servers = self._where.servers(self._links)
+        fresh, self._where.known = await read_map(servers, timeout_s=self._timeout_s)
         self._adopt(fresh)
 
     def _adopt(self, fresh: SlotMap) -> None:
-        before, self._map = self._map, fresh
+        before, self._where.map = self._where.map, fresh
         if before == fresh:
             return
         _log.info("the map of the Cluster is %r", fresh)
@@ -485,20 +444,8 @@ class Links:
                     call.resolve(error)
                 else:
                     self._hold(call)
-            _tell_all([lost for lost, _ in self._watchers])
+            self.watchers.lost()
             link.retire(StoreUnavailable(f"{address} is no primary any more"))
         for address in fresh.primaries:
             self._place(address)
-        self._tell()
-
-    def _tell(self) -> None:
-        _tell_all([stands for _, stands in self._watchers] + self._changed)
-
-
-def _tell_all(tells: Sequence[Callable[[], object]]) -> None:
-    for tell in tells:
-        try:
-            tell()
-        except Exception:
-            # Whoever breaks its promise must not leave the calls of the others standing.
-            _log.exception("someone who is told of primaries failed")
+        self.watchers.changed()

@@ -162,9 +162,9 @@ class RedisStore(
         """Have someone told, in the event loop, of each primary that is lost and of each that stands.
 
         Returns:
-            What ends it. See `Links.watch`.
+            What ends it. See `Watchers.watch`.
         """
-        return self.link.watch(lost, stands)
+        return self.link.watchers.watch(lost, stands)
 
     async def aclose(self) -> None:
         await asyncio.gather(*(subscription.aclose() for subscription in self._subscriptions))

@@ -220,7 +220,7 @@ async def test_whoever_watches_is_told_before_anything_goes_to_another_primary(
         if links.primary_of(KEY) == "two" and not two.log:
             told.append(("stands", links.primary_of(KEY)))
 
-    unwatch = links.watch(lambda: told.append(("lost", "")), stands)
+    unwatch = links.watchers.watch(lambda: told.append(("lost", "")), stands)
     await links.execute(read())
     await one.stop()
     two.map, two.epoch = map_of(two), 2

@@ -1,0 +1,109 @@
+"""Where the primaries are, as far as is known, and who wants to hear of a change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from eventbus.store.endpoint import Endpoint, Mode, Target
+from eventbus.store.topology import Address, SlotMap, slot_of
+
+__all__ = ["Watchers", "Whereabouts"]
+
+_log = logging.getLogger("eventbus.store")
+
+Tell = Callable[[], object]
+
+
+class Whereabouts:
+    """What is known of the servers of an installation.
+
+    Attributes:
+        target: what the URL names.
+        mode: how primaries are found; a single server may turn out to be one of a Cluster.
+        located: behind Sentinels, where the primary is; None before it is known.
+        map: of a Cluster; None before it is known.
+        known: all servers of a Cluster, replicas too.
+    """
+
+    __slots__ = ("known", "located", "map", "mode", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.mode = target.mode
+        self.located: Address | None = None
+        self.map: SlotMap | None = None
+        self.known: list[Address] = []
+
+    def endpoint(self, address: Address) -> Endpoint:
+        """A server of the installation, and what it wants to know of us."""
+        return self.target.servers[0].at(address)
+
+    def places(self) -> Sequence[Address]:
+        """Where the primaries are, in a stable order; empty when that is not known."""
+        if self.mode is Mode.SINGLE:
+            return (self.target.servers[0].address,)
+        if self.mode is Mode.SENTINEL:
+            return () if self.located is None else (self.located,)
+        return () if self.map is None else self.map.primaries
+
+    def home_of(self, key: str | None) -> Address | None:
+        """Where the primary of a key is (of no key: any primary), None when that is not known."""
+        if self.mode is not Mode.CLUSTER or key is None:
+            return next(iter(self.places()), None)
+        return None if self.map is None else self.map.owner(slot_of(key))
+
+    def servers(self, more: Iterable[Address]) -> list[Endpoint]:
+        """All servers of the Cluster that are known, to be asked for its map."""
+        seeds = {server.address for server in self.target.servers}
+        return [self.endpoint(address) for address in sorted({*seeds, *self.known, *more})]
+
+
+class Watchers:
+    """Who is told of primaries, in the event loop."""
+
+    __slots__ = ("_changed", "_watchers")
+
+    def __init__(self) -> None:
+        self._changed: list[Tell] = []
+        self._watchers: list[tuple[Tell, Tell]] = []
+
+    def on_change(self, tell: Tell) -> Callable[[], None]:
+        """Have someone told whenever a primary may be elsewhere. Returns what ends it."""
+        self._changed.append(tell)
+        return lambda: self._changed.remove(tell) if tell in self._changed else None
+
+    def watch(self, lost: Tell, stands: Tell) -> Callable[[], None]:
+        """Have someone told.
+
+        Args:
+            lost: called when the connection to a primary has ended.
+            stands: called when one stands, or has taken over a part of another, before anything is sent there.
+
+        Returns:
+            What ends it.
+        """
+        watcher = (lost, stands)
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
+
+    def lost(self) -> None:
+        """The connection to a primary has ended."""
+        self._tell([lost for lost, _ in self._watchers])
+
+    def stands(self) -> None:
+        """A connection to a primary stands."""
+        self._tell([stands for _, stands in self._watchers])
+
+    def changed(self) -> None:
+        """Primaries are elsewhere."""
+        self.stands()
+        self._tell(list(self._changed))
+
+    def _tell(self, tells: Sequence[Tell]) -> None:
+        for tell in tells:
+            try:
+                tell()
+            except Exception:
+                # Whoever breaks its promise must not leave the calls of the others standing.
+                _log.exception("someone who is told of primaries failed")
