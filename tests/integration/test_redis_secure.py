@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from eventbus import Bus
 from eventbus.embedded import EmbeddedServer
 from eventbus.errors import StoreError, StoreMisconfigured, StoreUnavailable
+from eventbus.ids import ENTRY_ZERO, UserId
 from eventbus.store.redis_store import RedisStore
 from eventbus.store.scripts import all_scripts
 from tests.support.certificates import Authority
-from tests.support.clusters import free_port
+from tests.support.clusters import NewCluster, free_port
 from tests.support.processes import ROOT, Processes
 from tests.support.redis_stores import event_of, publish
 from tests.support.rights import LEAST_RIGHTS, PASSWORD, USER, rights_of
@@ -152,3 +154,22 @@ async def test_server_of_an_unknown_authority_is_not_trusted(tls_url: str, tmp_p
 async def test_client_without_a_certificate_gets_no_answer(tls_url: str, authority: Authority, opened: Opened) -> None:
     with pytest.raises(StoreError):
         await opened(f"{tls_url}?ssl_ca_certs={authority.path}").ping()
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("R32")
+async def test_cluster_is_used_over_tls_also_after_a_failover(
+    new_cluster: NewCluster, authority: Authority, opened: Opened
+) -> None:
+    """The map that a member tells over TLS has the ports for TLS."""
+    cluster = new_cluster("redis", authority=authority)
+    users = [f"user{number}" for number in range(30)]
+    async with Bus(_with_certificate(cluster.tls_url, authority)) as bus:
+        before = [await bus.publish(user=user, type="note", data={}) for user in users]
+        for primary in cluster.primaries:
+            cluster.fail_over(cluster.replica(primary))
+        after = [await bus.publish(user=user, type="note", data={}) for user in users]
+    store = opened(_with_certificate(cluster.tls_url, authority))
+    for user, first, second in zip(users, before, after, strict=True):
+        page = await store.history(UserId(user), ENTRY_ZERO, 10)
+        assert [entry.id for entry in page.entries] == [first.entry, second.entry]

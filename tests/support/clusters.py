@@ -17,6 +17,7 @@ import pytest
 
 from eventbus.embedded import EmbeddedServer, ServerBinary
 from eventbus.store.topology import SLOTS, Address, SlotMap, slot_of
+from tests.support.certificates import Authority
 from tests.support.places import Place
 from tests.support.resp import Refused, Talk, ask, info
 from tests.support.servers import ServerPool, freeze, thaw
@@ -32,11 +33,13 @@ class Member:
 
     Attributes:
         server: the process.
+        tls_port: where it speaks TLS, 0 for nowhere.
         id: its name in the cluster; empty before the cluster was made.
     """
 
-    def __init__(self, server: EmbeddedServer) -> None:
+    def __init__(self, server: EmbeddedServer, tls_port: int = 0) -> None:
         self.server = server
+        self.tls_port = tls_port
         self.id = ""
 
     def __repr__(self) -> str:
@@ -89,6 +92,7 @@ class Cluster:
         node_timeout_ms: after so long without a sign a member counts as failed.
         extra: further arguments of each member.
         appendonly: whether the members have files; without, a restart brings them back empty.
+        authority: signs a certificate with which the members speak TLS, beside plain TCP for the tests themselves.
     """
 
     def __init__(
@@ -100,26 +104,43 @@ class Cluster:
         node_timeout_ms: int = 2_000,
         extra: Sequence[str] = (),
         appendonly: bool = True,
+        authority: Authority | None = None,
     ) -> None:
         self._shares = primaries
+        self._pair = None if authority is None else authority.sign("member")
+        self._authority = authority
         self.node_timeout_ms = node_timeout_ms
         self.members: list[Member] = []
         taken: set[int] = set()
         for number in range(2 * primaries):
-            port, bus = free_port(taken), free_port(taken)
+            port, bus, tls_port = free_port(taken), free_port(taken), free_port(taken)
             server = EmbeddedServer(
                 directory / f"member-{number}",
                 binary=binary,
                 port=port,
                 appendonly=appendonly,
-                extra=(*_settings(bus, node_timeout_ms), *extra),
+                extra=(*_settings(bus, node_timeout_ms), *self._tls(tls_port), *extra),
             )
-            self.members.append(Member(server))
+            self.members.append(Member(server, tls_port if authority is not None else 0))
 
     @property
     def url(self) -> str:
         """Where clients begin: all members that run, whatever their role."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+
+    @property
+    def tls_url(self) -> str:
+        """The same over TLS, without what a client needs for it."""
+        return "rediss+cluster://" + ",".join(f"127.0.0.1:{member.tls_port}" for member in self.members)
+
+    def _tls(self, port: int) -> tuple[str, ...]:
+        if self._authority is None or self._pair is None:
+            return ()
+        return (
+            *("--tls-port", str(port), "--tls-cert-file", str(self._pair.certificate)),
+            *("--tls-key-file", str(self._pair.key), "--tls-ca-cert-file", str(self._authority.path)),
+            *("--tls-cluster", "yes", "--tls-replication", "yes"),
+        )
 
     # --- making -------------------------------------------------------------------------------------------------------
 
@@ -215,7 +236,7 @@ class Cluster:
         for member in self.running:
             if member is not primary:
                 found = member.info("replication")
-                if found["role"] == "slave" and int(found["master_port"]) == primary.port:
+                if found["role"] == "slave" and int(found["master_port"]) in (primary.port, primary.tls_port):
                     return member
         raise AssertionError(f"{primary} has no replica")
 
