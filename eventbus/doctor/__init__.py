@@ -140,7 +140,7 @@ async def try_store(store: Store, clock: Clock) -> list[Check]:
         await _look(store, fence, step)
     except (StoreError, _Failed) as error:
         advice = (
-            "Give the server's user the rights of docs/cli.md, and see that the server is a single one or a primary."
+            "Give the server's user the rights of docs/redis.md, and see that the server is a single one or a primary."
         )
         return [Check(check="store path", state=CheckState.PROBLEM, found=f"{step.name}: {error}", advice=advice)]
     finally:
