@@ -205,8 +205,16 @@ def put_back_call(
 ) -> Command[PutBack]:
     """The call of put_back.lua."""
     named = keys.user(user)
-    used = (named.stream, named.live, named.partition.dead)
-    words = (letter, entry, user, session, named.partition.channel, settings.live_ttl_ms)
+    used = (named.stream, named.live, named.partition.dead, named.partition.waiting)
+    words = (
+        letter,
+        entry,
+        user,
+        session,
+        named.partition.channel,
+        settings.live_ttl_ms,
+        settings.retention_ms,
+    )
     return Command(
         ("EVALSHA", script("put_back").sha, len(used), *used, *words),
         lambda reply, _primary: PutBack(reply.decode()),

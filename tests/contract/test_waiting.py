@@ -6,9 +6,10 @@ import pytest
 
 from eventbus import inspection
 from eventbus.errors import StoreError
-from eventbus.ids import EntryId, SessionId, UserId, entry_order
+from eventbus.ids import ENTRY_ZERO, EntryId, SessionId, UserId, entry_order
 from eventbus.inspection import Timing
 from eventbus.store import Redelivery
+from eventbus.store.mending import TakenHow, TakeOff
 from eventbus.store.waiting import PartitionFigures, WaitingMark, WaitingUser
 from tests.contract.conftest import MakeWorld
 from tests.contract.worlds import ALICE, NODE, World, fence_of
@@ -169,4 +170,17 @@ async def test_an_index_that_was_lost_is_made_anew(world: World) -> None:
     await world.publish("a")
     async for _ in inspection.reindex(world.store):
         pass
+    assert await indexed(world) == [ALICE]
+
+
+async def test_who_has_a_dead_letter_put_back_is_in_it(world: World) -> None:
+    await world.open(PHONE)
+    (entry,) = await world.publish("a")
+    await world.received(PHONE)
+    await world.store.take_off(TakeOff(user=ALICE, session=PHONE.session, entries=[entry], how=TakenHow.DEAD))
+    await world.store.detach(PHONE, entry)
+    assert await indexed(world) == []
+    (partition,) = await world.store.dead_letter_partitions()
+    (letter,) = await world.store.dead_letters(partition, ENTRY_ZERO, 10)
+    await world.store.put_back(ALICE, PHONE.session, letter.id, entry)
     assert await indexed(world) == [ALICE]
