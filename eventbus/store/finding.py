@@ -22,26 +22,44 @@ _ASKED: Final = 5
 _PATIENCE_S: Final = 1.0
 
 
-async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s: float) -> Address:
-    """Where the primary is, by the first Sentinel that knows.
+async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s: float) -> tuple[int, Address]:
+    """Where the primary is, by the Sentinel that has seen the latest change among most of them.
+
+    For a second or two after a failover the other Sentinels still name the old primary; a frozen one that is back
+    believes them.
 
     Args:
         sentinels: whom to ask, all at once.
         service: the name under which they know it.
         timeout_s: longest wait for an answer.
 
+    Returns:
+        The number of the change (each failover has a higher one), and the primary.
+
     Raises:
         StoreUnavailable: none answered, or none knows a service of that name.
-    Cancellation closes the connections. Redis: SENTINEL GET-MASTER-ADDR-BY-NAME.
+    Cancellation closes the connections. Redis: SENTINEL GET-MASTER-ADDR-BY-NAME,
+    SENTINEL MASTER (`config-epoch`; its address is the old one until every replica follows the new).
     """
     problems: list[str] = []
-    words = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-    async with aclosing(_answers(sentinels, (words,), min(timeout_s, _PATIENCE_S))) as answers:
+    best: tuple[int, Address] | None = None
+    answered = 0
+    words = (("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service), ("SENTINEL", "MASTER", service))
+    async with aclosing(_answers(sentinels, words, min(timeout_s, _PATIENCE_S))) as answers:
         async for sentinel, answer in answers:
-            found = answer if isinstance(answer, StoreError) else answer[0]
-            if isinstance(found, list) and len(found) == 2:
-                return Address(host=found[0].decode(), port=int(found[1]))
-            problems.append(f"{sentinel}: {found or 'knows no such service'}")
+            found, facts = (answer, None) if isinstance(answer, StoreError) else answer
+            if not isinstance(found, list) or len(found) != 2 or not isinstance(facts, list):
+                wrong = found if isinstance(found, Exception) else facts
+                problems.append(f"{sentinel}: {wrong if isinstance(wrong, Exception) else 'knows no such service'}")
+                continue
+            answered += 1
+            epoch = int(dict(zip(facts[::2], facts[1::2], strict=False)).get(b"config-epoch", 0))
+            if best is None or epoch > best[0]:
+                best = (epoch, Address(host=found[0].decode(), port=int(found[1])))
+            if 2 * answered > len(sentinels):
+                break  # the rest may be frozen
+    if best is not None:
+        return best
     raise StoreUnavailable(f"no Sentinel names a primary of the service {service!r}: {'; '.join(problems)}")
 
 

@@ -36,6 +36,8 @@ _LONGEST_WAIT_S: Final = 1.0
 # While a primary is sought, it is sought often: a failover is over when the map says so, and delivery goes on then.
 _SEEKING_WAIT_S: Final = 0.25
 _AGAIN_S: Final = 0.05
+# So long an older word of Sentinels is a late one; after that they were set up anew, and count from the beginning.
+_STALE_S: Final = 30.0
 _HOPS: Final = 16
 
 
@@ -415,14 +417,20 @@ class Links:
 
     async def _find_primary(self) -> Address:
         target = self._where.target
-        found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s)
-        if found != self._where.located:
-            before, self._where.located = self._where.located, found
+        epoch, found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s)
+        where, now_s = self._where, asyncio.get_running_loop().time()
+        if found != where.located:
+            before = where.located
+            if epoch < where.epoch and now_s - where.confirmed_s < _STALE_S:
+                # These have not heard of the failover yet. The old primary, thawed, would take what it is to lose.
+                raise StoreUnavailable(f"the Sentinels name {found}, which {before} has replaced")
+            where.located = found
             if before is not None:
                 _log.warning("the primary of %s is %s, no longer %s", target.service, found, before)
             if self._only is not None and self._only.endpoint is not None and self._only.endpoint.address != found:
                 self._only.lose(StoreUnavailable(f"the primary of {target.service} is {found} now"))
             self.watchers.changed()
+        where.epoch, where.confirmed_s = epoch, now_s
         return found
 
     async def _read_map(self) -> None:

@@ -22,16 +22,20 @@ class Whereabouts:
         target: what the URL names.
         mode: how primaries are found; a single server may turn out to be one of a Cluster.
         located: behind Sentinels, where the primary is; None before it is known.
+        epoch: the number of the failover that made it so, as the Sentinels count.
+        confirmed_s: when a Sentinel said so last, in the event loop's time.
         map: of a Cluster; None before it is known.
         known: all servers of a Cluster, replicas too.
     """
 
-    __slots__ = ("known", "located", "map", "mode", "target")
+    __slots__ = ("confirmed_s", "epoch", "known", "located", "map", "mode", "target")
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.mode = target.mode
         self.located: Address | None = None
+        self.epoch = -1
+        self.confirmed_s = 0.0
         self.map: SlotMap | None = None
         self.known: list[Address] = []
 
