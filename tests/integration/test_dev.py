@@ -186,7 +186,7 @@ async def test_a_data_directory_in_use_is_refused_in_a_sentence(processes: Proce
 @pytest.mark.slow
 async def test_without_any_server_one_sentence_says_what_to_install(processes: Processes, tmp_path: Path) -> None:
     call = (
-        "import eventbus.embedded as embedded; embedded.find_servers = lambda path=None: []\n"
+        "import eventbus.embedded.programs as programs; programs.find_servers = lambda path=None: []\n"
         "from gateway.__main__ import main; main()"
     )
     child = processes.python("-c", call, "dev", "--data-dir", tmp_path / "data", "--no-open")
