@@ -127,15 +127,20 @@ class FakeRedis:
 
 
 class FakeSentinel(FakeRedis):
-    """A Sentinel that names a primary."""
+    """A Sentinel that names a primary, and counts failovers."""
 
     def __init__(self) -> None:
         super().__init__("sentinel", mode="sentinel")
         self.primary: Callable[[], Address] = lambda: self.address
+        self.failovers = 0
 
     def answer(self, words: Words) -> bytes:
         named = self.primary()
-        return _packed([named.host, str(named.port)]) if words[2] == b"main" else b"*-1\r\n"
+        if words[2] != b"main":
+            return b"-ERR No such master with that name\r\n" if words[1] == b"MASTER" else b"*-1\r\n"
+        if words[1] == b"MASTER":
+            return _packed(["name", "main", "config-epoch", str(self.failovers)])
+        return _packed([named.host, str(named.port)])
 
 
 def map_of(*owners: FakeRedis) -> Sequence[Any]:

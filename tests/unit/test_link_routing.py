@@ -256,6 +256,26 @@ async def test_replica_that_a_sentinel_still_names_is_not_used(make_links: MakeL
         assert one.log == []
 
 
+async def test_sentinel_that_has_not_heard_of_a_failover_leads_nobody_back(make_links: MakeLinks) -> None:
+    """The old primary may be back, and take for a moment what it is to lose."""
+    async with FakeRedis("one") as one, FakeRedis("two") as two, FakeSentinel() as first, FakeSentinel() as late:
+        first.primary = late.primary = lambda: one.address
+        links = make_links(f"redis+sentinel://{first.address},{late.address}/main/0", timeout_ms=500)
+        assert await links.execute(read()) == "one"
+        first.primary, first.failovers = lambda: two.address, 1
+        links.seek()
+        await until(lambda: links.primary == "two")
+        await first.stop()
+        one.log.clear()
+        await two.stop()
+        answer = await links.execute(read())
+        assert isinstance(answer, StoreUnavailable)
+        assert one.log == []
+        await two.start()
+        late.primary, late.failovers = lambda: two.address, 1
+        assert await links.execute(read()) == "two"
+
+
 async def test_next_sentinel_is_asked_when_one_is_away(make_links: MakeLinks) -> None:
     async with FakeRedis("one") as one, FakeSentinel() as away, FakeSentinel() as sentinel:
         sentinel.primary = lambda: one.address
