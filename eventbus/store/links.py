@@ -87,6 +87,7 @@ class Links:
         self._trouble: StoreError = StoreUnavailable("no connection to Redis yet")
         self._seeker = Seeker(self, name=f"{name}-seeking", refresh_s=refresh_ms / 1000, longest_wait_s=_SEEKING_WAIT_S)
         self._past_connections = 0
+        self._redirects = 0
         self._closed = False
 
     def __repr__(self) -> str:
@@ -130,10 +131,13 @@ class Links:
         return address in self._where.places()
 
     def statistics(self) -> dict[str, int]:
-        """Whole numbers for metrics: connections made, calls waiting, calls unanswered."""
+        """Whole numbers for metrics: connections made, answers that sent a call to another server, calls waiting, calls
+        unanswered.
+        """
         links = self._all()
         return {
             "connections": self._past_connections + sum(link.connections for link in links),
+            "redirects": self._redirects,
             "waiting": len(self._held) + sum(link.waiting for link in links),
             "unanswered": sum(link.unanswered for link in links),
         }
@@ -321,6 +325,7 @@ class Links:
         if decision.step in (Step.FAIL, Step.LOAD):
             return False
         self._trouble = translate(error)
+        self._redirects += decision.step in (Step.ASK, Step.MOVED)
         call.hops += 1
         if decision.step is Step.AGAIN or call.hops > _HOPS:
             self._later(call, link.primary)
