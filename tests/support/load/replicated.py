@@ -94,8 +94,9 @@ class ReplicatedWorld(World, Generic[Set]):
         return [user for user in users if owner(self.keys.user(UserId(user)).stream) == url]
 
     async def published_on(self, publishing: Publishing, more: int) -> None:
-        """Waits until so many more publishes have returned than had at the call."""
-        await self.published_at_least(publishing, publishing.log.read().count + more)
+        """Waits until so many more publishes have returned than had at the call, or all that are planned have."""
+        wanted = publishing.log.read().count + more
+        await self.published_at_least(publishing, min(wanted, publishing.plan.events))
 
     def came_after(self, users: Sequence[str], wall_ms: int) -> int | None:
         """How long after a moment the first event came to one of these users; None while none has.
