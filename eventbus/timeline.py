@@ -20,6 +20,7 @@ from eventbus.watch import RunPhase, breaches_of, open_calls
 __all__ = ["RunTimeline", "TimelineBreach", "TimelineEvent", "assemble", "run_timeline"]
 
 _PAGE: Final = 500
+_OF_CALLS: Final = ("tool_executing", "tool_completed")
 _MARGIN_MS: Final = 60_000
 """The clocks of publishers and of the store may differ by so much: the events are looked for from so long before."""
 
@@ -35,6 +36,8 @@ class TimelineEvent:
         type: its type.
         time_ms: when it happened, by its publisher's clock.
         stored_ms: when it was stored, by the store's.
+        call: the call of a tool that it begins or ends; None for others.
+        tool: the tool of that call.
     """
 
     entry: EntryId
@@ -43,6 +46,8 @@ class TimelineEvent:
     type: str
     time_ms: int
     stored_ms: int
+    call: str | None = None
+    tool: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +121,8 @@ def assemble(
                 type=event.type,
                 time_ms=event.time_ms,
                 stored_ms=entry_order(entry)[0],
+                call=_word(event, "call_id"),
+                tool=_word(event, "tool"),
             )
             for entry, event in events
         ),
@@ -125,6 +132,12 @@ def assemble(
         ),
         problems=tuple(problems),
     )
+
+
+def _word(event: Event, name: str) -> str | None:
+    """A field of an event of a tool's call."""
+    value = event.data.get(name) if event.type in _OF_CALLS else None
+    return value if isinstance(value, str) else None
 
 
 def _ms(text: str | None) -> int | None:

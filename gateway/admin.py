@@ -1,4 +1,4 @@
-"""The admin port: metrics, liveness and what operators do. A listener of its own, loopback by default.
+"""The admin port: metrics, liveness, what operators do, and their console. A listener of its own, loopback by default.
 
 What answers is the same whether it is a node that asks itself or a parent that asks its workers: an `Overview`.
 """
@@ -23,6 +23,7 @@ from gateway.admin_looking import looking_routes
 from gateway.admin_revocations import AdminAccess, operator_of, revocation_routes
 from gateway.auth import Authenticator
 from gateway.config import NodeSettings, load_authenticator
+from gateway.console import feed_route, page_routes
 from gateway.handshake import Decision, Reject, UpgradeRequest
 from gateway.listener import Listener, serve
 from gateway.metrics import Snapshot, exposition
@@ -58,11 +59,15 @@ class _Doorman:
         self._clock = clock
         self._access = access
 
+    def check_place(self, request: Request) -> None:
+        """Checks that a port for this machine alone is asked for as that. Raises: Forbidden."""
+        if self._authenticator is None and not is_for_this_machine(request.headers.get("host")):
+            raise Forbidden("this port is for this machine alone: ask for it as localhost or by its address")
+
     def check(self, request: Request) -> None:
         """Raises: AuthError, Forbidden."""
+        self.check_place(request)
         if self._authenticator is None:
-            if not is_for_this_machine(request.headers.get("host")):
-                raise Forbidden("this port is for this machine alone: ask for it as localhost or by its address")
             return
         identity = operator_of(request, self._authenticator, self._clock.now_ms())
         if self._access is not None:
@@ -103,6 +108,7 @@ def make_admin_app(
             Route("/healthz", health, methods=["GET"]),
             *([] if access is None else revocation_routes(access)),
             *([] if access is None or settings is None else operator_routes(access, settings)),
+            *([] if access is None or settings is None else page_routes(doorman.check_place)),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
@@ -112,7 +118,12 @@ def operator_routes(access: AdminAccess, settings: NodeSettings) -> list[Route]:
     """The routes on which operators look and act."""
     delivery = settings.delivery
     timing = Timing(ack_timeout_ms=delivery.ack_timeout_ms, max_wait_ms=delivery.max_wait_ms, jitter=delivery.jitter)
-    return [*looking_routes(access, settings.store, timing), *acting_routes(access, settings.store.partitions)]
+    partitions = settings.store.partitions
+    return [
+        *looking_routes(access, settings.store, timing, settings.tiers),
+        *acting_routes(access, partitions),
+        feed_route(access, partitions=partitions),
+    ]
 
 
 def admin_authenticator(settings: NodeSettings) -> Authenticator | None:

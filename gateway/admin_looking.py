@@ -14,14 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from eventbus import inspection, watched
+from eventbus.breach import operator_object
 from eventbus.config import ConfirmationRecords, StoreSettings
-from eventbus.counting import overall_rates
+from eventbus.counting import overall_rates, user_rates
 from eventbus.errors import InvalidEvent, InvalidField
 from eventbus.event import decode_envelope, event_fields
-from eventbus.ids import UserId, parse_entry_id, parse_run_id, parse_session_id, parse_user_id
-from eventbus.inspection import Timing
+from eventbus.ids import UserId, parse_entry_id, parse_event_id, parse_run_id, parse_session_id, parse_user_id
+from eventbus.inspection import DeadFilter, Timing
 from eventbus.inspection.lookup import partition_of
 from eventbus.rates import STATES, Rates
+from eventbus.tiers import TierTable
 from eventbus.watch import RunPhase
 from gateway.admin_revocations import AdminAccess
 from gateway.web import BadRequest, UnknownEvent, answer
@@ -59,11 +61,13 @@ class _Looking:
         access: to the store.
         settings: of the installation.
         timing: of this node.
+        tiers: of this node.
     """
 
-    def __init__(self, access: AdminAccess, settings: StoreSettings, timing: Timing) -> None:
+    def __init__(self, access: AdminAccess, settings: StoreSettings, timing: Timing, tiers: TierTable) -> None:
         self._store = access.store
         self._settings = settings
+        self._tiers = tiers
         self._timing = timing
 
     async def overview(self, request: Request) -> object:
@@ -153,7 +157,8 @@ class _Looking:
         found = await inspection.run_timeline(self._store, _needed_user(request), run)
         if found is None:
             raise UnknownEvent(f"nothing is known of the run {run} (any more)")
-        return plain_of(found)
+        tier = self._tiers.get(found.tier or self._tiers.default_tier)
+        return {**plain_of(found), "limits": None if tier is None else plain_of(tier.limits)}
 
     async def dead(self, request: Request) -> object:
         page = await inspection.dead_letters(
@@ -164,7 +169,17 @@ class _Looking:
             cursor=request.query_params.get("cursor", ""),
             limit=_number(request, "limit", _LIMIT, LIMIT_MAX),
         )
-        return _page("dead_letters", page.rows, page.cursor)
+        # A page is what was looked at: with a filter it may be short, or empty, and still go on.
+        asked = request.query_params
+        wanted = DeadFilter(
+            session=asked.get("session", ""), type=asked.get("type", ""), reason=asked.get("reason", "")
+        )
+        rows = [
+            row
+            for row in page.rows
+            if wanted.matches(session=row.session, type=row.type, reason=row.reason, time_ms=row.time_ms)
+        ]
+        return _page("dead_letters", rows, page.cursor)
 
     async def letter(self, request: Request) -> object:
         found = await inspection.dead_letter(self._store, request.path_params["letter"])
@@ -178,19 +193,49 @@ class _Looking:
         shown = [{"id": one.id, "time_ms": one.time_ms, **one.what} for one in rows]
         return _page("audit", shown, rows[-1].id if len(rows) == limit else "")
 
+    async def rates(self, request: Request) -> object:
+        """Of the whole, or of what is retained of a user."""
+        user, given = _user(request), request.query_params
+        if user is None:
+            found = await overall_rates(self._store, partitions=self._settings.partitions, type=given.get("type"))
+        else:
+            found = await user_rates(
+                self._store,
+                user,
+                partition=partition_of(user, self._settings.partitions),
+                event=parse_event_id(given["event"]) if "event" in given else None,
+                run=parse_run_id(given["run"]) if "run" in given else None,
+                type=given.get("type"),
+            )
+        return {**rates_object(found), "by_type": {name: rates_object(one) for name, one in found.by_type.items()}}
+
+    async def operator_events(self, request: Request) -> object:
+        """The newest, the newest last."""
+        rows = await watched.operator_events(
+            self._store,
+            kind=request.query_params.get("kind"),
+            user=_user(request),
+            since_ms=_number(request, "since_ms", 0),
+            limit=_number(request, "limit", _LIMIT, LIMIT_MAX),
+        )
+        return _page("operator_events", [operator_object(row) for row in rows], "")
+
     async def paused(self, request: Request) -> object:
         return _page("paused", await self._store.paused_types(), "")
 
 
-def looking_routes(access: AdminAccess, settings: StoreSettings, timing: Timing) -> list[Route]:
+def looking_routes(
+    access: AdminAccess, settings: StoreSettings, timing: Timing, tiers: TierTable | None = None
+) -> list[Route]:
     """Make the routes.
 
     Args:
         access: who may look, and at what.
         settings: of the installation.
         timing: by which the late are told from the young where a node does not tell its own.
+        tiers: have the deadlines of runs; the built-in ones when None.
     """
-    look = _Looking(access, settings, timing)
+    look = _Looking(access, settings, timing, tiers or TierTable())
 
     def route(path: str, looking: Looking) -> Route:
         async def show(request: Request) -> Response:
@@ -214,6 +259,8 @@ def looking_routes(access: AdminAccess, settings: StoreSettings, timing: Timing)
         route("dead-letters/{letter}", look.letter),
         route("audit", look.audit),
         route("paused", look.paused),
+        route("rates", look.rates),
+        route("operator-events", look.operator_events),
     ]
 
 

@@ -94,7 +94,11 @@ class _Phase(Enum):
 
 
 class HttpConnection(HttpToolsProtocol):
-    """Serves the requests of one connection, and hands an upgrade over."""
+    """Serves the requests of one connection, and hands an upgrade over.
+
+    Attributes:
+        is_stopping: the listener stops: a response without an end is to end.
+    """
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class HttpConnection(HttpToolsProtocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._endless = False
+        self.is_stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -176,6 +181,11 @@ class HttpConnection(HttpToolsProtocol):
             head += [name, b": ", value, b"\r\n"]
         head.append(b"\r\n")
         self._upgrades.begin(self.transport, b"".join(head), early, self._route)
+
+    def shutdown(self) -> None:
+        """Take no further request; called when the listener stops."""
+        self.is_stopping = True
+        super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -1,0 +1,177 @@
+/** Parts that several views share: tables of sessions, of what waits, of dead letters and runs; pages; words. */
+
+import { actionButton } from "./action.js";
+import { address, h, link, nothing, say, Table } from "./dom.js";
+import { count, span, time, words } from "./format.js";
+
+let meanings = { verdicts: {}, fates: {} };
+
+export async function loadWords() {
+  const response = await fetch("/console/words.json");
+  if (response.ok) meanings = await response.json();
+}
+
+const LOOKS = {
+  live: "good", acked: "good", ready: "good", completed: "good", ok: "good",
+  in_flight: "", arriving: "", running: "", requested: "wait", away: "", offline: "", before_session: "", filtered: "", released: "",
+  slow: "wait", expired: "wait", trimmed: "wait", skipped: "wait", pending: "wait", not_read: "wait", draining: "wait", held: "wait", node_gone: "wait",
+  nacking: "bad", not_acking: "bad", dead_lettered: "bad", not_ready: "bad", gone: "bad", node_not_ready: "bad", unknown: "wait", failed: "bad",
+};
+
+/** A state or verdict in one word; what it means is never told by colour alone. */
+export const tag = (word, text) => h("span", { class: `tag ${LOOKS[word] ?? ""}` }, text ?? words(word));
+
+export const verdict = (word) => [tag(word), h("span", { class: "why" }, meanings.verdicts[word] ?? "")];
+export const fateMeaning = (word) => meanings.fates[word] ?? "";
+
+export const facts = (pairs) => h("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+
+/** A tile of the overview, whose value changes in place. */
+export class Tile {
+  constructor(title) {
+    this.value = h("dd", { class: "value" }, "–");
+    this.detail = h("dd", { class: "small" }, "\u00a0");
+    this.element = h("div", { class: "tile" }, h("dt", {}, title), this.value, this.detail);
+  }
+
+  show(value, detail, look = "") {
+    this.value.replaceChildren(value);
+    this.detail.replaceChildren(detail);
+    this.element.className = `tile ${look}`;
+  }
+}
+
+export function pendingTable({ withUser, empty }) {
+  return new Table({
+    caption: "Sessions for which something waits",
+    key: (row) => `${row.user} ${row.session}`,
+    empty,
+    columns: [
+      withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
+      { title: "Session", cell: (row) => link(row.session, "user", row.user, "session", row.session) },
+      { title: "Pending", number: true, cell: (row) => count(row.pending) },
+      { title: "of those not read", number: true, cell: (row) => (row.unread >= 1000 ? "1,000+" : count(row.unread)) },
+      { title: "Oldest", number: true, cell: (row) => span(row.oldest_ms) },
+      { title: "Deliveries", number: true, cell: (row) => count(row.deliveries) },
+      { title: "Node", cell: (row) => row.node ?? "–" },
+      { title: "Why it waits", cell: (row) => verdict(row.verdict) },
+    ].filter(Boolean),
+  });
+}
+
+export function runsTable({ withUser, empty }) {
+  return new Table({
+    caption: "Runs of agents",
+    key: (row) => `${row.user} ${row.run}`,
+    empty,
+    columns: [
+      { title: "Run", cell: (row) => link(row.run, "run", row.user, row.run) },
+      withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
+      { title: "Agent", cell: (row) => row.agent || "–" },
+      { title: "State", cell: (row) => tag(row.outcome === "success" ? "ok" : row.outcome === "failed" ? "failed" : row.state, row.outcome ? words(row.outcome) : undefined) },
+      { title: "Since", cell: (row) => time(row.started_ms ?? row.requested_ms) },
+      { title: "Took", number: true, cell: (row) => (row.ended_ms && row.started_ms ? span(row.ended_ms - row.started_ms) : "–") },
+      { title: "Events", number: true, cell: (row) => count(row.events) },
+      { title: "Deadlines missed", number: true, cell: (row) => (row.breaches ? h("span", { class: "tag bad" }, count(row.breaches)) : "0") },
+    ].filter(Boolean),
+  });
+}
+
+/** Dead letters; with `chosen`, a Set of ids that the check boxes of the rows change. */
+export function deadTable({ withUser, chosen, changed, empty, after }) {
+  return new Table({
+    caption: "Dead letters",
+    key: (row) => row.id,
+    empty,
+    columns: [
+      { title: "Dead letter", cell: (row) => link(row.id, "dead", row.id) },
+      chosen && { title: "Choose", hidden: true, cell: (row) => h("input", {
+        type: "checkbox", "aria-label": `Choose ${row.id}`, checked: chosen.has(row.id),
+        on: { change: (event) => {
+          if (event.target.checked) chosen.add(row.id);
+          else chosen.delete(row.id);
+          changed();
+        } },
+      }) },
+      { title: "Given up", cell: (row) => h("span", { class: "nowrap" }, time(row.time_ms)) },
+      withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
+      { title: "Session", cell: (row) => row.session },
+      { title: "Type", cell: (row) => row.type || "–" },
+      { title: "Event", cell: (row) => link(row.event || row.entry, "event", row.user, row.event || row.entry) },
+      { title: "Reason", cell: (row) => tag("dead_lettered", row.reason) },
+      { title: "Deliveries", number: true, cell: (row) => count(row.deliveries) },
+      { title: "Last node", cell: (row) => row.node || "–" },
+      !chosen && { title: "Actions", hidden: true, cell: (row) => h("div", { class: "buttons" }, actionButton({ action: "replay", letters: [row.id] }, { after, label: `Replay ${row.id}` }), actionButton({ action: "drop", letters: [row.id] }, { after, label: `Drop ${row.id}` })) },
+    ].filter(Boolean),
+  });
+}
+
+export function nodesTable({ after, withActions = true }) {
+  return new Table({
+    caption: "Nodes",
+    key: (row) => row.node,
+    empty: nothing("No node tells of itself.", "A node that is alive writes every few seconds; a silent one leaves the list after 15 s."),
+    columns: [
+      { title: "Node", cell: (row) => row.node },
+      { title: "State", cell: (row) => [tag(row.state), row.held_by && h("span", { class: "why" }, `by ${row.held_by}`)] },
+      { title: "Address", cell: (row) => h("code", {}, row.address || "–") },
+      { title: "Version", cell: (row) => row.version || "–" },
+      { title: "Connections", number: true, cell: (row) => count(row.connections) },
+      { title: "Sessions", number: true, cell: (row) => count(row.sessions) },
+      { title: "Up since", cell: (row) => h("span", { class: "nowrap" }, time(row.started_ms)) },
+      withActions && { title: "Actions", hidden: true, cell: (row) => actionButton({ action: row.held_by ? "undrain" : "drain", node: row.node }, { after, label: `${row.held_by ? "Let go of" : "Drain"} ${row.node}` }) },
+    ].filter(Boolean),
+  });
+}
+
+/** What became of deliveries, by type: a table out of rates. */
+export function ratesTable(caption, empty) {
+  const number = (title, name) => ({ title, number: true, cell: (row) => count(row[name]) });
+  return new Table({
+    caption,
+    key: (row) => row.type,
+    empty,
+    columns: [
+      { title: "Type", cell: (row) => row.type },
+      number("Stored", "stored"), number("Received", "received"), number("Displayed", "displayed"), number("Confirmed", "confirmed"),
+      number("Expired", "expired"), number("Trimmed", "trimmed"), number("Dead-lettered", "dead_lettered"),
+    ],
+  });
+}
+
+/** The buttons below a page of a list. The cursor stands in the address, so that a page can be kept and sent on. */
+export function pager({ cursor, next, path, query }) {
+  const to = (text, where) => h("a", { href: address(...path, { ...query, cursor: where }) }, text);
+  if (!cursor && !next) return undefined;
+  return h("nav", { class: "pager", "aria-label": "Pages" }, cursor && to("First page", ""), next ? to("Next page", next) : h("span", { class: "small" }, "This is the last page."));
+}
+
+/** A sentence about an event that operators were told of. */
+export function toldSentence(one) {
+  const who = one.agent ? `${one.agent} ` : "";
+  switch (one.kind) {
+    case "missed_deadline":
+      return `${who}was late: ${words(one.deadline ?? "")}${one.tool ? ` (${one.tool})` : ""}`;
+    case "run_abandoned":
+      return `${who}left its run behind: a node closed it`;
+    case "missed_confirmation":
+      return `event ${one.event ?? ""}: ${one.level} was demanded, ${one.reached || "nothing"} was reached`;
+    case "webhook_failed":
+      return `a webhook was given up after ${one.attempts} attempts: ${one.reason}`;
+    case "order":
+      return "events of a run are lost, and the run goes on behind the hole";
+    default:
+      return words(one.kind ?? "");
+  }
+}
+
+export function toldItem(one) {
+  const about = one.run ? link(one.run, "run", one.user, one.run) : one.event && one.user ? link(one.event, "event", one.user, one.event) : undefined;
+  return h("li", { data: { id: one.id } },
+    h("span", { class: "small" }, time(one.time_ms)), " ", tag(one.kind === "missed_deadline" ? "slow" : "nacking", words(one.kind)), " ",
+    one.user && [link(one.user, "user", one.user), ": "], toldSentence(one), about && [" · ", about]);
+}
+
+export function tellCount(number, what) {
+  say(number === 1 ? `1 ${what.replace(/s$/, "")}` : `${count(number)} ${what}`);
+}
