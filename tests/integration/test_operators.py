@@ -125,7 +125,7 @@ async def test_the_way_of_an_event_tells_what_happened_and_when(desk: Desk) -> N
 async def test_a_plan_changes_nothing_and_another_count_than_planned_is_refused(desk: Desk) -> None:
     async with opened(desk.node) as client:
         entries = await pending(client, desk.node, "a", "b")
-        given = {"user": "alice", "session": "tab"}
+        given: dict[str, Any] = {"user": "alice", "session": "tab"}
         planned = (await desk.ask("skip", **given))["planned"]
         assert (planned["count"], planned["items"]) == (2, entries)
         refusal = await desk.ask("skip", 409, **given, confirm=1)
