@@ -60,6 +60,7 @@ __all__ = [
     "TokenFailed",
     "TooManyQuestions",
     "TooManyRevocations",
+    "TypePaused",
     "TooManySessions",
     "UnknownOp",
     "UnknownQuestion",
