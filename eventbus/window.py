@@ -126,6 +126,11 @@ class Window:
         return len(self._held) + len(self._unstored)
 
     @property
+    def oldest(self) -> EntryId | None:
+        """The entry that is held for longest; None when nothing is."""
+        return next(iter(self._held), None)
+
+    @property
     def held_bytes(self) -> int:
         """What the held payloads cost."""
         return self._held_bytes

@@ -364,6 +364,14 @@ class WatchSettings:
         Integer(20, MINUTE_MS),
         unit="ms",
     )
+    tally_ms: int = setting(
+        15_000,
+        "TALLY_MS",
+        "Time between two counts of what waits, for the metrics: two short questions of each partition, asked by one"
+        " node.",
+        Integer(100, 10 * MINUTE_MS),
+        unit="ms",
+    )
     webhook_url: str | None = setting(
         None,
         "WEBHOOK_URL",

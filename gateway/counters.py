@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from gateway.histogram import Histogram
+
 __all__ = ["Counters"]
 
 
@@ -44,3 +46,6 @@ class Counters:
     runs_closed: int = 0
     demands_missed: Counter[str] = field(default_factory=Counter)
     webhooks: Counter[str] = field(default_factory=Counter)
+    primary_changes: int = 0
+    delivery_seconds: Histogram = field(default_factory=Histogram)
+    ack_seconds: Histogram = field(default_factory=Histogram)

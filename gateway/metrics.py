@@ -26,6 +26,8 @@ from eventbus.ids import NodeName
 from eventbus.receipt import PublishStatistics
 from eventbus.store import GapReason, ReleaseReason
 from gateway.counters import Counters
+from gateway.histogram import Histogram
+from gateway.tally import Tallied
 from gateway.version import VERSION
 
 __all__ = [
@@ -47,6 +49,9 @@ __all__ = [
 
 PREFIX: Final = "eventbus_"
 
+SUM: Final = "sum"
+"""The label of a histogram's sum in a snapshot, beside the upper ends of its buckets."""
+
 WEBHOOK_OUTCOMES: Final = ("delivered", "failed", "given_up")
 
 Labels = tuple[str, ...]
@@ -59,10 +64,11 @@ Figures = Iterable[tuple[Labels, float]]
 
 
 class MetricType(StrEnum):
-    """The two types that are used. Source: Prometheus, metric types."""
+    """The types that are used. Source: Prometheus, metric types."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
+    HISTOGRAM = "histogram"
 
 
 class Measured(Protocol):
@@ -96,7 +102,23 @@ class Measured(Protocol):
 
     @property
     def watch_late_ms(self) -> int:
-        """How late the watch found the latest of what was due."""
+        """How late the watch found the latest of what was due since this was last asked."""
+
+    @property
+    def tallied(self) -> Tallied | None:
+        """What waits, as it was counted last; None when that is too long ago."""
+
+    @property
+    def link(self) -> Mapping[str, int]:
+        """The statistics of the connections to Redis; empty where there is none."""
+
+    @property
+    def handshakes_waiting(self) -> int:
+        """Handshakes that wait for their turn."""
+
+    @property
+    def traces_left_out(self) -> int:
+        """Deliveries that were not recorded for want of room."""
 
     @property
     def webhook_breaker(self) -> BreakerState:
@@ -131,7 +153,7 @@ class Metric:
 
     @property
     def full_name(self) -> str:
-        """The name that Prometheus sees."""
+        """The name that Prometheus sees; of a histogram the first half of its series' names."""
         return f"{PREFIX}{self.name}_total" if self.type is MetricType.COUNTER else f"{PREFIX}{self.name}"
 
     def figures(self, node: Measured) -> Figures:
@@ -171,6 +193,54 @@ def _gauge(name: str, help: str, value: Callable[[Measured], float]) -> Metric:
 
 def _of_node(name: str, help: str, value: Callable[[Measured], float], type: MetricType = MetricType.GAUGE) -> Metric:
     return Metric(name=name, type=type, help=help, labels=("node",), read=lambda node: [((node.name,), value(node))])
+
+
+def _histogram(name: str, help: str) -> Metric:
+    """A histogram of `Counters`: a figure for each bucket under its upper end, and the sum under `sum`."""
+
+    def read(node: Measured) -> Figures:
+        found: Histogram = getattr(node.counters, name)
+        yield (SUM,), found.sum_ms / 1000
+        for end, count in found.buckets():
+            yield (end,), count
+
+    return Metric(name=name, type=MetricType.HISTOGRAM, help=help, labels=("le",), read=read)
+
+
+def _tallied(name: str, help: str, value: Callable[[Tallied], float]) -> Metric:
+    """A figure of the last count; absent while there is none that is fresh."""
+
+    def read(node: Measured) -> Figures:
+        found = node.tallied
+        return [] if found is None else [((), value(found))]
+
+    return Metric(name=name, type=MetricType.GAUGE, help=help, read=read)
+
+
+def _tallied_of_node(name: str, help: str, value: Callable[[Tallied], float | None]) -> Metric:
+    """The same, of each node for itself."""
+
+    def read(node: Measured) -> Figures:
+        found = node.tallied
+        number = None if found is None else value(found)
+        return [] if number is None else [((node.name,), number)]
+
+    return Metric(name=name, type=MetricType.GAUGE, help=help, labels=("node",), read=read)
+
+
+def _linked(name: str, help: str, field: str, type: MetricType) -> Metric:
+    """A figure of the connections to Redis."""
+    return Metric(name=name, type=type, help=help, read=lambda node: [((), node.link.get(field, 0))])
+
+
+def _memory_bytes(found: Tallied) -> float | None:
+    return sum(one.memory_bytes for one in found.servers) if found.servers else None
+
+
+def _memory_share(found: Tallied) -> float | None:
+    """Of the fullest server; None where none has a limit."""
+    limits = [(one.memory_bytes, int(one.facts.get("maxmemory") or 0)) for one in found.servers]
+    return max([used / limit for used, limit in limits if limit], default=None)
 
 
 def _build(node: Measured) -> Figures:
@@ -244,6 +314,10 @@ class LoopLag:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 _C, _G = MetricType.COUNTER, MetricType.GAUGE
+_DEAD_REASONS: Final = ("ack_timeout", "nacked", "undecodable", "misplaced")
+_REFUSED_CODES: Final = (
+    "draining", "forbidden", "overloaded", "rate_limited", "store_unavailable", "too_many_sessions", "unauthenticated"
+)  # fmt: skip
 
 METRICS: Final[Sequence[Metric]] = (
     # Connections and sessions.
@@ -251,7 +325,8 @@ METRICS: Final[Sequence[Metric]] = (
     _gauge("sessions", "Sessions that are attached here.", lambda node: node.sessions),
     _gauge("users", "Users with a session here; one with sessions on two nodes counts twice.", lambda node: node.users),
     _counted("connections_opened", "Sockets opened."),
-    _counted("connections_refused", "Handshakes that were turned away, by the error's code.", "code"),
+    _counted("connections_refused", "Handshakes that were turned away, by the error's code.", "code", _REFUSED_CODES),
+    _gauge("handshakes_waiting", "Handshakes that wait for their turn.", lambda node: node.handshakes_waiting),
     _counted("connections_closed", "Sockets closed, by the WebSocket close code.", "code"),
     _counted("sessions_attached", "Sessions that were opened, by how.", "how", ("new", "resumed")),
     _counted("reattaches", "Sessions attached again with their socket open, by the cause.", "cause"),
@@ -263,8 +338,43 @@ METRICS: Final[Sequence[Metric]] = (
     _counted("events_confirmed", "Events recorded as more than received.", "level", ("displayed", "confirmed")),
     _counted("events_nacked", "Nacks of clients."),
     _counted("events_released", "Events that the node took off a session itself.", "reason", ReleaseReason),
-    _counted("events_dead_lettered", "Events given up after the last attempt.", "reason"),
+    _counted("events_dead_lettered", "Events given up after the last attempt.", "reason", _DEAD_REASONS),
     _counted("gaps", "Gaps announced to sessions.", "reason", GapReason),
+    _histogram(
+        "delivery_seconds",
+        "From the storing of an event to its way into a socket; only events stored since that client connected. One"
+        " stands for those that were read with it.",
+    ),
+    _histogram(
+        "ack_seconds",
+        "From the storing of an event to its ack on the socket; only events stored since that client connected. One"
+        " stands for those that were acked with it.",
+    ),
+    # What waits.
+    _tallied(
+        "pending_events",
+        "Events that sessions here were sent, or are about to be, and have not acked.",
+        lambda found: found.pending,
+    ),
+    _tallied_of_node(
+        "pending_oldest_seconds",
+        "Of these, for how long the oldest has been waiting while its client was connected.",
+        lambda found: found.pending_oldest_ms / 1000,
+    ),
+    _tallied(
+        "waiting_users",
+        "Users for whom something waits, connected or not. Each partition is counted by one node: the sum of all is the"
+        " installation's, as with the four below.",
+        lambda found: found.waiting_users,
+    ),
+    _tallied("dead_letters", "Dead letters that are kept.", lambda found: found.dead_letters),
+    _tallied("deadlines", "Deadlines that are watched.", lambda found: found.deadlines),
+    _tallied("operator_events", "Events for operators that are kept.", lambda found: found.operator_events),
+    _tallied_of_node(
+        "waiting_oldest_seconds",
+        "For how long something has waited for the user for whom it waits longest, connected or not.",
+        lambda found: found.waiting_oldest_ms / 1000,
+    ),
     # Runs, demands, and what operators are told.
     _counted("run_breaches", "Missed deadlines of runs.", "deadline", Deadline),
     _counted("runs_abandoned", "Runs whose lease was over."),
@@ -272,7 +382,7 @@ METRICS: Final[Sequence[Metric]] = (
     _counted("demands_missed", "Demanded confirmations that did not come in time.", "level", Level),
     _of_node(
         "watch_late_seconds",
-        "How late the latest deadline of the last look was found.",
+        "How late the latest deadline was found since the last reading.",
         lambda node: node.watch_late_ms / 1000,
     ),
     _counted("webhooks", "Posts to the webhook, by what became of them.", "outcome", WEBHOOK_OUTCOMES),
@@ -309,6 +419,22 @@ METRICS: Final[Sequence[Metric]] = (
         known=("done", "failed"),
     ),
     _counted("store_errors", "Calls to the store that failed, by the error's code.", "code"),
+    _linked(
+        "link_connections",
+        "Connections made to Redis for calls; more than one a primary are reconnects.",
+        "connections",
+        _C,
+    ),
+    _linked("link_redirects", "Calls that a server of a Cluster sent to another (MOVED, ASK).", "redirects", _C),
+    _linked("link_unanswered", "Calls that Redis has not answered yet.", "unanswered", _G),
+    _linked("link_unsent", "Calls that wait for a connection or a primary.", "waiting", _G),
+    _counted("primary_changes", "Times that a primary was found elsewhere: failovers, and slots that moved."),
+    _tallied_of_node("store_memory_bytes", "Memory of all primaries, told by one node of all.", _memory_bytes),
+    _tallied_of_node(
+        "store_memory_used_ratio",
+        "Memory of the fullest primary as a share of its maxmemory, told by one node; absent without a limit.",
+        _memory_share,
+    ),
     _counted("wakeups", "Wake-ups that came."),
     _counted("subscriptions", "Subscriptions to the wake-ups; more than one means that they were lost in between."),
     Metric(
@@ -337,6 +463,12 @@ METRICS: Final[Sequence[Metric]] = (
         read=_breaker,
     ),
     # The process.
+    Metric(
+        name="traces_left_out",
+        type=_C,
+        help="Deliveries whose spans were not recorded, for too many were open.",
+        read=lambda node: [((), node.traces_left_out)],
+    ),
     _counted("stalls", "Times that the node stood still for 5 s and more."),
     _of_node(
         "loop_lag_max_seconds", "Worst delay of the event loop since the last reading.", lambda node: node.lag.take_s()
@@ -371,14 +503,15 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def kept_for_good(figures: Snapshot) -> Snapshot:
-    """What remains of a process that has ended: its counters, for a sum must not fall when a worker is replaced.
+    """What remains of a process that has ended: its counters and histograms.
 
-    A counter with the label `node` goes: it begins again with the process that has the name next.
+    For a sum must not fall when a worker is replaced. A counter with the label `node` goes: it begins again with the
+    process that has the name next.
     """
     return {
         (name, labels): value
         for (name, labels), value in figures.items()
-        if (metric := _BY_NAME.get(name)) and metric.type is MetricType.COUNTER and "node" not in metric.labels
+        if (metric := _BY_NAME.get(name)) and metric.type is not MetricType.GAUGE and "node" not in metric.labels
     }
 
 
@@ -403,7 +536,7 @@ def exposition(figures: Snapshot, accept: str = "") -> tuple[bytes, str]:
         The body and its media type.
     """
     # Here, because it loads an HTTP server, and workers do without.
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.core import Metric as Family
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector, CollectorRegistry
@@ -417,6 +550,12 @@ def exposition(figures: Snapshot, accept: str = "") -> tuple[bytes, str]:
             for metric in METRICS:
                 rows = by_name.get(metric.full_name)
                 if rows is None and metric.read is None:
+                    continue
+                if metric.type is MetricType.HISTOGRAM:
+                    told = {end: value for (end,), value in rows or ()}
+                    took_s = told.pop(SUM, 0.0)
+                    ends = sorted(told.items(), key=lambda row: float(row[0]))
+                    yield HistogramMetricFamily(PREFIX + metric.name, metric.help, buckets=ends, sum_value=took_s)
                     continue
                 kind = CounterMetricFamily if metric.type is MetricType.COUNTER else GaugeMetricFamily
                 family = kind(PREFIX + metric.name, metric.help, labels=metric.labels)

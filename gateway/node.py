@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from starlette.types import ASGIApp
@@ -49,6 +49,7 @@ from gateway.session import Session, SessionSettings
 from gateway.shedding import Shedding
 from gateway.sockets import Sockets
 from gateway.sweep import Sweep
+from gateway.tally import Tally
 from gateway.texting import Texting
 from gateway.tracing import DeliverySpans
 from gateway.version import VERSION
@@ -140,6 +141,17 @@ class Node:
             watch_ms=settings.watch.watch_ms,
             nodes_ms=settings.liveness.node_heartbeat_ms,
         )
+        # A node that drains is counted for by others.
+        self.tally = Tally(
+            self.store,
+            self.hub,
+            lambda: () if self.draining else self.watcher.partitions,
+            store_clock,
+            self.counters,
+            every_ms=settings.watch.tally_ms,
+        )
+        if isinstance(self.store, RedisStore):
+            self.store.link.watchers.on_change(self._primary_changed)
         self._watching: asyncio.Task[None] | None = None
         self.listener: Listener | None = None
         self._listening: Listening | None = None
@@ -200,6 +212,7 @@ class Node:
             self.holding.run,
             self.rotation.run,
             self.shedding.run,
+            self.tally.run,
             self.clockwork.run,
             self._watch_store,
         ):
@@ -503,6 +516,13 @@ class Node:
         self._trouble_ms = self.clock.monotonic_ms()
         logger.warning("the wake-ups are gone: %s", reason)
         self.readiness.unsubscribed()
+
+    def _primary_changed(self) -> None:
+        self.counters.primary_changes += 1
+
+    def link_statistics(self) -> Mapping[str, int]:
+        """How the connections to Redis stand; nothing where the store has none."""
+        return self.store.link.statistics() if isinstance(self.store, RedisStore) else {}
 
     # --- loops ------------------------------------------------------------------------------------------------------
 

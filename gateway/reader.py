@@ -34,6 +34,7 @@ from eventbus.store import (
 )
 from gateway.confirming import Confirming
 from gateway.counters import Counters
+from gateway.histogram import Histogram
 from gateway.payload import Payload, facts_of, payload_of
 from gateway.session import Session
 
@@ -135,6 +136,8 @@ class Reader:
 
     def acknowledge(self, session: Session, said: moves.Acknowledge, ref: wire.Ref | None) -> None:
         """Puts acks on their way; with `ref`, the answer is counted for these ids alone."""
+        if said.ids:
+            self._took(self._counters.ack_seconds, session, said.ids[0], len(said.ids))
         acks = self._acks_of(session)
         if ref is not None and len(acks.refs) >= REFS_MAX:
             session.ack_is_late(ref)
@@ -150,6 +153,8 @@ class Reader:
 
     def confirm(self, session: Session, acks: moves.Acknowledge, ack: wire.Ack) -> bool:
         """Puts a confirmation above `received` on its way. Returns False when too many of its connection wait."""
+        if acks.ids:
+            self._took(self._counters.ack_seconds, session, acks.ids[0], len(acks.ids))
         taken = self._confirming.add(session, acks.ids, facts_of(acks.payloads), ack)
         self._ack_came.set()
         self._begin()
@@ -282,6 +287,8 @@ class Reader:
                 # what it gives would hide that. The attach looks for the gap; these entries come with its pages.
                 session.apply(moves.ReadFailed())
             else:
+                if answer.entries:
+                    self._took(self._counters.delivery_seconds, session, answer.entries[0].id, len(answer.entries))
                 items = []
                 released = answer.released
                 for entry in answer.entries:
@@ -324,6 +331,14 @@ class Reader:
             session.disowned()
             session.apply(moves.ReadFailed())
         return True
+
+    def _took(self, seconds: Histogram, session: Session, first: EntryId, count: int) -> None:
+        """Counts how long ago entries were stored; the first stands for those that came with it. What was stored before
+        its client came waited for that, and says nothing of the bus.
+        """
+        took_ms = self._clock.now_ms() - int(first.partition("-")[0])
+        if took_ms <= self._clock.monotonic_ms() - session.opened_ms:
+            seconds.add(took_ms, count)
 
     def _item(
         self, session: Session, entry: EntryId, payload: Payload | str | None, attempts: int, wall_ms: int
@@ -458,11 +473,19 @@ class Reader:
             session.disowned()
             return
         if outcome is DeadOutcome.DEAD:
-            self._counters.events_dead_lettered[step.reason] += 1
+            # What makes an entry unreadable stands behind the colon: a label must not hold it.
+            self._counters.events_dead_lettered[step.reason.partition(":")[0]] += 1
             logger.warning(
-                "dead letter: user=%s session=%s entry=%s event=%s reason=%s deliveries=%d",
-                session.user, session.session_id, step.id, letter.event, step.reason, step.attempts,
-            )  # fmt: skip
+                "an event is given up and becomes a dead letter",
+                extra={
+                    "user": session.user,
+                    "session": session.session_id,
+                    "entry": step.id,
+                    "event": letter.event,
+                    "reason": step.reason,
+                    "deliveries": step.attempts,
+                },
+            )
         session.apply(moves.GivenUp(step.id, dead=outcome is DeadOutcome.DEAD))
 
 

@@ -36,6 +36,7 @@ from gateway.process import (
     say,
 )
 from gateway.routes import make_app
+from gateway.tally import Tallied
 
 __all__ = ["NodeFigures", "drain_when_asked", "run_node", "run_with_loop", "start_node"]
 
@@ -91,7 +92,23 @@ class NodeFigures:
 
     @property
     def watch_late_ms(self) -> int:
-        return self._node.watcher.late_ms
+        return self._node.watcher.take_late_ms()
+
+    @property
+    def tallied(self) -> Tallied | None:
+        return self._node.tally.found
+
+    @property
+    def link(self) -> Mapping[str, int]:
+        return self._node.link_statistics()
+
+    @property
+    def handshakes_waiting(self) -> int:
+        return 0 if self._node.listener is None else len(self._node.listener.lobby)
+
+    @property
+    def traces_left_out(self) -> int:
+        return 0 if self._node.spans is None else self._node.spans.left_out
 
     @property
     def webhook_breaker(self) -> BreakerState:

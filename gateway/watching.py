@@ -151,10 +151,21 @@ class Watcher:
         self._nodes_at_ms: int | None = None
         self._looks: dict[int, _Look] = {}
         self.late_ms = 0
+        self._worst_late_ms = 0
         self.calls = 0
 
     def __repr__(self) -> str:
         return f"<Watcher {self._shares!r} late_ms={self.late_ms}>"
+
+    @property
+    def partitions(self) -> Sequence[int]:
+        """Those that are this node's, by the nodes that live as far as is known."""
+        return self._shares.of(self._living).first
+
+    def take_late_ms(self) -> int:
+        """How late the latest deadline was found since this was last asked."""
+        worst_ms, self._worst_late_ms = max(self._worst_late_ms, self.late_ms), 0
+        return worst_ms
 
     async def run(self) -> None:
         """Watches until it is cancelled, which leaves everything for the next look, here or elsewhere."""
@@ -174,6 +185,7 @@ class Watcher:
             busy = await self._work_off(numbers, least_late_ms)
             for number in numbers:
                 self._plan(number, now_ms, busy=number in busy and least_late_ms == 0)
+        self._worst_late_ms = max(self._worst_late_ms, self.late_ms)
         if self.late_ms >= LATE_MS:
             logger.warning("deadlines were found late", extra={"late_ms": self.late_ms})
 

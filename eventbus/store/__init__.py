@@ -746,6 +746,9 @@ class Store(RunStore, TextStore, InboundStore, FigureStore, RevokeStore, AllowSt
     async def info(self) -> StoreInfo:
         """The server behind it."""
 
+    async def infos(self) -> Sequence[StoreInfo]:
+        """The server behind it, of a Cluster each primary."""
+
     async def ping(self) -> int:
         """Redis's clock in Unix milliseconds; raises `StoreUnavailable` within the command timeout."""
 

@@ -473,6 +473,9 @@ class MemoryStore(
         async with self._call():
             self._tell(node, lambda listener: listener.probed(token))
 
+    async def infos(self) -> Sequence[StoreInfo]:
+        return [await self.info()]
+
     async def info(self) -> StoreInfo:
         async with self._call():
             held = sum(state.stream.bytes for state in self._users.values() if state.stream is not None)
