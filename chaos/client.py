@@ -109,7 +109,7 @@ class _Client:
             now = self._loop.time()
             if now > end or (not self._welcomed and now - begin > self._plan.hello_ms / 1000):
                 link.abort()
-            elif now - link.heard < silence_s:
+            elif now - link.heard < silence_s or not self._welcomed:
                 pinged_at = None
             elif pinged_at is None:
                 pinged_at = now
