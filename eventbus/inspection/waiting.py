@@ -36,7 +36,7 @@ COUNTED_MAX: Final = 1_000
 _SENT_PAGE: Final = 256
 _LOOKED_AT: Final = 64
 """Pending entries of a session that are looked at to see whether they expired or were trimmed."""
-_USERS_AT_ONCE: Final = 8
+_USERS_AT_ONCE: Final = 32
 _INDEX_PAGE: Final = 8
 """Users of a partition that are read at a time: all partitions are read side by side."""
 _SILENT_PAGE: Final = 64
