@@ -7,8 +7,9 @@ against what the publishers were answered:
   entry in it, nor that it was dropped.
 - **unrestored**: it was announced as lost in a gap, although its publisher lived, which should have sent it again, or
   although the promise of its durability was more than `memory`.
-- **unmarked**: it came again with `delivery` 1. Only an event that a server has lost may come again so, under another
-  entry id: its publisher has sent it again. The session was told of a rollback, or a fault of the store is near.
+- **unmarked**: it came again with `delivery` 1. Only what a server has lost may come again so, near a fault of the
+  store: an event, which its publisher sent again, under another entry id; or the note that a session has read it, on
+  another of the session's connections.
 - **disordered**: what came for the first time, unmarked, was behind something younger: by entry id (from the last
   `rollback` or `reset` on), or by the order in which one publisher published for the user.
 - **stored_twice**: it came under two entry ids, and the store was whole all the time.
@@ -119,7 +120,8 @@ class Verdict:
         acked: deliveries whose ack was answered.
         marked: repetitions that were marked as redeliveries.
         restored: repetitions under another entry id, of what a server had lost.
-        untold: of these, those of sessions that were not told of a rollback.
+        reread: repetitions on another connection after a fault of the store, of what it no longer knew to be read.
+        untold: of the restored, those of sessions that were not told of a rollback.
         gaps: gaps by reason.
         empty_gaps: gaps that cover nothing that the session missed.
         delays_ms: from publish (or the session's begin, which may be later) to first receipt, sorted.
@@ -136,6 +138,7 @@ class Verdict:
     marked: int = 0
     restored: int = 0
     untold: int = 0
+    reread: int = 0
     gaps: Counter[str] = field(default_factory=Counter)
     empty_gaps: int = 0
     dead_letters: int = 0
@@ -198,6 +201,7 @@ class _Session:
     opened_ms: int = 0
     entries: dict[str, str] = field(default_factory=dict)  # event -> the entry id under which it came last
     first_ms: dict[str, int] = field(default_factory=dict)
+    connections: dict[str, int] = field(default_factory=dict)  # event -> the connection on which it came last
     newest: tuple[int, int] = _START  # of the unmarked, since the last rollback
     places: dict[str, int] = field(default_factory=dict)  # publisher -> its newest that came unmarked
     gaps: list[_Gap] = field(default_factory=list)
@@ -346,6 +350,7 @@ class _Judge:
             session.first_ms[event] = op.time_ms
         else:
             self._again(session, op, before, marked=marked)
+        session.connections[event] = value["connection"]
         if marked:
             return
         entry = _entry(text)
@@ -378,6 +383,8 @@ class _Judge:
             self._find("stored_twice", op.time_ms, session, event, f"{before} and {text}")
         elif marked:
             self._verdict.marked += 1
+        elif op.value["connection"] != session.connections[event] and self._store_was_hurt(op.time_ms):
+            self._verdict.reread += 1
         else:
             self._find("unmarked", op.time_ms, session, event, f"again as {text}")
 

@@ -28,6 +28,7 @@ _MIX: Final = (
     ("acks answered", "acked"),
     ("repeated, marked", "marked"),
     ("sent again by their publisher after a rollback", "restored"),
+    ("repeated, where a failover took back the note that it was read", "reread"),
     ("repeated, unmarked", "unmarked"),
     ("out of order", "disordered"),
     ("dead letters", "dead_letters"),

@@ -132,6 +132,21 @@ def test_what_a_server_lost_may_come_again_under_another_entry_id_also_to_who_wa
     assert (verdict.restored, verdict.untold) == (1, 1)
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_a_server_no_longer_knows_to_be_read_may_come_again_on_another_connection(
+    book: Book, elsewhere: bool
+) -> None:
+    book.published(1)
+    book.received("p1")
+    book.add("harness", Kind.INVOKE, "fault", number=1, name="failover", group="store", target="a primary")
+    book.add("harness", Kind.OK, "fault", number=1)
+    if elsewhere:
+        book.opened()
+    book.received("p1")
+    assert wrong(book.judged()) == ([] if elsewhere else [("unmarked", "p1")])
+    assert book.judged().reread == elsewhere
+
+
 @pytest.mark.parametrize("came", [True, False])
 def test_a_publish_that_raised_may_have_arrived_or_not(book: Book, came: bool) -> None:
     book.published(1)
