@@ -6,9 +6,10 @@ application is done with it.
             await handle(delivery.event)
 
 The decisions are in `eventbus.client.state`, `eventbus.client.inbox` and `eventbus.client.link`, which know no I/O, one
-connection's life in `eventbus.client.connection`. This module has what applications call, the loop that connects again
-and again, and the socket: it alone imports websockets. A subscriber owns one task (`_supervise`); a connection's writer
-and a token's refresh are its children. The application's own task runs the handler and the gap callback.
+connection's life in `eventbus.client.connection`, the loop that connects again and again in
+`eventbus.client.connecting`, the socket in `eventbus.client.websocket`. This module has what applications call. A
+subscriber owns one task (`_supervise`); a connection's writer and a token's refresh are its children. The
+application's own task runs the handler and the gap callback.
 
 Source: docs/protocol.md; the guide is docs/subscriber.md.
 """
@@ -23,46 +24,24 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from random import SystemRandom
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
-
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.typing import Subprotocol
+from typing import Final, Self, TypeVar
 
 from eventbus.client.callbacks import Callbacks, Delivery, FailedEvents, State, StateDetail, told
-from eventbus.client.connection import (
-    ABNORMAL,
-    CLOSE_TIMEOUT_MS,
-    Connection,
-    Core,
-    Ended,
-    SocketClosed,
-    Tokens,
-    TokenSource,
-)
+from eventbus.client.connecting import Connecting
+from eventbus.client.core import Core
 from eventbus.client.inbox import CaughtUpMark, Inbox, Item
 from eventbus.client.sending import Sending
-from eventbus.client.state import (
-    STABLE_MS,
-    Backoff,
-    check_range,
-    final_error,
-    http_error,
-    parse_filter,
-    parse_url,
-    refusal_text,
-    retry_after_ms,
-)
+from eventbus.client.state import check_range, parse_filter, parse_url
 from eventbus.client.texts import Chunk, TextFeed
-from eventbus.clock import Clock, SystemClock, seconds
+from eventbus.client.tokens import Tokens, TokenSource
+from eventbus.client.websocket import Door
+from eventbus.clock import Clock, SystemClock
 from eventbus.errors import (
     CloseCode,
     EventBusError,
     HandlerFailed,
     InvalidField,
-    NodeFault,
     SubscriberError,
-    TokenFailed,
 )
 from eventbus.event import Level
 from eventbus.frames import Dropped, Filter, Gap
@@ -76,52 +55,7 @@ __all__ = ["Chunk", "Delivery", "Dropped", "FailedEvents", "Filter", "Gap", "Sta
 
 logger = logging.getLogger(__name__)
 
-OPEN_TIMEOUT_MS: Final = 15_000
-MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
-"""A frame is at most 1 MiB, unless a single event is more; none that a node takes is larger than this."""
-INTERNAL_ERROR: Final = 1011
-
 WordT = TypeVar("WordT", bound=StrEnum)
-
-
-class _Socket(ClientConnection):
-    """The socket of websockets as `eventbus.client.connection.Socket`."""
-
-    _heard: Callable[[], None] | None = None
-
-    def watch(self, heard: Callable[[], None]) -> None:
-        self._heard = heard
-
-    def data_received(self, data: bytes) -> None:
-        if self._heard is not None:
-            self._heard()
-        super().data_received(data)
-
-    async def send_frame(self, payload: bytes, format: Format) -> None:
-        try:
-            await self.send(payload, text=format is Format.JSON)
-        except ConnectionClosed as error:
-            raise _closed(error) from None
-
-    async def receive(self) -> bytes:
-        try:
-            return await self.recv(decode=False)
-        except ConnectionClosed as error:
-            raise _closed(error) from None
-
-    async def leave(self, code: int, reason: str) -> None:
-        await self.close(code, reason)
-
-    def abort(self) -> None:
-        self.transport.abort()
-
-
-def _closed(error: ConnectionClosed) -> SocketClosed:
-    if error.rcvd is not None:
-        return SocketClosed(error.rcvd.code, error.rcvd.reason)
-    # Nothing but a broken rule makes websockets close by itself, and it says which.
-    refused = f"{error.sent.code} {error.sent.reason}" if error.sent is not None and error.sent.code != 1000 else ""
-    return SocketClosed(ABNORMAL, "" if error.__cause__ is None else told(error.__cause__), refused)
 
 
 class Subscriber(Sending):
@@ -180,7 +114,7 @@ class Subscriber(Sending):
         clock: Clock | None = None,
         random: Callable[[], float] | None = None,
     ) -> None:
-        self._url = parse_url(url)
+        address = parse_url(url)
         first = None if cursor is None else parse_entry_id(cursor, "cursor")
         begin = None if start is None else _word(Start, start, "start")
         if begin is not None and (begin is Start.CURSOR) != (first is not None):
@@ -210,12 +144,11 @@ class Subscriber(Sending):
         self._on_event = on_event
         self._failed_events = _word(FailedEvents, failed_events, "failed_events")
         self._nack_delay_ms = nack_delay_ms
-        self._ssl = ssl
-        self._proxy = proxy
-        self._random = random or SystemRandom().random
-        self._backoff = Backoff()
-        self._connections = 0
-        self._connection: Connection | None = None
+        self._connecting = Connecting(
+            self._core,
+            Door(url=address, format=_FORMATS[format], ssl=ssl, proxy=proxy),
+            random or SystemRandom().random,
+        )
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._failure: EventBusError | None = None
@@ -359,8 +292,8 @@ class Subscriber(Sending):
                 return Delivery(turn, self._ack, self._nack, self._confirm)
             elif isinstance(turn, CaughtUpMark):
                 self._inbox.take()
-                if self._connection is not None:
-                    self._connection.caught_up(turn)
+                if (connection := self._connecting.connection) is not None:
+                    connection.caught_up(turn)
             else:
                 await self._callbacks.tell_gap(turn)
                 if self._inbox.peek() is turn:  # removed only now: a cancelled callback is called again
@@ -368,8 +301,8 @@ class Subscriber(Sending):
 
     def _ack(self, item: Item) -> None:
         entries = self._inbox.handled(item, self._now())
-        if entries and self._connection is not None:
-            self._connection.acknowledge(entries)
+        if entries and (connection := self._connecting.connection) is not None:
+            connection.acknowledge(entries)
         for level, note in self._afterwards.pop(item, ()):
             self._confirm(item, level, note)
         self._core.room.set()
@@ -378,16 +311,16 @@ class Subscriber(Sending):
         """An event that is not handled yet is confirmed when it is."""
         if self._inbox.was_handled(item):
             self._core.confirms.add(item.entry, level, note)
-            if self._connection is not None:
-                self._connection.touch()
+            if (connection := self._connecting.connection) is not None:
+                connection.touch()
         elif item is self._in_hand:
             self._afterwards.setdefault(item, []).append((level, note))
 
     def _nack(self, item: Item, reason: str | None, delay_ms: int | None) -> None:
         self._afterwards.pop(item, None)
         entry = self._inbox.failed(item)
-        if entry is not None and self._connection is not None:
-            self._connection.nack(entry, reason, delay_ms)
+        if entry is not None and (connection := self._connecting.connection) is not None:
+            connection.nack(entry, reason, delay_ms)
         self._core.room.set()
 
     def _handler_failed(self, delivery: Delivery, error: Exception) -> None:
@@ -403,19 +336,9 @@ class Subscriber(Sending):
     def _is_open(self) -> bool:
         return self._task is not None and self.state is not State.CLOSED
 
-    # --- connecting ---------------------------------------------------------------------------------------------------
-
     async def _supervise(self) -> None:
         try:
-            while True:
-                ended = await self._attempt()
-                goaway_ms = None if ended.come_back_ms is None else ended.come_back_ms - self._now()
-                wait_ms = self._backoff.wait_ms(self._random(), goaway_ms=goaway_ms, retry_ms=ended.retry_ms)
-                logger.info("connecting again in %d ms: %s %s", wait_ms, ended.code or "", ended.reason)
-                self._callbacks.set_state(
-                    State.WAITING, StateDetail(code=ended.code, reason=ended.reason, wait_ms=wait_ms)
-                )
-                await self._sleep(wait_ms)
+            await self._connecting.forever()
         except EventBusError as error:
             self._finish(error)
         except Exception as error:
@@ -423,81 +346,6 @@ class Subscriber(Sending):
             defect = SubscriberError(f"a defect ended the subscriber: {told(error)}")
             defect.__cause__ = error
             self._finish(defect)
-
-    async def _attempt(self) -> Ended:
-        """One connection, from the token to its end. Raises: EventBusError, when there is no point in another."""
-        self._callbacks.set_state(State.CONNECTING)
-        try:
-            socket = await self._open(await self._core.tokens.get())
-        except TokenFailed as error:
-            self._callbacks.report(error, error.__cause__)
-            return Ended(reason=str(error))
-        except InvalidStatus as error:
-            return self._turned_away(error)
-        except (OSError, EOFError, WebSocketException) as error:
-            return Ended(code=ABNORMAL, reason=told(error))
-        self._connections += 1
-        self._connection = connection = Connection(self._core, socket, self._connections)
-        try:
-            ended = await connection.serve()
-        finally:
-            self._connection = None
-            if connection.link.lived_ms(self._now()) >= STABLE_MS:
-                self._backoff.good()
-            self._inbox.disconnected()
-        return self._judge(ended)
-
-    async def _open(self, token: str) -> _Socket:
-        more: dict[str, Any] = {} if self._ssl is None else {"ssl": self._ssl}
-        # `create_connection` decides the class, which the declared result does not know.
-        return cast(
-            _Socket,
-            await connect(
-                self._url,
-                additional_headers={"Authorization": f"Bearer {token}"},
-                subprotocols=[Subprotocol(self._core.format.subprotocol)],
-                compression=None,
-                proxy=self._proxy,
-                open_timeout=seconds(OPEN_TIMEOUT_MS),
-                ping_interval=None,
-                close_timeout=seconds(CLOSE_TIMEOUT_MS),
-                max_size=MAX_MESSAGE_BYTES,
-                create_connection=_Socket,
-                **more,
-            ),
-        )
-
-    def _turned_away(self, error: InvalidStatus) -> Ended:
-        """The node, or what stands before it, answered with a status instead of a socket."""
-        status, headers = error.response.status_code, error.response.headers
-        message = refusal_text(bytes(error.response.body))
-        if status == 401:
-            self._core.tokens.refused()
-        final = http_error(status, message, fresh_token=self._core.tokens.fresh)
-        if final is not None:
-            raise final
-        if status not in (401, 429, 503):
-            self._callbacks.report(NodeFault(f"the node answered HTTP {status}: {message}", closed_with=status))
-        return Ended(code=status, reason=message, retry_ms=retry_after_ms(headers.get("Retry-After")))
-
-    def _judge(self, ended: Ended) -> Ended:
-        code = ended.code or ABNORMAL
-        if code == CloseCode.UNAUTHENTICATED:
-            self._core.tokens.refused()
-        final = final_error(code, ended.reason, fresh_token=self._core.tokens.fresh)
-        if final is not None:
-            raise final
-        if code == INTERNAL_ERROR:  # a defect of the node: worth a line, and worth another try
-            self._callbacks.report(NodeFault(f"the node closed with 1011: {ended.reason}", closed_with=code))
-        return ended
-
-    async def _sleep(self, ms: int) -> None:
-        rung = asyncio.Event()
-        timer = self._core.timers.call_later(ms, rung.set)
-        try:
-            await rung.wait()
-        finally:
-            timer.cancel()
 
     # --- small things -------------------------------------------------------------------------------------------------
 

@@ -1,26 +1,22 @@
 """One connection of a subscriber over any socket: reading, writing, timers. `eventbus.client.link` decides.
 
-What outlives a connection is in `Core`, which the subscriber owns.
+What outlives a connection is in `eventbus.client.core.Core`, which the subscriber owns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from dataclasses import dataclass, field
-from secrets import token_hex
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from eventbus.client.callbacks import Callbacks, State, told
-from eventbus.client.confirms import Confirms
-from eventbus.client.inbox import CaughtUpMark, Inbox
-from eventbus.client.link import Act, Link, Lost, make_hello
-from eventbus.client.sends import Sends
-from eventbus.client.texts import TextFeed
-from eventbus.clock import Clock, seconds
-from eventbus.errors import BadFrame, CloseCode, EventBusError, InvalidField, NodeFault, TokenFailed, UnknownOp
+from eventbus.client.callbacks import State
+from eventbus.client.core import Core
+from eventbus.client.inbox import CaughtUpMark
+from eventbus.client.link import Act, Link, Lost
+from eventbus.clock import seconds
+from eventbus.errors import BadFrame, CloseCode, NodeFault, TokenFailed, UnknownOp
 from eventbus.frames import (
     Acked,
     CaughtUp,
@@ -28,11 +24,8 @@ from eventbus.frames import (
     Dropped,
     ErrorFrame,
     Events,
-    Filter,
     Gap,
     GoAway,
-    Hello,
-    Ref,
     Refreshed,
     Released,
     Sent,
@@ -40,32 +33,23 @@ from eventbus.frames import (
     Text,
     Welcome,
 )
-from eventbus.ids import EntryId, Epoch, SessionId
-from eventbus.store import Start
-from eventbus.timers import Cancellable, Timers
+from eventbus.ids import EntryId
+from eventbus.timers import Cancellable
 from eventbus.wire import Format, decode_server, encode_client
 
 __all__ = [
     "ABNORMAL",
     "CLOSE_TIMEOUT_MS",
     "Connection",
-    "Core",
     "Ended",
     "Socket",
     "SocketClosed",
-    "TokenSource",
-    "Tokens",
 ]
 
-TOKEN_TIMEOUT_MS: Final = 30_000
 CLOSE_TIMEOUT_MS: Final = 2_000
 DEFAULT_WINDOW: Final = 256
-MAX_FRAME_BYTES: Final = 65_536
-"""A node's default; its welcome says what it takes."""
 ABNORMAL: Final = int(CloseCode.ABNORMAL)
 _NORMAL: Final = int(CloseCode.NORMAL)
-
-TokenSource = str | Callable[[], str | Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,121 +102,6 @@ class Socket(Protocol):
 
     def watch(self, heard: Callable[[], None]) -> None:
         """Have `heard` called when bytes come, pings included."""
-
-
-class Tokens:
-    """Where tokens come from, and how many the node refused in a row."""
-
-    def __init__(self, source: TokenSource) -> None:
-        unchecked: object = source
-        if not callable(unchecked) and not (isinstance(unchecked, str) and unchecked):
-            raise InvalidField("token", "must be a JWT, or a function that gives one")
-        self._source = source
-        self._refused = 0
-
-    @property
-    def renewable(self) -> bool:
-        """Whether there is a callback."""
-        return callable(self._source)
-
-    @property
-    def fresh(self) -> bool:
-        """Whether another token makes sense: two in a row that were refused say that none will do."""
-        return self.renewable and self._refused < 2
-
-    def refused(self) -> None:
-        """The node refused a token."""
-        self._refused += 1
-
-    def accepted(self) -> None:
-        """The node took one."""
-        self._refused = 0
-
-    async def get(self) -> str:
-        """A token: the given one, or a new one of the callback, which has 30 s.
-
-        Raises:
-            TokenFailed: the callback raised, or gave no token.
-        """
-        if isinstance(self._source, str):
-            return self._source
-        try:
-            async with asyncio.timeout(seconds(TOKEN_TIMEOUT_MS)):
-                given = self._source()
-                token: object = await given if inspect.isawaitable(given) else given
-        except Exception as error:
-            raise TokenFailed(f"the token callback gave no token: {told(error)}") from error
-        if not isinstance(token, str) or not token:
-            raise TokenFailed(f"the token callback gave no token, but {type(token).__name__}")
-        return token
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Core:
-    """What outlives a connection. `arrived` wakes who iterates, `room` the reader that waits for it."""
-
-    inbox: Inbox
-    texts: TextFeed
-    tokens: Tokens
-    callbacks: Callbacks
-    clock: Clock
-    format: Format
-    session: SessionId | None
-    start: Start | None
-    window: int | None
-    filter: Filter | None
-    epoch: Epoch | None = None
-    timers: Timers = field(init=False)
-    confirms: Confirms = field(default_factory=Confirms)
-    sends: Sends = field(default_factory=lambda: Sends(f"s{token_hex(4)}"))
-    answered: dict[Ref, asyncio.Event] = field(default_factory=dict)
-    max_frame_bytes: int = MAX_FRAME_BYTES
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def hello(self) -> Hello:
-        """The first frame of the next connection."""
-        return make_hello(
-            session=self.session,
-            start=self.start,
-            cursor=self.inbox.tracker.cursor,
-            epoch=self.epoch,
-            window=self.window,
-            filter=self.filter,
-        )
-
-    def welcomed(self, welcome: Welcome) -> None:
-        """The session is open."""
-        if self.epoch is None and self.start is Start.NEW and not welcome.resumed:
-            self.inbox.tracker.passed(welcome.cursor)
-        self.session = welcome.session
-        self.epoch = welcome.epoch
-        self.max_frame_bytes = welcome.max_frame_bytes
-        self.tokens.accepted()
-
-    async def wait_sent(self, ref: Ref, timeout_ms: int) -> EntryId | EventBusError | None:
-        """Wait until a node has answered a command, the time is over, or the subscriber is closed.
-
-        Returns:
-            The command's id, or why it was refused; None when there was no answer. It is not sent any more then.
-        """
-        rung = self.answered[ref] = asyncio.Event()
-        timer = self.timers.call_later(timeout_ms, rung.set)
-        try:
-            await rung.wait()
-            return self.sends.result(ref)
-        finally:
-            timer.cancel()
-            self.sends.forget(ref)
-            del self.answered[ref]
-
-    def told(self, frame: Sent | ErrorFrame) -> bool:
-        """The node has answered something. Returns whether a command of the application's was meant."""
-        if not self.sends.answered(frame):
-            return False
-        if frame.ref is not None and (rung := self.answered.get(frame.ref)) is not None:
-            rung.set()
-        return True
 
 
 class Connection:

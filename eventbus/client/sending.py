@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eventbus.client.connection import Connection, Core
+from eventbus.client.connecting import Connecting
+from eventbus.client.core import Core
 from eventbus.client.sends import make_send
 from eventbus.client.state import check_range
 from eventbus.commands.command import ANSWER
@@ -24,7 +25,7 @@ class Sending(ABC):
     """The way back, over the connection that there is or the next one."""
 
     _core: Core
-    _connection: Connection | None
+    _connecting: Connecting
 
     @property
     @abstractmethod
@@ -73,8 +74,8 @@ class Sending(ABC):
         if not self._is_open:
             raise SubscriberError("open the subscriber first: `async with Subscriber(...) as subscriber`")
         core.sends.add(frame)
-        if self._connection is not None:
-            self._connection.touch()
+        if (connection := self._connecting.connection) is not None:
+            connection.touch()
         result = await core.wait_sent(frame.ref, timeout_ms)
         if isinstance(result, EventBusError):
             raise result
