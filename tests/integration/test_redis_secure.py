@@ -98,6 +98,15 @@ def test_every_right_on_the_page_is_used() -> None:
             assert set(right[1:].upper().split("|")) <= used, right
 
 
+def test_every_command_of_a_script_is_among_the_rights() -> None:
+    """What is sent without a script is found by the contract suite."""
+    with_a_part = {right[1:].split("|")[0] for right in LEAST_RIGHTS if "|" in right}
+    for name, script in all_scripts().items():
+        for command, part in re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.text):
+            wanted = f"+{command}|{part}" if command.lower() in with_a_part else f"+{command}"
+            assert wanted.lower() in LEAST_RIGHTS, f"{name}: {wanted}"
+
+
 def test_a_page_without_rights_is_noticed() -> None:
     with pytest.raises(AssertionError, match="no rights"):
         rights_of("# Redis\n")
