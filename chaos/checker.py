@@ -52,6 +52,8 @@ _START: Final = (-1, -1)
 _DEFECT: Final = 1011
 KEPT_MS: Final = 30_000
 """So long does a publisher keep what it published, to send it again (`EVENTBUS_KEPT_MS`)."""
+LATE_MS: Final = 60_000
+"""So late may a client be that is frozen, slow or cut off, or whose machine is busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,7 +393,7 @@ class _Judge:
     def _store_was_hurt(self, now_ms: int) -> bool:
         """Whether a fault of the store is so near that a publisher may send again what was lost in it."""
         return any(
-            fault.group == "store" and (fault.end_ms is None or now_ms - fault.end_ms < KEPT_MS)
+            fault.group == "store" and (fault.end_ms is None or now_ms - fault.end_ms < KEPT_MS + LATE_MS)
             for fault in self._verdict.faults
         )
 
