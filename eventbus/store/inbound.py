@@ -17,7 +17,7 @@ from eventbus.errors import StoreError
 from eventbus.ids import EntryId, RunId, SessionId, ThreadId, UserId
 
 if TYPE_CHECKING:
-    from eventbus.store import Append
+    from eventbus.store.appending import Append
 
 __all__ = [
     "COMMANDS_MAX",
