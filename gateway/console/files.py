@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from eventbus.inspection import EXPLANATIONS, FATE_EXPLANATIONS
+from eventbus.inspection import EXPLANATIONS, FATE_EXPLANATIONS, Fate, Verdict
 from gateway.web import answer
 
 __all__ = ["page_routes"]
@@ -36,6 +36,10 @@ _HEADERS: Final[Mapping[str, str]] = {
 }
 
 
+def _by_name(words: Mapping[Verdict, str] | Mapping[Fate, str]) -> dict[str, str]:
+    return {str(name): text for name, text in words.items()}
+
+
 def page_routes(check: Callable[[Request], None]) -> list[Route]:
     """Make the routes: `/console/` and its files, and the way there from `/`.
 
@@ -54,7 +58,7 @@ def page_routes(check: Callable[[Request], None]) -> list[Route]:
 
     async def words(request: Request) -> Response:
         check(request)
-        return answer({"verdicts": EXPLANATIONS, "fates": FATE_EXPLANATIONS})
+        return answer({"verdicts": _by_name(EXPLANATIONS), "fates": _by_name(FATE_EXPLANATIONS)})
 
     async def file(request: Request) -> Response:
         check(request)

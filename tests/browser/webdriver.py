@@ -18,9 +18,14 @@ _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 class Browser:
-    """One browser window. Every command returns when the browser has done it."""
+    """One browser window. Every command returns when the browser has done it.
+
+    Attributes:
+        session: its name; with it another `Browser` speaks to the same window.
+    """
 
     def __init__(self, client: httpx.AsyncClient, session: str) -> None:
+        self.session = session
         self._client = client
         self._path = f"/session/{session}"
 

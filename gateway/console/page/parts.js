@@ -84,7 +84,7 @@ export function deadTable({ withUser, chosen, changed, empty, after }) {
     key: (row) => row.id,
     empty,
     columns: [
-      { title: "Dead letter", cell: (row) => link(row.id, "dead", row.id) },
+      { title: "Dead letter", cell: (row) => h("span", { class: "nowrap mono" }, link(row.id, "dead", row.id)) },
       chosen && { title: "Choose", hidden: true, cell: (row) => h("input", {
         type: "checkbox", "aria-label": `Choose ${row.id}`, checked: chosen.has(row.id),
         on: { change: (event) => {

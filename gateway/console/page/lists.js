@@ -1,0 +1,177 @@
+/** The views that are lists: what waits, dead letters, users, runs, nodes, the audit log. */
+
+import { actionButton, openAction } from "./action.js";
+import { get } from "./api.js";
+import { address, card, h, link, nothing, Table } from "./dom.js";
+import { count, time, words } from "./format.js";
+import { deadTable, nodesTable, pager, pendingTable, runsTable, tag, tellCount } from "./parts.js";
+
+const LIMIT = 50;
+const PAGES_AT_ONCE = 20;
+
+export function pending({ query, signal }) {
+  const table = pendingTable({ withUser: true, empty: nothing("Nothing waits.", "Every session has acked what it was sent, and read what is stored.") });
+  const below = h("div");
+  return {
+    title: "Pending",
+    element: card("Sessions for which something waits, the longest first", table.element, below),
+    every: query.cursor ? undefined : 5000,
+    async load(first) {
+      const page = await get("pending", { cursor: query.cursor, limit: LIMIT }, signal);
+      table.update(page.pending);
+      below.replaceChildren(...[pager({ cursor: query.cursor, next: page.cursor, path: ["pending"], query: {} })].filter(Boolean));
+      if (first) tellCount(page.pending.length, "sessions on this page");
+    },
+  };
+}
+
+// --- dead letters -----------------------------------------------------------------------------------------------------
+
+export function dead({ query, signal, reload }) {
+  const chosen = new Set();
+  const { cursor, ...where } = query;
+  const table = deadTable({ withUser: true, chosen, changed, empty: nothing("There are no dead letters here.", "What is given up after its last attempt appears here with its reason.") });
+  const below = h("div");
+  const field = (name, title) => [h("label", { for: `dead-${name}` }, title), h("input", { id: `dead-${name}`, name, value: where[name] ?? "", autocomplete: "off", spellcheck: "false" })];
+  const filter = h("form", { class: "filter", role: "search", "aria-label": "Filter dead letters", on: { submit: (event) => {
+    event.preventDefault();
+    const given = Object.fromEntries([...new FormData(filter)].map(([name, value]) => [name, value.trim()]));
+    location.hash = address("dead", given);
+  } } }, field("user", "User"), field("session", "Session"), field("type", "Type"), field("reason", "Reason"), h("button", { type: "submit" }, "Filter"), link("Clear", "dead"));
+  const forChosen = (action) => h("button", { type: "button", class: action === "drop" && "grave", on: { click: () => openAction({ action, letters: [...chosen] }, after) } });
+  const replay = forChosen("replay"), drop = forChosen("drop");
+  const narrowed = Object.keys(where).length > 0;
+  const all = narrowed ? "all that the filter finds" : "all";
+  const buttons = h("div", { class: "buttons" }, replay, drop,
+    actionButton({ action: "replay", where }, { after, text: `Replay ${all} …` }),
+    actionButton({ action: "replay", where, to: "everyone" }, { after, text: `Replay ${all} to everyone …` }),
+    actionButton({ action: "drop", where }, { after, text: `Drop ${all} …` }));
+  changed();
+
+  function changed() {
+    for (const [button, name] of [[replay, "Replay"], [drop, "Drop"]]) {
+      button.textContent = chosen.size ? `${name} ${chosen.size} chosen …` : `${name} chosen …`;
+      button.disabled = chosen.size === 0;
+    }
+  }
+
+  function after() {
+    chosen.clear();
+    changed();
+    reload();
+  }
+
+  return {
+    title: "Dead letters",
+    element: card("What was given up, the oldest first", filter, table.element, buttons, below),
+    every: cursor ? undefined : 5000,
+    async load(first) {
+      // With a filter a page may be empty and still go on: so many are looked at, and the next ones are a page away.
+      let page = { dead_letters: [], cursor };
+      const rows = [];
+      for (let looked = 0; looked < PAGES_AT_ONCE && rows.length < LIMIT; looked += 1) {
+        page = await get("dead-letters", { ...where, cursor: page.cursor, limit: LIMIT }, signal);
+        rows.push(...page.dead_letters);
+        if (!page.cursor) break;
+      }
+      table.update(rows);
+      buttons.hidden = rows.length === 0;
+      below.replaceChildren(...[pager({ cursor, next: page.cursor, path: ["dead"], query: where })].filter(Boolean));
+      if (first) tellCount(rows.length, "dead letters on this page");
+    },
+  };
+}
+
+// --- users, runs ------------------------------------------------------------------------------------------------------
+
+export function users({ signal }) {
+  const input = h("input", { id: "user-name", name: "user", autocomplete: "off", spellcheck: "false", required: true, maxlength: 128 });
+  const form = h("form", { class: "filter", on: { submit: (event) => {
+    event.preventDefault();
+    location.hash = address("user", input.value.trim());
+  } } }, h("label", { for: "user-name" }, "User id"), input, h("button", { type: "submit" }, "Show"));
+  const table = pendingTable({ withUser: true, empty: nothing("Nobody waits for anything.") });
+  return {
+    title: "Users",
+    element: h("div", { class: "stack" }, card("A user by name", form, h("p", { class: "small" }, "Sessions, what waits and why, runs, dead letters, rates.")), card("Users for whom something waits longest", table.element)),
+    async load() {
+      table.update((await get("pending", { limit: 10 }, signal)).pending);
+    },
+  };
+}
+
+export function runs({ query, signal }) {
+  const table = runsTable({ withUser: true, empty: nothing("No run was found.", "Runs are remembered for the retention.") });
+  const user = h("input", { id: "runs-user", name: "user", value: query.user ?? "", autocomplete: "off", spellcheck: "false" });
+  const choices = ["", "requested", "running", "completed"].map((one) => h("option", { value: one, selected: one === (query.state ?? "") }, one || "any"));
+  const state = h("select", { id: "runs-state", name: "state" }, choices);
+  const form = h("form", { class: "filter", role: "search", "aria-label": "Find runs", on: { submit: (event) => {
+    event.preventDefault();
+    const to = address("runs", { user: user.value.trim(), state: state.value, find: "1" });
+    if (location.hash === to) window.dispatchEvent(new HashChangeEvent("hashchange"));
+    else location.hash = to;
+  } } }, h("label", { for: "runs-user" }, "User"), user, h("label", { for: "runs-state" }, "State"), state, h("button", { type: "submit" }, "Find"));
+  const note = h("p", { class: "small" }, "Runs are found by a look at all keys, up to 100,000 runs: cheap for an idle Redis, dear for a busy one. A user's own page lists the newest without it.");
+  const below = h("p", { class: "small" });
+  table.element.hidden = !query.find;
+  return {
+    title: "Runs",
+    element: card("Runs of agents, the newest first", form, note, table.element, below),
+    async load(first) {
+      if (!query.find) return;
+      const found = await get("runs", { user: query.user, state: query.state, limit: 100 }, signal);
+      table.update(found.runs.reverse());
+      below.textContent = found.more ? "There are more; these are the newest." : "";
+      if (first) tellCount(found.runs.length, "runs");
+    },
+  };
+}
+
+// --- nodes, audit -----------------------------------------------------------------------------------------------------
+
+export function nodes({ signal, reload, live }) {
+  const table = nodesTable({ after: reload });
+  return {
+    title: "Nodes",
+    element: card("Nodes that tell of themselves, and those that an operator drains", table.element),
+    onFigures: () => table.update(live.figures.nodes),
+    async load(first) {
+      const { nodes: rows } = await get("nodes", {}, signal);
+      table.update(rows);
+      if (first) tellCount(rows.length, "nodes");
+    },
+  };
+}
+
+export function audit({ query, signal }) {
+  const table = new Table({
+    caption: "What operators did", key: (row) => row.id, empty: nothing("Nobody has done anything yet.", "Every action is written down here with who did it, when and why."),
+    columns: [
+      { title: "When", cell: (row) => h("span", { class: "nowrap" }, time(row.time_ms)) },
+      { title: "Who", cell: (row) => row.by || "–" },
+      { title: "Action", cell: (row) => words(row.action ?? "–") },
+      { title: "State", cell: (row) => tag(row.state === "done" ? "ok" : "requested", row.state) },
+      { title: "About", cell: (row) => h("span", { class: "mono" }, about(row.about)) },
+      { title: "Items", number: true, cell: (row) => count(row.count) },
+      { title: "Results", cell: (row) => Object.entries(row.results ?? {}).map(([name, number]) => `${words(name)}: ${count(number)}`).join(", ") || "–" },
+      { title: "Why", cell: (row) => row.reason || "–" },
+      { title: "Operation", cell: (row) => h("code", {}, row.operation ?? "–") },
+    ],
+  });
+  const below = h("div");
+  return {
+    title: "Audit",
+    element: card("What operators did, the newest first", table.element, below),
+    every: query.cursor ? undefined : 5000,
+    async load(first) {
+      const page = await get("audit", { cursor: query.cursor, limit: LIMIT }, signal);
+      table.update(page.audit);
+      below.replaceChildren(...[pager({ cursor: query.cursor, next: page.cursor, path: ["audit"], query: {} })].filter(Boolean));
+      if (first) tellCount(page.audit.length, "records on this page");
+    },
+  };
+}
+
+function about(what) {
+  return Object.entries(what ?? {}).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ") || "–";
+}

@@ -1,0 +1,233 @@
+/** The views of one thing: a user, a session's pending entries, an event, a run, a dead letter. */
+
+import { actionButton } from "./action.js";
+import { get, path } from "./api.js";
+import { card, h, link, nothing, Table } from "./dom.js";
+import { count, percent, span, time, timeOfDay, words } from "./format.js";
+import { deadTable, facts, fateMeaning, pager, pendingTable, ratesTable, runsTable, tag, toldItem } from "./parts.js";
+import { runTimeline } from "./timeline.js";
+
+export function user({ parts: [name], signal, reload }) {
+  const head = h("div");
+  const pending = pendingTable({ withUser: false, empty: nothing("Nothing waits for this user.") });
+  const sessions = new Table({
+    caption: "Sessions", key: (row) => row.session, empty: nothing("No session is known.", "A session is remembered for EVENTBUS_SESSION_TTL_MS after it was last seen."),
+    columns: [
+      { title: "Session", cell: (row) => link(row.session, "user", name, "session", row.session) },
+      { title: "State", cell: (row) => tag(row.state) },
+      { title: "Node", cell: (row) => row.node ?? "–" },
+      { title: "Pending", number: true, cell: (row) => count(row.pending) },
+      { title: "Has read up to", cell: (row) => h("code", {}, row.cursor) },
+      { title: "Last seen", cell: (row) => h("span", { class: "nowrap" }, time(row.last_seen_ms)) },
+      { title: "Actions", hidden: true, cell: (row) => actionButton({ action: "end_session", user: name, session: row.session }, { after: reload, text: "End", label: `End the session ${row.session}` }) },
+    ],
+  });
+  const runs = runsTable({ withUser: false, empty: nothing("No run of the newest events.") });
+  const dead = deadTable({ withUser: false, after: reload, empty: nothing("Nothing was given up.") });
+  const rates = ratesTable("What became of the retained events, by type", nothing("No event is retained."));
+  const threads = h("div");
+  const told = h("ul", { class: "told" });
+  const purge = actionButton({ action: "purge", user: name }, { after: reload });
+  return {
+    title: `User ${name}`,
+    buttons: [purge],
+    element: h("div", { class: "stack" }, head, card("What waits, and why", pending.element), card("Sessions", sessions.element), card("Runs", runs.element),
+      card("Dead letters", dead.element), h("div", { class: "columns" }, card("Deliveries by type", rates.element), card("Threads", threads), card("What operators were told", told))),
+    every: 5000,
+    async load() {
+      const page = await get(path("users", name), {}, signal);
+      pending.update(page.pending);
+      sessions.update(page.sessions);
+      runs.update([...page.runs].reverse());
+      dead.update(page.dead);
+      const entries = Object.entries(page.threads);
+      threads.replaceChildren(entries.length ? h("ul", { class: "told" }, entries.map(([thread, last]) => h("li", {}, h("code", {}, thread), " ", h("span", { class: "small" }, `last event ${time(last)}`)))) : nothing("No thread."));
+      const [of, events] = await Promise.all([get("rates", { user: name }, signal), get("operator-events", { user: name, limit: 20 }, signal)]);
+      rates.update(Object.entries(of.by_type).map(([type, one]) => ({ type, ...one })));
+      told.replaceChildren(...(events.operator_events.length ? events.operator_events.reverse().map(toldItem) : [h("li", {}, "Of nothing.")]));
+      head.replaceChildren(facts([
+        ["Events retained", count(page.stored)], ["Newest entry", page.newest === "0-0" ? "none" : link(page.newest, "event", name, page.newest)],
+        ["Deliveries that succeeded", percent(of.success)], ["Open questions", count(page.questions)], ["Partition", String(page.partition)],
+      ]));
+    },
+  };
+}
+
+export function session({ parts: [name, , one], query, signal, reload }) {
+  const asked = (action) => actionButton({ action, user: name, session: one }, { after: reload });
+  const table = new Table({
+    caption: "Entries that were sent and not acked", key: (row) => row.id, empty: nothing("Nothing is sent and not acked.", "What the session has not read yet is not in this list."),
+    columns: [
+      { title: "Entry", cell: (row) => link(row.id, "event", name, row.id) },
+      { title: "Stored", cell: (row) => time(Number(row.id.split("-")[0])) },
+      { title: "Deliveries", number: true, cell: (row) => count(row.attempts) },
+      { title: "Sent", number: true, cell: (row) => `${span(row.idle_ms)} ago` },
+      { title: "Actions", hidden: true, cell: (row) => h("div", { class: "buttons" }, ["redeliver", "skip", "dead_letter"].map((action) => actionButton({ action, user: name, session: one, entries: [row.id] }, { after: reload, label: `${words(action)} ${row.id}` }))) },
+    ],
+  });
+  const verdicts = pendingTable({ withUser: true, empty: nothing("Nothing waits for this session.") });
+  const below = h("div");
+  const buttons = h("div", { class: "buttons" }, asked("redeliver"), asked("skip"), asked("dead_letter"));
+  return {
+    title: `Session ${one} of ${name}`,
+    buttons: [asked("end_session")],
+    element: h("div", { class: "stack" }, card("Why it waits", verdicts.element), card("Pending entries, the oldest first", table.element, h("p", { class: "small" }, "For all that are pending for the session:"), buttons, below)),
+    every: query.cursor ? undefined : 5000,
+    async load() {
+      const [waits, page] = await Promise.all([get("pending", { user: name }, signal), get("entries", { user: name, session: one, cursor: query.cursor, limit: 50 }, signal)]);
+      verdicts.update(waits.pending.filter((row) => row.session === one));
+      table.update(page.entries);
+      below.replaceChildren(...[pager({ cursor: query.cursor, next: page.cursor, path: ["user", name, "session", one], query: {} })].filter(Boolean));
+    },
+  };
+}
+
+// --- an event ---------------------------------------------------------------------------------------------------------
+
+const STEP_LOOKS = { received: "good", displayed: "good", confirmed: "good", dead_lettered: "bad", missed_confirmation: "bad", expired: "wait", trimmed: "wait", skipped: "wait" };
+const STEP_WORDS = {
+  made: "made by its publisher (by the publisher's clock)", stored: "stored", received: "received and acked", displayed: "displayed", confirmed: "confirmed",
+  filtered: "filtered out: the session does not want it", released: "released: another session has taken it", dead_lettered: "given up, and kept as a dead letter", missed_confirmation: "a demanded confirmation was missed",
+};
+const FATE_LOOKS = { acked: "good", pending: "wait", not_read: "wait", dead_lettered: "bad", expired: "wait", trimmed: "wait", unknown: "wait", skipped: "wait" };
+
+export function event({ parts: [name, id], signal }) {
+  const content = h("div", { class: "stack" });
+  return {
+    title: `Event ${id}`,
+    element: content,
+    every: 5000,
+    async load() {
+      let way;
+      try {
+        way = await get(path("events", id), { user: name }, signal);
+      } catch (error) {
+        if (error.status !== 404) throw error;
+        content.replaceChildren(facts([["User", link(name, "user", name)]]), h("p", { class: "verdict bad", id: "why" }, error.message));
+        return;
+      }
+      content.replaceChildren(...described(way));
+    },
+  };
+}
+
+function described(way) {
+  const { report, sessions } = way;
+  const verdicts = sessions.length
+    ? sessions.map(({ fate, why }) => h("p", { class: `verdict ${FATE_LOOKS[fate.state] ?? ""}` }, `Session ${fate.session}: ${why}.`, h("span", { class: "small" }, fateSmall(fate))))
+    : [h("p", { class: "verdict wait" }, "The user has no session: it waits in the stream for the first one, within the retention.")];
+  return [
+    facts([["User", link(report.user, "user", report.user)], ["Type", report.type || "not known any more"], ["Entry", h("code", {}, report.entry)], report.event && ["Event id", h("code", {}, report.event)],
+      way.run && ["Run", link(way.run, "run", report.user, way.run)], way.agent && ["Agent", way.agent], way.thread && ["Thread", way.thread], ["In the stream", report.stored ? "yes" : "no"]]),
+    h("section", { id: "why", class: "card", "aria-labelledby": "why-title" }, h("h2", { id: "why-title" }, "Did it arrive, and why not"), verdicts),
+    h("div", { class: "columns" }, card("Its way", wayList(way)), card("What it holds", way.event ? h("pre", { tabindex: "0", "aria-label": "The event as JSON" }, JSON.stringify(way.event.data ?? way.event, null, 2)) : nothing("Its content is not kept any more."), way.event && envelope(way.event))),
+  ];
+}
+
+function envelope(whole) {
+  const { data, ...rest } = whole;
+  return h("details", {}, h("summary", { class: "small" }, "The envelope around it"), h("pre", {}, JSON.stringify(rest, null, 2)));
+}
+
+function fateSmall(fate) {
+  const said = [fate.node && `node ${fate.node}`, fate.deliveries !== null && `${count(fate.deliveries)} deliveries`, fate.time_ms && time(fate.time_ms), fate.note && `note: ${fate.note}`];
+  return said.filter(Boolean).join(" · ") || fateMeaning(fate.state);
+}
+
+function wayList({ steps, stored_ms: stored }) {
+  const items = steps.map((step) => {
+    const after = step.time_ms - stored;
+    return h("li", { class: STEP_LOOKS[step.what] ?? "" },
+      h("time", { datetime: new Date(step.time_ms).toISOString(), title: time(step.time_ms) }, timeOfDay(step.time_ms)),
+      h("span", { class: "after" }, step.what === "stored" ? "" : after < 0 ? `−${span(-after)}` : `+${span(after)}`),
+      h("span", {}, STEP_WORDS[step.what] ?? words(step.what), step.session && [" by session ", h("strong", {}, step.session)], step.detail && h("span", { class: "small" }, ` ${step.detail}`)));
+  });
+  return h("ol", { class: "way" }, items);
+}
+
+// --- a run ------------------------------------------------------------------------------------------------------------
+
+export function run({ parts: [name, id], signal, live }) {
+  const content = h("div", { class: "stack" });
+  const events = new Table({
+    caption: "The events of the run", key: (row) => row.entry, empty: "No event of the run is retained.",
+    columns: [
+      { title: "No", number: true, cell: (row) => count(row.seq) },
+      { title: "Event", cell: (row) => link(words(row.type), "event", name, row.event) },
+      { title: "Tool", cell: (row) => row.tool ?? "–" },
+      { title: "Happened", cell: (row) => h("span", { class: "mono" }, timeOfDay(row.time_ms)) },
+      { title: "Stored after", number: true, cell: (row) => span(Math.max(0, row.stored_ms - row.time_ms)) },
+    ],
+  });
+  return {
+    title: `Run ${id}`,
+    element: content,
+    every: 3000,
+    async load() {
+      let found;
+      try {
+        found = await get(path("runs", id), { user: name }, signal);
+      } catch (error) {
+        if (error.status !== 404) throw error;
+        content.replaceChildren(h("p", { class: "verdict bad" }, error.message));
+        return;
+      }
+      events.update(found.events);
+      const now = Math.max(live.figures?.now_ms ?? 0, ...found.events.map((one) => one.stored_ms), found.started_ms ?? 0);
+      const scrolled = content.querySelector(".scroll")?.scrollLeft ?? 0;
+      content.replaceChildren(...runParts(found, now, name, events));
+      const picture = content.querySelector(".scroll");
+      if (picture) picture.scrollLeft = scrolled;
+    },
+  };
+}
+
+function runParts(found, now, name, events) {
+  const state = found.outcome ?? (found.state || "unknown");
+  const missed = found.breaches.length;
+  return [
+    facts([["User", link(name, "user", name)], found.agent && ["Agent", found.agent], ["State", tag(found.outcome === "success" ? "ok" : state, words(state))], found.tier && ["Tier", found.tier], found.thread && ["Thread", found.thread],
+      found.parent && ["Parent", link(found.parent, "run", name, found.parent)], ["Started", time(found.started_ms)],
+      ["Took", found.started_ms ? span((found.ended_ms ?? now) - found.started_ms) : "–"]]),
+    h("p", { class: `verdict ${missed || found.problems.length ? "bad" : "good"}`, id: "run-verdict" }, runVerdict(found)),
+    card("On the time axis", runTimeline(found, now)),
+    found.problems.length > 0 && card("What is wrong with its order", h("ul", {}, found.problems.map((one) => h("li", {}, `${words(one.kind ?? "")}: ${one.detail ?? ""}`)))),
+    missed > 0 && card("Deadlines missed", h("ul", {}, found.breaches.map((one) => h("li", {}, h("strong", {}, words(one.name.split(":")[0])), one.name.includes(":") ? ` of call ${one.name.slice(one.name.indexOf(":") + 1)}` : "", `: was due at ${timeOfDay(one.due_ms)}`)))),
+    card("Its events", events.element),
+  ].filter(Boolean);
+}
+
+function runVerdict(found) {
+  const said = [];
+  if (found.breaches.length) said.push(`${found.breaches.length === 1 ? "One deadline was" : `${found.breaches.length} deadlines were`} missed.`);
+  if (found.problems.length) said.push("The order of its events is not whole.");
+  if (found.open_calls.length) said.push(`Tools are being called: ${found.open_calls.join(", ")}.`);
+  return said.join(" ") || "All deadlines were met, and its events are in order.";
+}
+
+// --- a dead letter ----------------------------------------------------------------------------------------------------
+
+export function letter({ parts: [id], signal, reload }) {
+  const content = h("div", { class: "stack" });
+  const asked = (action, more, text) => actionButton({ action, letters: [id], ...more }, { after: reload, text });
+  const buttons = h("div", { class: "buttons" }, asked("replay"), asked("replay", { to: "everyone" }, "Replay to everyone"), asked("drop"));
+  return {
+    title: `Dead letter ${id}`,
+    element: content,
+    async load() {
+      let found;
+      try {
+        found = await get(path("dead-letters", id), {}, signal);
+      } catch (error) {
+        if (error.status !== 404) throw error;
+        content.replaceChildren(h("p", { class: "verdict" }, "There is no such dead letter (any more): it was replayed, dropped, or is older than seven days."), h("p", {}, link("All dead letters", "dead")));
+        return;
+      }
+      const shown = found.event ? h("pre", { tabindex: "0", "aria-label": "The event as JSON" }, JSON.stringify(found.event.data ?? found.event, null, 2)) : nothing("Its content is not kept.");
+      content.replaceChildren(
+        h("p", { class: "verdict bad" }, `Given up after ${count(found.deliveries)} deliveries: ${found.reason}.`),
+        facts([["User", link(found.user, "user", found.user)], ["Session", link(found.session, "user", found.user, "session", found.session)], ["Type", found.type || "–"], ["Event", link(found.event_id ?? found.entry, "event", found.user, found.entry)], ["Given up", time(found.time_ms)], ["Last node", found.node || "–"]]),
+        buttons, card("What it holds", shown));
+    },
+  };
+}

@@ -1,0 +1,518 @@
+"""The console in Chromium, on a real node and a real server: what an operator sees and does there. R27, R28."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from eventbus import revoking
+from gateway.admin import make_admin_app, serve_admin
+from gateway.admin_revocations import AdminAccess
+from gateway.listener import Listener
+from gateway.node import Node
+from gateway.process import bind
+from gateway.serving import NodeFigures
+from tests.browser.webdriver import Browser
+from tests.support.needs import program
+from tests.support.processes import Processes
+from tests.support.servers import NewServer
+from tests.support.wire_client import Nodes, WireClient, ids, opened, publish, token_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.requirement("R27", "R28"),
+    pytest.mark.xdist_group("browser"),
+]
+
+HOSTILE = "</pre><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+PICTURES = os.environ.get("EVENTBUS_PICTURES")
+"""A directory that gets the pictures of docs/console.md; without it they are made for nobody."""
+
+_COMMAND_TIMEOUT_S = 30
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
+
+
+class Desk:
+    """An operator before the console of a node."""
+
+    def __init__(self, browser: Browser, node: Node, url: str) -> None:
+        self.browser = browser
+        self.node = node
+        self.url = url
+
+    async def sign_in(self, token: str | None = None, where: str = "#/") -> None:
+        """Opens the console and gives a token; one of an operator named olga when none is given."""
+        await self.browser.open(f"{self.url}/console/{where}")
+        await self.browser.wait_for("document.querySelector('#token')")
+        await self.browser.write("#token", token or token_of("olga", scopes=["admin"]))
+        await self.browser.click("main form button")
+        if token is None:
+            await self.browser.wait_for("document.querySelector('main h1:focus')")
+
+    async def go(self, where: str, shown: str) -> None:
+        """Opens a view and waits until the main part has some text."""
+        await self.browser.script("location.hash = arguments[0]", where)
+        await self.shows(shown)
+
+    async def shows(self, text: str, timeout_ms: int = 10_000) -> None:
+        """Waits until the main part has some text."""
+        await self.browser.wait_for(f"document.querySelector('main').innerText.includes({text!r})", timeout_ms)
+
+    async def press(self, *keys: str) -> None:
+        """Presses keys where the focus is; text of more than a character is typed."""
+        for key in keys:
+            if key in KEYS:
+                text = {"text": "\r"} if key == "Enter" else {}
+                code = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+                await self.browser.cdp("Input.dispatchKeyEvent", type="keyDown", **code, **text)
+                await self.browser.cdp("Input.dispatchKeyEvent", type="keyUp", **code)
+            else:
+                await self.browser.cdp("Input.insertText", text=key)
+
+    async def focus(self) -> str:
+        """What has the focus, as it is read out."""
+        return str(
+            await self.browser.script(
+                "const f = document.activeElement;"
+                "return f.getAttribute('aria-label') ?? f.labels?.[0]?.textContent ?? f.textContent.trim()"
+            )
+        )
+
+    async def tab_to(self, what: str) -> None:
+        """Presses Tab until the focus is on it."""
+        for _ in range(60):
+            if (await self.focus()).startswith(what):
+                return
+            await self.press("Tab")
+        raise AssertionError(f"no {what!r} is reached by Tab")
+
+    async def confirm(self, count: int, why: str = "a test") -> None:
+        """Fills in the dialog of an action, and waits until it is done."""
+        await self.browser.wait_for("document.querySelector('dialog #confirm-reason')")
+        await self.browser.write("#confirm-reason", why)
+        await self.browser.write("#confirm-count", str(count))
+        await self.browser.click("dialog button.primary")
+        await self.browser.wait_for("document.querySelector('dialog #done')")
+
+    async def picture(self, name: str, directory: Path) -> None:
+        """Takes a picture, for the docs where they want one."""
+        await self.browser.script("window.scrollTo(0, 0)")
+        await self.browser.screenshot(Path(PICTURES or directory) / f"console-{name}.png")
+
+    async def is_clean(self, *expected: str) -> None:
+        """Fails when the page complained, of anything but what a test did to its network."""
+        lines = [line for line in await self.browser.console() if not any(part in line for part in expected)]
+        assert lines == []
+
+
+NewDesk = Callable[..., Awaitable[Desk]]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A browser for all tests of this module, for to start one takes seconds: where its driver is, and its session."""
+    directory = tmp_path_factory.mktemp("browser")
+    processes = Processes(directory)
+    chromium, chromedriver = program("chromium"), program("chromedriver")
+
+    async def start() -> tuple[str, str]:
+        child = processes.start(chromedriver, "--port=0", name="chromedriver")
+        line = await child.line(r"started successfully on port \d+")
+        url = f"http://127.0.0.1:{line.rstrip('.').rpartition(' ')[2]}"
+        async with httpx.AsyncClient(base_url=url, timeout=_COMMAND_TIMEOUT_S, trust_env=False) as client:
+            opened_browser = await Browser.start(client, chromium, directory / "profile", "--window-size=1360,1020")
+            return url, opened_browser.session
+
+    try:
+        yield asyncio.run(start())
+    finally:
+        processes.reap()
+
+
+@pytest.fixture
+async def browser(driver: tuple[str, str]) -> AsyncIterator[Browser]:
+    """The browser, with nothing left of the test before: each console has an origin of its own."""
+    url, session = driver
+    async with httpx.AsyncClient(base_url=url, timeout=_COMMAND_TIMEOUT_S, trust_env=False) as client:
+        shared = Browser(client, session)
+        await shared.cdp("Emulation.setEmulatedMedia", features=[])
+        await shared.console()
+        yield shared
+        await shared.open("about:blank")
+
+
+@pytest.fixture
+async def new_desk(browser: Browser, server_url: str) -> AsyncIterator[NewDesk]:
+    """Opens the console of a node of its own; `url` is that of another server, and further settings are the node's."""
+    async with AsyncExitStack() as stack:
+        made = await stack.enter_async_context(Nodes(server_url))
+
+        async def open_desk(url: str | None = None, **settings: Any) -> Desk:
+            quick = {"node_heartbeat_ms": 100, "session_heartbeat_ms": 500, "watch_ms": 100, "ack_timeout_ms": 30_000}
+            node = await made.start("gw-1", url=url, **(quick | settings))
+            access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
+            app = make_admin_app(NodeFigures(node), authenticator=None, access=access, settings=node.node_settings)
+            listener: Listener = await serve_admin(app, bind("127.0.0.1", 0, setting="ADMIN_PORT"))
+            stack.push_async_callback(listener.stop)
+            return Desk(browser, node, f"http://127.0.0.1:{listener.port}")
+
+        yield open_desk
+
+
+@pytest.fixture
+async def desk(new_desk: NewDesk) -> Desk:
+    """The console of a node, before the token is given."""
+    return await new_desk()
+
+
+async def pending(client: WireClient, node: Node, *names: str, user: str = "alice") -> list[str]:
+    """Events that the client was sent and has not acked; their entry ids."""
+    await client.until_op("caught_up")
+    await publish(node, *names, user=user)
+    return ids(await client.events(len(names)))
+
+
+async def late_run(node: Node, user: str = "dave") -> str:
+    """A run that was asked for long before it began, and that called a tool."""
+    asked_ms = node.clock.now_ms() - 2_500
+    async with node.bus.run(user=user, agent="planner", thread="trip", requested_ms=asked_ms) as run:
+        await run.thinking("which trains are there?")
+        async with run.tool("timetable", {"from": "Bern"}) as tool:
+            tool.result = {"trains": 3}
+        run.result = {"text": "three trains"}
+    return str(run.id)
+
+
+# --- signing in -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_console_asks_for_a_token_of_scope_admin_and_says_what_is_wrong_with_another(desk: Desk) -> None:
+    for token, words in (("nonsense", "The token is not good."), (token_of("alice"), "Not allowed.")):
+        await desk.sign_in(token)
+        await desk.shows(words)
+        assert await desk.browser.text("nav a") != ""
+        assert await desk.browser.script("return document.querySelector('#nav').hidden")
+    await desk.sign_in()
+    await desk.shows("Deliveries that succeeded")
+    assert await desk.browser.script("return sessionStorage.length") == 1
+    await desk.browser.click("#sign-out")
+    await desk.browser.wait_for("document.querySelector('#token')")
+    assert await desk.browser.script("return sessionStorage.length") == 0
+    await desk.is_clean("Failed to load resource")
+
+
+async def test_a_revoked_token_ends_the_live_view_and_leads_back_to_the_same_page(desk: Desk) -> None:
+    await desk.sign_in(token_of("olga", scopes=["admin"], jti="lost"), "#/audit")
+    await desk.shows("Nobody has done anything yet.")
+    wanted = revoking.revocation_asked_for({"jti": "lost"}, by="test")
+    await revoking.revoke(desk.node.store, wanted)
+    await desk.shows("was revoked")
+    await desk.browser.write("#token", token_of("olga", scopes=["admin"]))
+    await desk.browser.click("main form button")
+    await desk.shows("Nobody has done anything yet.")
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+async def test_from_a_number_on_the_overview_to_the_sentence_why_an_event_did_not_arrive(
+    desk: Desk, tmp_path: Path
+) -> None:
+    async with opened(desk.node, session="laptop") as client, opened(desk.node, "carol", session="tv") as other:
+        given = await pending(client, desk.node, "a", "b", "c")
+        client.send("ack", ids=given[:1], ref=1)
+        await client.until_op("acked")
+        (lost,) = await pending(other, desk.node, "x", user="carol")
+        other.send("ack", ids=[lost], ref=1)
+        await other.until_op("acked")
+        async with opened(desk.node, "bob", session="phone") as gone:
+            await gone.until_op("caught_up")
+        await publish(desk.node, "while he was away", user="bob")
+        await late_run(desk.node)
+        await desk.sign_in()
+        await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
+        await desk.shows("planner was late: started")
+        await desk.shows("acks of 2 users")
+        await desk.picture("overview", tmp_path)
+        await desk.browser.click("[data-view=pending]")
+        await desk.shows("offline")
+        rows = await desk.browser.texts("tbody tr")
+        assert [row[:5] for row in rows if "in flight" in row] == ["alice"]
+        assert [row[:3] for row in rows if "nobody is connected" in row] == ["bob"]
+        await desk.picture("pending", tmp_path)
+        await desk.browser.click("tbody a[href='#/user/alice']")
+        await desk.shows("laptop")
+        await desk.shows("Deliveries by type")
+        await desk.picture("user", tmp_path)
+        await desk.browser.click("a[href='#/user/alice/session/laptop']")
+        await desk.shows(given[1])
+        await desk.browser.click(f"a[href='#/event/alice/{given[1]}']")
+        await desk.browser.wait_for("document.querySelector('#why')")
+        assert "sent a moment ago" in await desk.browser.text("#why")
+        await desk.browser.write("#find-user", "alice")
+        await desk.browser.write("#find-id", given[0])
+        await desk.browser.click("#find button")
+        await desk.shows("received and acked")
+        assert "delivered" in await desk.browser.text("#why")
+        await desk.picture("event", tmp_path)
+    await desk.is_clean()
+
+
+async def test_a_run_is_shown_on_a_time_axis_with_the_deadline_that_it_missed(desk: Desk, tmp_path: Path) -> None:
+    run = await late_run(desk.node)
+    await desk.sign_in(where=f"#/run/dave/{run}")
+    await desk.shows("One deadline was missed.")
+    names = await desk.browser.texts(".timeline .lane-name")
+    assert names == [
+        "waits for an agent",
+        "the whole run",
+        "agent started",
+        "first thinking",
+        "tool timetable",
+        "agent completed",
+    ]
+    missed = await desk.browser.texts(".timeline .missed .limit")
+    assert len(missed) == 1
+    assert missed[0].startswith("✗ missed by 1.")
+    assert await desk.browser.texts(".timeline .lane.tool .limit") == ["✓ within 5.00 s"]
+    spoken = await desk.browser.script("return document.querySelector('.timeline').getAttribute('aria-label')")
+    assert "Deadlines missed: waits for an agent." in spoken
+    assert len(await desk.browser.texts("tbody tr")) == 5
+    await desk.picture("run", tmp_path)
+    await desk.browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    dark = "getComputedStyle(document.body).backgroundColor === 'rgb(18, 22, 29)'"
+    await desk.browser.wait_for(dark)
+    await desk.picture("dark", tmp_path)
+    await desk.browser.click("#theme")
+    await desk.browser.wait_for(f"!({dark})")
+    await desk.is_clean()
+
+
+async def test_what_a_hostile_event_holds_is_shown_as_text_and_never_becomes_markup(desk: Desk) -> None:
+    data = {"text": HOSTILE, HOSTILE: [HOSTILE]}
+    async with opened(desk.node) as client:
+        await client.until_op("caught_up")
+        receipt = await desk.node.bus.publish(user="alice", type="note", data=data)
+        await client.events(1)
+        client.send("ack", ids=[receipt.entry], level="confirmed", note=HOSTILE, ref=1)
+        await client.until_op("acked")
+    async with desk.node.bus.run(user="alice", agent=HOSTILE[:60]) as run:
+        await run.thinking(HOSTILE)
+    await desk.sign_in(where=f"#/event/alice/{receipt.event}")
+    await desk.shows("onerror")
+    assert HOSTILE in await desk.browser.script("return JSON.parse(document.querySelector('pre').textContent).text")
+    await desk.go(f"#/run/alice/{run.id}", "agent completed")
+    await desk.go("#/user/alice", "img src=x")
+    for where in (f"#/user/{HOSTILE}", f"#/event/{HOSTILE}/{HOSTILE}", f"#/dead?user={HOSTILE}&cursor={HOSTILE}"):
+        await desk.browser.script("location.hash = arguments[0]", where)
+        await desk.browser.wait_for("document.querySelector('main [role=alert]')")
+    assert await desk.browser.script("return document.querySelectorAll('main img, main script').length") == 0
+    assert "owned" not in await desk.browser.script("return document.title.split(' ')[0]")
+    await desk.is_clean("Failed to load resource")
+
+
+async def test_markup_and_scripts_from_elsewhere_are_refused_by_the_page_itself(desk: Desk) -> None:
+    await desk.sign_in()
+    refused = """
+        const tried = [];
+        try { document.querySelector('main').innerHTML = '<b>x</b>'; tried.push('markup'); } catch {}
+        const script = document.createElement('script');
+        script.append("document.title = 'owned'");
+        try { document.head.append(script); } catch {}
+        const image = document.createElement('img');
+        try { image.setAttribute('onerror', "document.title = 'owned'"); } catch {}
+        image.src = 'data:,x';
+        document.body.append(image);
+        if (document.title === 'owned') tried.push('script');
+        return tried;
+    """
+    assert await desk.browser.script(refused) == []
+    lines = "\n".join(await desk.browser.console())
+    for what in ("TrustedHTML", "TrustedScript", "img-src 'self'"):
+        assert what in lines
+
+
+# --- doing ------------------------------------------------------------------------------------------------------------
+
+
+async def test_dead_letters_are_replayed_after_a_dry_run_and_a_typed_confirmation_and_it_is_written_down(
+    desk: Desk, tmp_path: Path
+) -> None:
+    async with opened(desk.node) as client:
+        given = await pending(client, desk.node, "a", "b", "c")
+        await desk.sign_in(where="#/user/alice/session/tab")
+        await desk.shows(given[2])
+        await desk.browser.click("button[aria-label='dead letter " + given[0] + "']")
+        await desk.confirm(1)
+        await desk.press("Escape")
+        await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 3")  # one of them is the session
+        await desk.browser.script("location.hash = '#/dead'")
+        await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 1")
+        await desk.browser.click("tbody input[type=checkbox]")
+        await desk.browser.click("main .card > .buttons button")
+        await desk.browser.wait_for("document.querySelector('dialog #plan')")
+        assert "Nothing is changed yet" in await desk.browser.text("#plan")
+        await desk.browser.write("#confirm-reason", "the client is mended")
+        await desk.browser.write("#confirm-count", "2")
+        assert await desk.browser.script("return document.querySelector('dialog button.primary').disabled")
+        await desk.picture("action", tmp_path)
+        await desk.confirm(1, "the client is mended")
+        assert "put back: 1" in await desk.browser.text("#done")
+        assert ids(await client.events(1)) == [given[0]]
+        await desk.press("Escape")
+        await desk.shows("There are no dead letters here.")
+    await desk.go("#/audit", "the client is mended")
+    rows = await desk.browser.texts("tbody tr")
+    assert len(rows) == 4
+    assert "api:olga" in rows[0]
+    assert "replay" in rows[0]
+    await desk.is_clean()
+
+
+async def test_what_has_changed_since_the_dry_run_is_not_done(desk: Desk) -> None:
+    async with opened(desk.node) as client:
+        given = await pending(client, desk.node, "a", "b")
+        await desk.sign_in(where="#/user/alice/session/tab")
+        await desk.shows(given[1])
+        await desk.browser.click(".card > .buttons button.grave")
+        await desk.browser.wait_for("document.querySelector('dialog #confirm-count')")
+        client.send("ack", ids=given[:1], ref=1)
+        await client.until_op("acked")
+        await desk.browser.write("#confirm-reason", "because")
+        await desk.browser.write("#confirm-count", "2")
+        await desk.browser.click("dialog button.primary")
+        await desk.browser.wait_for("document.querySelector('dialog [role=alert]')")
+        assert "1 items are concerned, not 2" in await desk.browser.text("dialog [role=alert]")
+        assert "1 entry" in await desk.browser.text("dialog #plan")
+    assert list(await desk.node.store.audits(None, 10)) == []
+
+
+async def test_a_node_is_drained_and_let_go_and_the_view_follows_by_itself(desk: Desk) -> None:
+    await desk.sign_in(where="#/nodes")
+    await desk.shows("ready")
+    await desk.browser.click("button[aria-label='Drain gw-1']")
+    await desk.confirm(1)
+    await desk.press("Escape")
+    await desk.shows("by api:olga")
+    await desk.browser.click("button[aria-label='Let go of gw-1']")
+    await desk.confirm(1)
+    await desk.press("Escape")
+    await desk.browser.wait_for("document.querySelector('main tbody .tag').textContent === 'ready'")
+    await desk.is_clean()
+
+
+# --- empty, broken, by keyboard ---------------------------------------------------------------------------------------
+
+
+async def test_an_installation_in_which_nothing_happened_says_so_in_every_view(desk: Desk) -> None:
+    await desk.sign_in()
+    await desk.shows("Operators were told of nothing")
+    for where, words in (
+        ("#/pending", "Nothing waits."),
+        ("#/dead", "There are no dead letters here."),
+        ("#/audit", "Nobody has done anything yet."),
+        ("#/users", "Nobody waits for anything."),
+        ("#/runs?find=1", "No run was found."),
+        ("#/user/nobody", "No session is known."),
+        ("#/event/nobody/e-1", "it was never stored for nobody"),
+        ("#/run/nobody/run_1", "nothing is known of the run run_1"),
+        ("#/dead/1:1-1", "There is no such dead letter"),
+        ("#/nowhere/at/all", "There is nothing here"),
+    ):
+        await desk.go(where, words)
+    await desk.is_clean("Failed to load resource")
+
+
+async def test_redis_that_is_away_is_told_of_and_what_is_shown_stays_until_it_is_back(
+    new_desk: NewDesk, new_server: NewServer, tmp_path: Path
+) -> None:
+    server = new_server()
+    desk = await new_desk(server.url, command_timeout_ms=500)
+    await desk.sign_in()
+    await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
+    server.kill()
+    await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'stale'", 15_000)
+    assert "What is shown is old" in await desk.browser.text("#banner")
+    assert "gw-1" in await desk.browser.text("main")
+    await desk.picture("away", tmp_path)
+    await desk.go("#/pending", "Try again")
+    server.start()
+    await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'", 20_000)
+    assert await desk.browser.script("return document.querySelector('#banner').hidden")
+    await desk.browser.click(".problem button")
+    await desk.shows("Nothing waits.")
+
+
+async def test_everything_is_reached_and_done_with_the_keyboard_alone(desk: Desk) -> None:
+    async with opened(desk.node) as client:
+        await pending(client, desk.node, "a")
+        await desk.browser.open(f"{desk.url}/console/")
+        await desk.browser.wait_for("document.querySelector('#token:focus')")
+        await desk.press(token_of("olga", scopes=["admin"]), "Enter")
+        await desk.browser.wait_for("document.querySelector('main h1:focus')")
+        await desk.browser.script("document.activeElement.blur(); document.body.tabIndex = -1; document.body.focus()")
+        await desk.press("Tab")
+        assert await desk.focus() == "Skip to the content"
+        await desk.press("Enter")
+        assert await desk.browser.script("return document.activeElement.id") == "main"
+        await desk.browser.script("document.body.focus()")
+        await desk.tab_to("Pending")
+        await desk.press("Enter")
+        await desk.shows("tab")
+        assert await desk.focus() == "Pending"
+        await desk.tab_to("tab")
+        await desk.press("Enter")
+        await desk.shows("Pending entries")
+        await desk.tab_to("skip ")
+        button = await desk.focus()
+        await desk.press("Enter")
+        await desk.browser.wait_for("document.querySelector('dialog #confirm-reason:focus')")
+        await desk.press("Escape")
+        await desk.browser.wait_for("!document.querySelector('dialog')")
+        assert await desk.focus() == button
+        await desk.press("Enter")
+        await desk.browser.wait_for("document.querySelector('dialog #confirm-reason:focus')")
+        await desk.press("because", "Tab", "1", "Enter")
+        await desk.browser.wait_for("document.querySelector('dialog #done')")
+        await desk.press("Enter")
+        await desk.shows("Nothing is sent and not acked.")
+    await desk.is_clean()
+
+
+async def test_every_control_and_region_has_a_name_for_who_does_not_see_it(desk: Desk) -> None:
+    async with opened(desk.node) as client:
+        await pending(client, desk.node, "a")
+        await desk.sign_in()
+        for where, words in (("#/", "gw-1"), ("#/pending", "tab"), ("#/user/alice", "tab"), ("#/dead", "Filter")):
+            await desk.go(where, words)
+            tree = (await desk.browser.cdp("Accessibility.getFullAXTree"))["nodes"]
+            seen = [one for one in tree if not one.get("ignored")]
+            roles = {one["role"]["value"] for one in seen}
+            assert {"banner", "navigation", "main", "heading"} <= roles
+            named = ("button", "link", "textbox", "checkbox", "combobox", "table", "dialog", "region", "searchbox")
+            bare = [one for one in seen if one["role"]["value"] in named and not one.get("name", {}).get("value")]
+            assert bare == []
+
+
+async def test_a_list_is_given_in_pages_however_long_it_is(desk: Desk) -> None:
+    for number in range(60):
+        user = f"user-{number:02}"
+        async with opened(desk.node, user, session="phone") as client:
+            await client.until_op("caught_up")
+        await publish(desk.node, "a", user=user)
+    await desk.sign_in(where="#/pending")
+    await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 50")
+    first = await desk.browser.texts("tbody th")
+    await desk.browser.click(".pager a")
+    await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 10")
+    assert sorted(first + await desk.browser.texts("tbody th")) == [f"user-{number:02}" for number in range(60)]
+    await desk.browser.click(".pager a")
+    await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 50")
