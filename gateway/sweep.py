@@ -11,6 +11,7 @@ from typing import Final
 
 from eventbus.clock import seconds
 from gateway.hub import Hub
+from gateway.keeper import Keeper
 from gateway.lanes import Keepers
 from gateway.readiness import Readiness
 from gateway.session import Session
@@ -34,7 +35,7 @@ class Sweep:
         readiness: knows whether the node is deaf.
     """
 
-    def __init__(self, hub: Hub[Session], keeper: Keepers, readiness: Readiness) -> None:
+    def __init__(self, hub: Hub[Session], keeper: Keeper | Keepers, readiness: Readiness) -> None:
         self._hub = hub
         self._keeper = keeper
         self._readiness = readiness
