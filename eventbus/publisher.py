@@ -458,7 +458,11 @@ class Publisher:
     def _give_up(self, item: Item, now_ms: int) -> None:
         if item.future is None:
             self._resend_failed += 1
-            _log.error("event %s could not be sent again: %s", item.append.event, item.error)
+            _log.error(
+                "an event could not be sent again: %s",
+                item.error,
+                extra={"event": item.append.event, "user": item.append.user},
+            )
         elif not item.future.done():
             self._failed += 1
             item.future.set_exception(final_error(item, self._breaker, now_ms))

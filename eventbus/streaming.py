@@ -185,10 +185,10 @@ class TextStream:
                     failures += 1
                     wait_ms = self._way.policy.wait_ms(error, failures)
                     if wait_ms is None:
-                        _log.error("text of run %s can not be stored: %s", self._run, error)
+                        _log.error("the text of a run can not be stored: %s", error, extra={"run": self._run})
                         self._failure = error
                         return
-                    _log.info("text of run %s is tried again in %d ms: %s", self._run, wait_ms, error)
+                    _log.info("the text of a run is tried again in %d ms: %s", wait_ms, error, extra={"run": self._run})
                     await self._after(wait_ms)
                     continue
                 failures = 0
@@ -260,9 +260,11 @@ class TextStream:
                 return self._failure
             if not out.is_done:
                 _log.warning(
-                    "run %s, stream %r: the store has %d of %d characters, only the event has them all",
-                    self._run, self.name, out.stored, len(out),
-                )  # fmt: skip
+                    "the store has %d of %d characters of a text, only the event has them all",
+                    out.stored,
+                    len(out),
+                    extra={"run": self._run, "stream": self.name},
+                )
             # After the last piece: whoever sees the event has been sent the text before it, or gets it with it.
             problem = self._owe(text_data(self.name, out.text, partial=partial))
             await self._close(end_ms)

@@ -59,7 +59,9 @@ def acting_routes(access: AdminAccess, partitions: int) -> list[Route]:
                 return answer({"error": error, "planned": _plan(planned)}, 409)
             done = await actions.carry_out(planned)
         logger.warning(
-            "%s did %s to %d items, operation %s", identity.user, asked.action, planned.count, done.operation
+            "an operator did something to %d items",
+            planned.count,
+            extra={"by": identity.user, "action": str(asked.action), "operation": done.operation},
         )
         return answer({"operation": done.operation, "results": done.results, "left": done.left})
 

@@ -85,7 +85,11 @@ class Holding:
             return
         was, self.hold = self.hold, next((one for one in held if one.node == self._node), None)
         if was is None and self.hold is not None:
-            logger.warning("%s drains the node until it is let go: %s", self.hold.by, self.hold.reason or "no reason")
+            logger.warning(
+                "an operator drains the node until it is let go: %s",
+                self.hold.reason or "no reason",
+                extra={"by": self.hold.by},
+            )
         elif was is not None and self.hold is None:
             logger.warning("the node is let go and takes connections again")
         if self.hold is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -18,7 +19,7 @@ import orjson
 
 from gateway.config import LogFormat, LogSettings
 
-__all__ = ["JsonLines", "Repeats", "TextLines", "configure", "redacted"]
+__all__ = ["COUNTS", "JsonLines", "LogCounts", "Repeats", "TextLines", "configure", "redacted"]
 
 BURST: Final = 10
 """So many lines of one message are written within a window."""
@@ -98,6 +99,31 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class LogCounts(logging.Filter):
+    """Counts what a process says, also what is left out: a log that nobody reads shows in the metrics.
+
+    Attributes:
+        lines: by level.
+        left_out: how many of them were not written, for their message repeats.
+        defects: errors with a trace. What the world does to a node has none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: Counter[str] = Counter()
+        self.left_out = 0
+        self.defects = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.lines[record.levelname.lower()] += 1
+        self.defects += record.levelno >= logging.ERROR and bool(record.exc_info)
+        return True
+
+
+COUNTS: Final = LogCounts()
+"""Of this process, from the moment that `configure` is called."""
+
+
 class Repeats(logging.Filter):
     """Thins out a message that repeats: ten lines in ten seconds, then none until the ten seconds are over.
 
@@ -105,8 +131,9 @@ class Repeats(logging.Filter):
     after some were left out carries their number as the field `left_out`.
     """
 
-    def __init__(self, *, burst: int = BURST, window_ms: int = WINDOW_MS) -> None:
+    def __init__(self, *, burst: int = BURST, window_ms: int = WINDOW_MS, counts: LogCounts | None = None) -> None:
         super().__init__()
+        self._counts = counts
         self._burst = burst
         self._window_ms = window_ms
         self._seen: dict[
@@ -132,6 +159,8 @@ class Repeats(logging.Filter):
             row[1] += 1
             return True
         row[2] += 1
+        if self._counts is not None:
+            self._counts.left_out += 1
         return False
 
 
@@ -159,7 +188,8 @@ def configure(settings: LogSettings, *, node: str = "", stream: TextIO | None = 
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if settings.log_format is LogFormat.JSON else TextLines())
-    handler.addFilter(Repeats())
+    handler.addFilter(COUNTS)
+    handler.addFilter(Repeats(counts=COUNTS))
     if node:
         handler.addFilter(_Fixed({"node": node}))
     level = settings.log_level.upper()

@@ -13,6 +13,7 @@ import asyncio
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,12 +22,14 @@ from typing import Any, Final, Protocol
 
 from eventbus.breach import Deadline
 from eventbus.breaker import BreakerState
+from eventbus.errors import CloseCode
 from eventbus.fields import Level
 from eventbus.ids import NodeName
 from eventbus.receipt import PublishStatistics
 from eventbus.store import GapReason, ReleaseReason
 from gateway.counters import Counters
 from gateway.histogram import Histogram
+from gateway.logs import COUNTS
 from gateway.tally import Tallied
 from gateway.version import VERSION
 
@@ -51,6 +54,9 @@ PREFIX: Final = "eventbus_"
 
 SUM: Final = "sum"
 """The label of a histogram's sum in a snapshot, beside the upper ends of its buckets."""
+
+_CLOSE_CODES: Final = frozenset({*(str(int(code)) for code in CloseCode), "1001", "1005"})
+"""Those that nodes use, and those of a browser whose page goes away."""
 
 WEBHOOK_OUTCOMES: Final = ("delivered", "failed", "given_up")
 
@@ -195,6 +201,18 @@ def _of_node(name: str, help: str, value: Callable[[Measured], float], type: Met
     return Metric(name=name, type=type, help=help, labels=("node",), read=lambda node: [((node.name,), value(node))])
 
 
+def _closed(node: Measured) -> Figures:
+    """A client may close with any number: it must not make a label of each."""
+    found: Counter[str] = Counter({"other": 0})
+    for number, count in list(node.counters.connections_closed.items()):
+        found[str(number) if str(number) in _CLOSE_CODES else "other"] += count
+    return [((code,), count) for code, count in found.items()]
+
+
+def _logged(node: Measured) -> Figures:
+    return [((level,), COUNTS.lines[level]) for level in ("warning", "error", "critical")]
+
+
 def _histogram(name: str, help: str) -> Metric:
     """A histogram of `Counters`: a figure for each bucket under its upper end, and the sum under `sum`."""
 
@@ -327,7 +345,14 @@ METRICS: Final[Sequence[Metric]] = (
     _counted("connections_opened", "Sockets opened."),
     _counted("connections_refused", "Handshakes that were turned away, by the error's code.", "code", _REFUSED_CODES),
     _gauge("handshakes_waiting", "Handshakes that wait for their turn.", lambda node: node.handshakes_waiting),
-    _counted("connections_closed", "Sockets closed, by the WebSocket close code.", "code"),
+    Metric(
+        name="connections_closed",
+        type=_C,
+        help="Sockets closed, by the WebSocket close code; `other` are those that only clients think of.",
+        labels=("code",),
+        known=tuple(sorted(_CLOSE_CODES)),
+        read=_closed,
+    ),
     _counted("sessions_attached", "Sessions that were opened, by how.", "how", ("new", "resumed")),
     _counted("reattaches", "Sessions attached again with their socket open, by the cause.", "cause"),
     # Events.
@@ -464,6 +489,25 @@ METRICS: Final[Sequence[Metric]] = (
     ),
     # The process.
     Metric(
+        name="log_lines",
+        type=_C,
+        help="Lines for the log from warnings on, by level, with those that were left out.",
+        labels=("level",),
+        read=_logged,
+    ),
+    Metric(
+        name="log_lines_left_out",
+        type=_C,
+        help="Lines of any level that were not written, for their message repeats too often.",
+        read=lambda _node: [((), COUNTS.left_out)],
+    ),
+    Metric(
+        name="defects",
+        type=_C,
+        help="Errors with a trace in the log: each is a defect of the node, please report it.",
+        read=lambda _node: [((), COUNTS.defects)],
+    ),
+    Metric(
         name="traces_left_out",
         type=_C,
         help="Deliveries whose spans were not recorded, for too many were open.",
@@ -549,7 +593,7 @@ def exposition(figures: Snapshot, accept: str = "") -> tuple[bytes, str]:
         def collect(self) -> Iterator[Family]:
             for metric in METRICS:
                 rows = by_name.get(metric.full_name)
-                if rows is None and metric.read is None:
+                if rows is None and (metric.read is None or metric.type is MetricType.HISTOGRAM):
                     continue
                 if metric.type is MetricType.HISTOGRAM:
                     told = {end: value for (end,), value in rows or ()}

@@ -188,7 +188,10 @@ class Sending:
             self._refuse(wait.session, wait.frame, error)
         except Exception:
             # One command that does what it must not is no reason for the node to stop taking others.
-            logger.exception("a command could not be handled")
+            logger.exception(
+                "a command could not be handled",
+                extra={"user": wait.session.user, "session": wait.session.session_id, "type": wait.frame.type},
+            )
             self._refuse(wait.session, wait.frame, EventBusError("the node could not handle this"))
         else:
             self._counters.commands_stored[_known(wait.frame.type)] += 1

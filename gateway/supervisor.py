@@ -90,6 +90,11 @@ class _Slot:
     ready_since_ms: int | None = None
     figures: Snapshot = field(default_factory=dict)
 
+    @property
+    def fields(self) -> dict[str, object]:
+        """What a line of the log says of it."""
+        return {"worker": self.name, "worker_pid": None if self.process is None else self.process.pid}
+
 
 class Supervisor:
     """Keeps workers running.
@@ -194,7 +199,8 @@ class Supervisor:
         why = "a second signal" if stop.at_once.is_set() else f"no end {self._patience_ms} ms after the signal"
         for slot in self._slots:
             if slot.process is not None:
-                logger.warning("%s: worker %s (pid %d) is killed", why, slot.name, slot.process.pid)
+                pid = slot.process.pid
+                logger.warning("%s: worker %s (pid %d) is killed", why, slot.name, pid, extra=slot.fields)
                 slot.process.kill()
 
     async def _keep(self, slot: _Slot) -> None:
@@ -205,17 +211,22 @@ class Supervisor:
                 # A worker that had not yet come to listen to signals is ended by them.
                 early = slot.ready_since_ms is None and code == -signal.SIGTERM
                 if code not in (0, None) and not early:
-                    logger.warning("worker %s %s", slot.name, _ended(code))
+                    logger.warning("worker %s %s", slot.name, _ended(code), extra=slot.fields)
                     self._ended_badly = True
                 return
             wait_ms = self._note_end(slot)
             if self._is_hopeless(slot):
                 logger.critical(
-                    "worker %s %s, %d times before it was ready", slot.name, _ended(code), slot.failed_starts
+                    "worker %s %s, %d times before it was ready",
+                    slot.name,
+                    _ended(code),
+                    slot.failed_starts,
+                    extra=slot.fields,
                 )
                 self._given_up.set()
                 return
-            logger.warning("worker %s %s; another starts in %d ms", slot.name, _ended(code), wait_ms)
+            told = "worker %s %s; another starts in %d ms"
+            logger.warning(told, slot.name, _ended(code), wait_ms, extra=slot.fields)
             await first_of(self._stopping.wait(), asyncio.sleep(seconds(wait_ms)))
 
     async def _live(self, slot: _Slot) -> int | None:
@@ -225,10 +236,10 @@ class Supervisor:
         try:
             process = await self._start(slot.settings)
         except OSError as error:
-            logger.error("the process of worker %s can not be started: %s", slot.name, error)
+            logger.error("the process of worker %s can not be started: %s", slot.name, error, extra=slot.fields)
             return None
         slot.process, slot.state = process, WorkerState.STARTING
-        logger.info("worker %s has started", slot.name, extra={"pid": process.pid})
+        logger.info("worker %s has started", slot.name, extra={**slot.fields, "worker_pid": process.pid})
         try:
             if self._stopping.is_set():
                 self._terminate(slot)
@@ -248,7 +259,7 @@ class Supervisor:
         if slot.state is WorkerState.DRAINING:
             return
         slot.state = state
-        logger.info("worker %s is %s", slot.name, state)
+        logger.info("worker %s is %s", slot.name, state, extra=slot.fields)
         if state is WorkerState.READY and slot.ready_since_ms is None:
             slot.ready_since_ms = self._clock.monotonic_ms()
         if self._on_ready is not None and all(one.state is WorkerState.READY for one in self._slots):

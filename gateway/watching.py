@@ -266,7 +266,10 @@ class Watcher:
                 case WebhookMember(event, attempt):
                     self._posting.take(due, event, attempt)
                 case None:
-                    logger.warning("%r is due, and is no deadline that this version knows", due.member)
+                    logger.warning(
+                        "something is due that is no deadline that this version knows",
+                        extra={"member": due.member, "partition": due.partition},
+                    )
                     judged.append(_Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})))
         answers = await asyncio.gather(
             *(self._guarded(self._judge_run(due, run), [due]) for due, run in runs),
@@ -287,7 +290,7 @@ class Watcher:
             self._counters.store_errors[error.code] += 1
             return ()
         except Exception:
-            logger.exception("a deadline could not be judged")
+            logger.exception("a deadline could not be judged", extra={"members": [due.member for due in about]})
             return [_Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})) for due in about]
 
     async def _carry_out(self, judged: Sequence[_Judged]) -> int:
@@ -339,9 +342,9 @@ class Watcher:
             self._counters.runs_closed += await self._close(record)
         except EventBusError as error:
             # Its lease comes due again.
-            logger.info("run %s could not be closed yet: %s", record.run, error)
+            logger.info("run %s could not be closed yet: %s", record.run, error, extra=_fields(record))
         except Exception:
-            logger.exception("run %s could not be closed", record.run)
+            logger.exception("run %s could not be closed", record.run, extra=_fields(record))
 
     # --- demands ----------------------------------------------------------------------------------------------------
 
@@ -391,3 +394,8 @@ class Watcher:
             return decode_envelope(stored.body)
         except EventBusError:
             return None
+
+
+def _fields(record: RunRecord) -> dict[str, object]:
+    """What a line of the log says of a run."""
+    return {"run": record.run, "user": record.user}

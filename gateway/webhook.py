@@ -292,7 +292,7 @@ class Webhook:
         name = operator_event_name(due.partition, event)
         if await self._settle(webhook_failed(due, name, attempts, reason)):
             self._counters.webhooks["given_up"] += 1
-            logger.error("the post of operator event %s is given up: %s", name, reason, extra={"attempts": attempts})
+            logger.error("a post is given up: %s", reason, extra={"operator_event": name, "attempts": attempts})
 
     async def _settle(self, settlement: Settlement) -> int:
         (answer,) = await self._store.settle([settlement])

@@ -147,7 +147,13 @@ class Commands:
             elif in_hand is not None and issubclass(kind or Exception, Exception):
                 await self._nack(in_hand, 0)
         except StoreError as failed:
-            _log.warning("command %s of %s will come again: %s", in_hand, self.user, failed)
+            _log.warning(
+                "command %s of %s will come again: %s",
+                in_hand,
+                self.user,
+                failed,
+                extra={"entry": in_hand, "user": self.user},
+            )
         finally:
             self.close()
 

@@ -245,7 +245,9 @@ class Run(FromUser):
             self._release()
         if failure is not None and error is not None:
             # The agent's own exception passes on; this one must not take its place.
-            _log.error("run %s: events could not be stored: %s", self.id, failure)
+            _log.error(
+                "run %s: events could not be stored: %s", self.id, failure, extra={"run": self.id, "user": self.user}
+            )
         elif failure is not None:
             raise failure
         elif problem is not None and error is None:
@@ -280,9 +282,15 @@ class Run(FromUser):
         if isinstance(error, asyncio.CancelledError | RunCancelled):
             return Outcome.CANCELLED, words_of(self.error) or words_of(self.cancelled.reason)
         if isinstance(error, RunTimeout) and error.run == self.id:
-            _log.warning("%s", error)
+            _log.warning("%s", error, extra={"run": self.id, "user": self.user})
             return Outcome.FAILED, words_of(self.error) or TOOK_TOO_LONG
-        _log.error("run %s of agent %r failed", self.id, self.agent, exc_info=error)
+        _log.error(
+            "run %s of agent %r failed",
+            self.id,
+            self.agent,
+            exc_info=error,
+            extra={"run": self.id, "user": self.user, "agent": self.agent},
+        )
         return Outcome.FAILED, words_of(self.error) or public_words(self._public_error, error) or AGENT_FAILED
 
     def _abandon(self, error: BaseException | None) -> None:

@@ -79,7 +79,14 @@ class Tool:
             return words
         if isinstance(error, asyncio.CancelledError):
             return words or TOOL_CANCELLED
-        _log.error("tool %r (%s) of run %s failed", self.name, self.call_id, self.run.id, exc_info=error)
+        _log.error(
+            "tool %r (%s) of run %s failed",
+            self.name,
+            self.call_id,
+            self.run.id,
+            exc_info=error,
+            extra={"run": self.run.id, "tool": self.name, "call_id": self.call_id},
+        )
         return words or public_words(self._public_error, error) or TOOL_FAILED
 
 

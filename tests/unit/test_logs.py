@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from gateway import logs
 from gateway.config import LogFormat, LogLevel, LogSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 log = logging.getLogger("tests.of.logs")
 
@@ -160,6 +163,63 @@ def test_a_storm_is_thinned_out_and_the_next_line_tells_how_much_was_left_out() 
     later = record(2.6)
     assert repeats.filter(later)
     assert "left_out" not in vars(later)
+
+
+@pytest.mark.requirement("R29")
+def test_a_flood_of_one_kind_is_thinned_and_counted_and_does_not_hide_another() -> None:
+    """Ten thousand lines in a moment, each with other ids: some are written, all are counted."""
+    stream = configured(LogFormat.JSON)
+    before = (logs.COUNTS.lines["warning"], logs.COUNTS.left_out, logs.COUNTS.defects)
+    for number in range(10_000):
+        log.warning("refused by %s", f"10.0.0.{number % 250}", extra={"session": f"s{number}"})
+    log.warning("the store is away")
+    try:
+        raise KeyError("k")
+    except KeyError:
+        log.exception("a defect")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len([line for line in lines if line["message"].startswith("refused")]) <= 3 * logs.BURST
+    assert [line["message"] for line in lines[-2:]] == ["the store is away", "a defect"]
+    assert logs.COUNTS.lines["warning"] - before[0] == 10_001
+    assert logs.COUNTS.left_out - before[1] == 10_002 - len(lines)
+    assert logs.COUNTS.defects - before[2] == 1
+
+
+_IDS = {"user", "session", "session_id", "run", "event", "entry", "member", "thread", "node", "operation", "id"}
+
+
+def _loud_calls() -> Iterator[tuple[str, ast.Call]]:
+    """The calls of the package that log a warning or worse."""
+    for path in sorted([*ROOT.glob("gateway/**/*.py"), *ROOT.glob("eventbus/**/*.py")]):
+        if "demo" in path.parts:
+            continue
+        for call in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Attribute)
+                and call.func.attr in ("warning", "error", "exception", "critical")
+                and isinstance(call.func.value, ast.Name)
+                and call.func.value.id in ("logger", "_log", "log")
+            ):
+                yield f"{path.relative_to(ROOT)}:{call.lineno}", call
+
+
+@pytest.mark.requirement("R29")
+def test_ids_travel_as_fields_wherever_something_is_wrong() -> None:
+    """What a warning says of a user, a session, a run, an event stands in `extra`, where a search finds it."""
+    calls = list(_loud_calls())
+    assert len(calls) > 30
+    without = [
+        where
+        for where, call in calls
+        if not any(keyword.arg == "extra" for keyword in call.keywords)
+        and any(
+            (isinstance(part, ast.Attribute) and part.attr in _IDS) or (isinstance(part, ast.Name) and part.id in _IDS)
+            for argument in call.args[1:]
+            for part in ast.walk(argument)
+        )
+    ]
+    assert without == []
 
 
 def test_other_messages_pass_through_a_storm() -> None:
