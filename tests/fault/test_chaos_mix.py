@@ -28,7 +28,7 @@ async def _chaos(processes: Processes, directory: Path, topology: str, minutes: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 async def test_a_short_mix_of_faults_loses_nothing_and_repeats_nothing_unmarked(
     processes: Processes, tmp_path: Path
 ) -> None:
