@@ -55,7 +55,7 @@ def settings(url: str) -> Settings:
 
 async def test_the_publish_is_the_parent_of_each_delivery_and_those_end_with_the_ack(
     nodes: Nodes, server_url: str, spans: InMemorySpanExporter
-):
+) -> None:
     node = await nodes.start(traces="otel")
     async with Bus(settings=settings(server_url)) as bus, opened(node, session="tab") as client:
         await client.expect("caught_up")
@@ -91,7 +91,7 @@ async def test_the_publish_is_the_parent_of_each_delivery_and_those_end_with_the
 
 async def test_the_events_of_a_run_and_of_its_child_are_below_its_span_and_tokens_have_none(
     nodes: Nodes, server_url: str, spans: InMemorySpanExporter
-):
+) -> None:
     async with Bus(settings=settings(server_url)) as bus, bus.run(user="alice", agent="planner") as run:
         async with run.child(agent="helper") as child:
             await child.thinking("hm")
@@ -119,7 +119,7 @@ async def test_the_events_of_a_run_and_of_its_child_are_below_its_span_and_token
     assert len(ended) == 8
 
 
-async def test_what_is_not_sampled_is_delivered_and_not_recorded(nodes: Nodes, spans: InMemorySpanExporter):
+async def test_what_is_not_sampled_is_delivered_and_not_recorded(nodes: Nodes, spans: InMemorySpanExporter) -> None:
     node = await nodes.start(traces="otel")
     async with Bus(node.node_settings.redis_url) as bus, opened(node, session="tab") as client:
         await client.expect("caught_up")
@@ -134,7 +134,7 @@ async def test_what_is_not_sampled_is_delivered_and_not_recorded(nodes: Nodes, s
     assert not spans.get_finished_spans()
 
 
-async def test_a_publish_that_fails_ends_its_span_with_the_reason(spans: InMemorySpanExporter):
+async def test_a_publish_that_fails_ends_its_span_with_the_reason(spans: InMemorySpanExporter) -> None:
     store = MemoryStore()
     async with Bus(store=store, settings=settings("redis://127.0.0.1:1")) as bus:
         store.fail()
@@ -148,7 +148,7 @@ async def test_a_publish_that_fails_ends_its_span_with_the_reason(spans: InMemor
     assert not span.status.is_ok
 
 
-def test_traces_without_opentelemetry_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch):
+def test_traces_without_opentelemetry_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "eventbus.otel", None)
     with pytest.raises(ConfigError, match=r"pip install 'eventbus\[otel\]'"):
         load_tracing(Traces.OTEL)

@@ -58,7 +58,7 @@ def spans(most: int = 10) -> tuple[DeliverySpans, Recorder]:
     return DeliverySpans(recorder, NodeName("n1"), spans_max=most), recorder
 
 
-def test_a_delivery_is_one_span_over_all_its_attempts_until_the_ack():
+def test_a_delivery_is_one_span_over_all_its_attempts_until_the_ack() -> None:
     table, recorder = spans()
     table.sent(CONNECTION, USER, SESSION, [sending(1)])
     table.sent(CONNECTION, USER, SESSION, [sending(1, 2)])
@@ -68,14 +68,14 @@ def test_a_delivery_is_one_span_over_all_its_attempts_until_the_ack():
     assert len(table) == 0
 
 
-def test_what_has_no_context_is_not_recorded():
+def test_what_has_no_context_is_not_recorded() -> None:
     table, recorder = spans()
     table.sent(CONNECTION, USER, SESSION, [sending(1, trace=None)])
     table.ended(CONNECTION, [EntryId("1-1")], Outcome.ACKED)
     assert recorder.spans == []
 
 
-def test_what_is_open_when_a_connection_ends_has_left_and_that_of_others_stays():
+def test_what_is_open_when_a_connection_ends_has_left_and_that_of_others_stays() -> None:
     table, recorder = spans()
     table.sent(CONNECTION, USER, SESSION, [sending(1), sending(2)])
     table.sent(ConnectionId("c2"), USER, SessionId("phone"), [sending(1)])
@@ -91,7 +91,7 @@ def test_what_is_open_when_a_connection_ends_has_left_and_that_of_others_stays()
 
 
 @pytest.mark.requirement("R9")
-def test_beyond_the_bound_deliveries_are_counted_and_not_recorded():
+def test_beyond_the_bound_deliveries_are_counted_and_not_recorded() -> None:
     table, recorder = spans(2)
     table.sent(CONNECTION, USER, SESSION, [sending(number) for number in range(5)])
     assert (len(table), len(recorder.spans), table.left_out) == (2, 2, 3)
