@@ -7,16 +7,16 @@ a value that arrives anywhere is a good one. `docs/configuration.md` is generate
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
-from urllib.parse import urlsplit
 
 from eventbus.errors import ConfigError
-from eventbus.kinds import Choice, Integer, Judged, Ratio, Text
-from eventbus.settings import check, group, read, setting, unknown_variables, variables
+from eventbus.kinds import Choice, Integer, Ratio, Text
+from eventbus.known import FOREIGN_VARIABLES, NODE_VARIABLES, warn_of_unknown_variables
+from eventbus.redis_url import redacted_url, redis_url_setting
+from eventbus.settings import check, group, read, setting, variables
 from eventbus.store import Durability
 from eventbus.tiers import BUILT_IN_TIERS, Tier, TierTable
 
@@ -37,8 +37,6 @@ __all__ = [
     "warn_of_unknown_variables",
 ]
 
-_log = logging.getLogger("eventbus.config")
-
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
@@ -46,68 +44,6 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 _AS_RETENTION: Final = 0
-
-_MANY_SERVERS: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-
-# What only a node reads (`gateway.config`). An agent beside a node in one environment must not call these unknown;
-# tests/unit/test_config.py holds the list against the node's settings.
-NODE_VARIABLES: Final = (
-    "EVENTBUS_HOST",
-    "EVENTBUS_PORT",
-    "EVENTBUS_ADMIN_HOST",
-    "EVENTBUS_ADMIN_PORT",
-    "EVENTBUS_NODE",
-    "EVENTBUS_WORKERS",
-    "EVENTBUS_MAX_HTTP_CONNECTIONS",
-    "EVENTBUS_REQUESTS_PER_ADDRESS",
-    "EVENTBUS_PUBLISHES_PER_ADDRESS",
-    "EVENTBUS_MAX_BODIES_BYTES",
-    "EVENTBUS_JWT_RELOAD_MS",
-    "EVENTBUS_HELD_BYTES",
-    "EVENTBUS_HELLO_TIMEOUT_MS",
-    "EVENTBUS_HEARTBEAT_MS",
-    "EVENTBUS_DRAIN_MS",
-    "EVENTBUS_SESSION_HEARTBEAT_MS",
-    "EVENTBUS_NODE_HEARTBEAT_MS",
-    "EVENTBUS_READY_PROBE_MS",
-    "EVENTBUS_STORE_WAIT_MS",
-    "EVENTBUS_STORE_DOWN_MS",
-    "EVENTBUS_MAX_FRAME_BYTES",
-    "EVENTBUS_MAX_BODY_BYTES",
-    "EVENTBUS_MAX_CONNECTIONS",
-    "EVENTBUS_SLOW_CONSUMER_MS",
-    "EVENTBUS_SLOW_CONSUMER_BYTES",
-    "EVENTBUS_TALLY_MS",
-    "EVENTBUS_TEXT_HELD_BYTES",
-    "EVENTBUS_ALLOWED_ORIGINS",
-    "EVENTBUS_TRUSTED_PROXIES",
-    "EVENTBUS_HANDSHAKES_PER_ADDRESS",
-    "EVENTBUS_HANDSHAKES_PER_SECOND",
-    "EVENTBUS_ATTACHES_WAITING",
-    "EVENTBUS_CONNECTIONS_PER_ADDRESS",
-    "EVENTBUS_JWT_SECRET",
-    "EVENTBUS_JWT_SECRET_FILE",
-    "EVENTBUS_JWT_ALGORITHMS",
-    "EVENTBUS_JWT_PUBLIC_KEY_FILES",
-    "EVENTBUS_JWT_JWKS_FILE",
-    "EVENTBUS_JWT_ISSUER",
-    "EVENTBUS_JWT_AUDIENCE",
-    "EVENTBUS_JWT_LEEWAY_MS",
-    "EVENTBUS_LOG_FORMAT",
-    "EVENTBUS_LOG_LEVEL",
-    "EVENTBUS_TLS_CERT_FILE",
-    "EVENTBUS_TLS_KEY_FILE",
-    "EVENTBUS_WATCH_MS",
-    "EVENTBUS_WEBHOOK_URL",
-    "EVENTBUS_WEBHOOK_URL_FILE",
-    "EVENTBUS_WEBHOOK_SECRET",
-    "EVENTBUS_WEBHOOK_SECRET_FILE",
-    "EVENTBUS_WEBHOOK_KINDS",
-    "EVENTBUS_WEBHOOK_TIMEOUT_MS",
-    "EVENTBUS_WEBHOOK_RETRIES",
-    "EVENTBUS_WEBHOOK_RETRY_BASE_MS",
-    "EVENTBUS_WEBHOOK_RETRY_MAX_MS",
-)
 
 
 class StreamFullPolicy(StrEnum):
@@ -125,50 +61,6 @@ class ConfirmationRecords(StrEnum):
     ALL = "all"
     REQUIRED = "required"
     OFF = "off"
-
-
-def _url_problem(url: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "unix":
-            return None if parts.path else "the path of the socket is missing"
-        if parts.scheme in _MANY_SERVERS:
-            return _servers_problem(parts.netloc.rpartition("@")[2], parts.scheme, parts.path)
-        if parts.scheme not in ("redis", "rediss"):
-            return "its scheme is none of redis, rediss, unix, redis+sentinel and redis+cluster"
-        if not parts.hostname:
-            return "the host is missing"
-        if parts.port == 0:
-            return "port 0 is none"
-    except ValueError:
-        return "it is no URL"
-    return None
-
-
-def _servers_problem(listed: str, scheme: str, path: str) -> str | None:
-    """What is wrong with `host:port,host:port` of Sentinels or of a Cluster."""
-    for server in listed.split(","):
-        parts = urlsplit(f"//{server}")
-        if not parts.hostname:
-            return "a host is missing"
-        if parts.port == 0:
-            return "port 0 is none"
-    if scheme.endswith("sentinel") and not path.strip("/"):
-        return "the name of the primary is missing: redis+sentinel://host:26379/name"
-    return None
-
-
-def redacted_url(url: str) -> str:
-    """A URL without the user name and the password in it, for logs."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-
-
-_REDIS_URL: Final = Judged(
-    "a URL such as redis://host:6379/0, rediss://user:password@host:6380/0, unix:///path/to/socket,"
-    " redis+sentinel://host:26379,host:26379/name/0 or redis+cluster://host:6379,host:6379",
-    lambda url: _url_problem(url) is None,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -456,20 +348,6 @@ class TraceSettings:
         check(self)
 
 
-REDIS_URL_DEFAULT: Final = "redis://127.0.0.1:6379/0"
-
-
-def redis_url_setting() -> str:
-    """Declare the field for the address of Redis; agents and nodes have the same."""
-    return setting(
-        REDIS_URL_DEFAULT,
-        "REDIS_URL",
-        "Where Redis or Valkey is. It may hold a password and is never logged as it stands.",
-        _REDIS_URL,
-        secret=True,
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All that an agent's process and the tools need."""
@@ -499,13 +377,3 @@ class Settings:
         made = read(cls, env, overrides)
         warn_of_unknown_variables(env, [*variables(cls), *NODE_VARIABLES, *FOREIGN_VARIABLES])
         return made
-
-
-# Read elsewhere, by the tests and the tools of the project.
-FOREIGN_VARIABLES: Final = ("EVENTBUS_TEST_*", "EVENTBUS_BENCH_*", "EVENTBUS_DEMO_*")
-
-
-def warn_of_unknown_variables(env: Mapping[str, str], known: list[str]) -> None:
-    """Log a warning for each variable that looks like a setting and is none."""
-    for line in unknown_variables(env, known):
-        _log.warning(line)

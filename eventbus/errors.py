@@ -4,6 +4,8 @@ Class attributes carry what a caller decides by: `code` (stable, for machines), 
 later) and `close_code` (what a node closes a socket with, None when it does not). The message says what happened, with
 the numbers, and what to do. Redis's own errors are translated once, in `eventbus.store`. `docs/errors.md` is generated
 from this module.
+
+It is longer than other modules, for it is a table: whoever adds a code, or decides by one, sees all that there are.
 """
 
 from __future__ import annotations

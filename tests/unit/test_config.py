@@ -19,7 +19,6 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from eventbus import config
 from eventbus.config import (
     ConfirmationRecords,
     DeliverySettings,
@@ -34,6 +33,7 @@ from eventbus.config import (
 )
 from eventbus.errors import ConfigError
 from eventbus.kinds import Choice, Integer, Listed, NetworkKind, Ratio, SecretBytes, Text, check_secret
+from eventbus.known import NODE_VARIABLES
 from eventbus.settings import check, entries, group, markdown_table, read, setting, unknown_variables, variables
 from eventbus.tokens import make_token
 from gateway.config import (
@@ -534,7 +534,7 @@ def test_no_setting_is_unknown_to_an_agent_or_a_node(caplog: pytest.LogCaptureFi
 
 
 def test_agents_know_the_names_that_only_nodes_read() -> None:
-    assert sorted(config.NODE_VARIABLES) == sorted(set(variables(NodeSettings)) - set(variables(Settings)))
+    assert sorted(NODE_VARIABLES) == sorted(set(variables(NodeSettings)) - set(variables(Settings)))
 
 
 # --- descriptions ---------------------------------------------------------------------------------------------------
