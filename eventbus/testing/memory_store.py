@@ -6,16 +6,13 @@ any number of nodes. Nothing is kept on disk, and several processes can not shar
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Sequence
 
 from eventbus.config import StreamFullPolicy
 from eventbus.errors import NotReplicated, StoreError, StreamFull, TypePaused
 from eventbus.event import Event, decode_envelope
-from eventbus.ids import ENTRY_ZERO, EntryId, Epoch, NodeName, SessionId, UserId, entry_order
+from eventbus.ids import EntryId, NodeName, SessionId, UserId, entry_order
 from eventbus.store import (
     LOST,
     Append,
@@ -26,62 +23,36 @@ from eventbus.store import (
     AttachRefused,
     Beat,
     BeatState,
-    ConfirmationRecord,
-    DeadLetterRecord,
     Durability,
     Fence,
-    HistoryPage,
-    Listener,
-    Listening,
-    LiveRecord,
     Lost,
-    NewRead,
-    NodeRecord,
-    PendingEntry,
-    PendingPage,
-    PendingRecord,
-    ReadRequest,
-    ReadState,
-    Redelivery,
-    RedeliveryOutcome,
-    SessionRecord,
-    StoredEntry,
-    StoreInfo,
-    Ticket,
 )
 from eventbus.store.inbound import Told
 from eventbus.testing.memory_acking import MemoryAcks
 from eventbus.testing.memory_allowing import MemoryAllowances
 from eventbus.testing.memory_base import MemoryBase
+from eventbus.testing.memory_delivering import MemoryDeliveries
 from eventbus.testing.memory_figures import MemoryFigures
+from eventbus.testing.memory_gaps import place_group
 from eventbus.testing.memory_inbound import MemoryInbound
+from eventbus.testing.memory_looking import MemoryLooks
 from eventbus.testing.memory_mending import MemoryMending
+from eventbus.testing.memory_nodes import MemoryNodes
 from eventbus.testing.memory_revoking import MemoryRevocations
 from eventbus.testing.memory_running import MemoryRuns
-from eventbus.testing.memory_state import ZERO, Seen, UserState, place_group, verify_read
-from eventbus.testing.memory_stream import Group, MemoryStream, Order, entry_id
+from eventbus.testing.memory_state import ZERO, UserState
+from eventbus.testing.memory_stream import MemoryStream, entry_id, stored
 from eventbus.testing.memory_texts import MemoryTexts
 from eventbus.testing.memory_waiting import MemoryWaiting
 
 __all__ = ["MemoryStore"]
 
-NODE_LIFE_MS: Final = 15_000
-
-
-class _Listening:
-    """A subscription of one listener; the store calls it until it is closed."""
-
-    __slots__ = ("_forget",)
-
-    def __init__(self, forget: Callable[[], object]) -> None:
-        self._forget = forget
-
-    async def aclose(self) -> None:
-        self._forget()
-
 
 class MemoryStore(
+    MemoryDeliveries,
     MemoryAcks,
+    MemoryNodes,
+    MemoryLooks,
     MemoryRuns,
     MemoryTexts,
     MemoryInbound,
@@ -110,7 +81,7 @@ class MemoryStore(
         stream = self._user(UserId(user)).stream
         if stream is None:
             return []
-        return [decode_envelope(entry.body) for entry in _stored(stream, stream.after(ZERO))]
+        return [decode_envelope(entry.body) for entry in stored(stream, stream.after(ZERO))]
 
     # --- faults that are no errors of a call ------------------------------------------------------------------------
 
@@ -293,201 +264,7 @@ class MemoryStore(
             self._end_at_its_node(state, user, session)
             return state.destroy(session, self.clock.now_ms())
 
-    # --- delivering -------------------------------------------------------------------------------------------------
-
-    async def read_pending(self, fence: Fence, after: EntryId, count: int) -> PendingPage | Lost:
-        async with self._call():
-            user = self._held(fence)
-            if user is None:
-                return LOST
-            group, stream = user.group(fence.session), user.stream
-            if group is None or stream is None:
-                return PendingPage(entries=(), last=True)
-            waiting = group.pending_after(after)
-            page = [
-                PendingEntry(
-                    entry_id(order), stream.body(order), group.pending[order].attempts, entry_id(order) in user.released
-                )
-                for order in waiting[:count]
-            ]
-            return PendingPage(entries=tuple(page), last=len(waiting) <= count)
-
-    async def read_new(self, requests: Sequence[ReadRequest]) -> Sequence[NewRead | StoreError]:
-        try:
-            async with self._call():
-                return [self._read(request) for request in requests]
-        except StoreError as error:
-            return [error] * len(requests)
-
-    def _read(self, request: ReadRequest) -> NewRead:
-        user = self._held(request.fence)
-        if user is None:
-            return NewRead(state=ReadState.LOST)
-        group, stream = user.group(request.fence.session), user.stream
-        if group is None or stream is None:
-            return NewRead(state=ReadState.NO_GROUP)
-        gap = verify_read(user, stream, group, request.fence, request.verify)
-        orders = stream.read_group(group, request.count, self.clock.now_ms())
-        if user.is_past_hole():
-            user.hole = None
-        released = tuple(entry for entry in map(entry_id, orders) if entry in user.released)
-        return NewRead(state=ReadState.OK, entries=tuple(_stored(stream, orders)), gap=gap, released=released)
-
-    async def redeliver(self, fence: Fence, entries: Sequence[Redelivery]) -> Sequence[RedeliveryOutcome] | Lost:
-        async with self._call():
-            user = self._held(fence)
-            if user is None:
-                return LOST
-            group, stream = user.group(fence.session), user.stream
-            if group is None or stream is None:
-                return [RedeliveryOutcome.GONE] * len(entries)
-            return [self._redeliver(stream, group, entry) for entry in entries]
-
-    def _redeliver(self, stream: MemoryStream, group: Group, entry: Redelivery) -> RedeliveryOutcome:
-        order = entry_order(entry.id)
-        pending = group.pending.get(order)
-        if pending is None:
-            return RedeliveryOutcome.GONE
-        if order not in stream:
-            # XCLAIM would drop it from the pending list without a word, so it is left as it is (D11).
-            return RedeliveryOutcome.TRIMMED
-        pending.attempts, pending.sent_ms = entry.attempts, self.clock.now_ms()
-        return RedeliveryOutcome.READY
-
-    # --- looking ----------------------------------------------------------------------------------------------------
-
-    async def tail(self, user: UserId) -> tuple[EntryId, Epoch]:
-        async with self._call():
-            stream = self._user(user).stream
-            return (entry_id(stream.last) if stream is not None else ENTRY_ZERO), self._partition(user).epoch
-
-    async def history(self, user: UserId, after: EntryId, count: int) -> HistoryPage:
-        async with self._call():
-            epoch = self._partition(user).epoch
-            stream = self._user(user).stream
-            if stream is None:
-                return HistoryPage(entries=(), tail=ENTRY_ZERO, epoch=epoch, more=False)
-            orders = stream.after(entry_order(after), count + 1)
-            entries = tuple(_stored(stream, orders[:count]))
-            return HistoryPage(entries=entries, tail=entry_id(stream.last), epoch=epoch, more=len(orders) > count)
-
-    async def entry(self, user: UserId, entry: EntryId) -> StoredEntry | None:
-        async with self._call():
-            stream = self._user(user).stream
-            body = stream.body(entry_order(entry)) if stream is not None else None
-            return StoredEntry(entry, body) if body is not None else None
-
-    async def sessions(self, user: UserId) -> Sequence[SessionRecord]:
-        async with self._call():
-            state = self._user(user)
-            now_ms, ttl_ms = self.clock.now_ms(), self.settings.session_ttl_ms
-            shown = [session for session in sorted(state.known) if not state.is_over(session, now_ms, ttl_ms)]
-            return [self._session(user, state, session) for session in shown]
-
-    def _session(self, user: UserId, state: UserState, session: SessionId) -> SessionRecord:
-        known, live, group = state.known[session], state.live.get(session), state.group(session)
-        waiting = group.pending_after() if group is not None else []
-        return SessionRecord(
-            user=user,
-            session=session,
-            created_ms=known.created_ms,
-            last_seen_ms=known.seen_ms,
-            cursor=known.cursor,
-            position=entry_id(group.position) if group is not None else ENTRY_ZERO,
-            pending=len(waiting),
-            unread=bool(group and state.stream and state.stream.after(group.position, 1)),
-            live=LiveRecord(node=live.node, connection=live.connection, last_seen_ms=live.seen_ms) if live else None,
-            oldest_pending=entry_id(waiting[0]) if waiting else None,
-            max_attempts=max((group.pending[order].attempts for order in waiting), default=0) if group else 0,
-        )
-
-    async def pending(self, user: UserId, session: SessionId, after: EntryId, count: int) -> Sequence[PendingRecord]:
-        async with self._call():
-            group, now_ms = self._user(user).group(session), self.clock.now_ms()
-            waiting = group.pending_after(after)[:count] if group is not None else []
-            return [
-                PendingRecord(id=entry_id(order), attempts=held.attempts, idle_ms=now_ms - held.sent_ms)
-                for order, held in ((order, group.pending[order]) for order in waiting if group is not None)
-            ]
-
-    async def users(self, cursor: str, count: int) -> tuple[Sequence[UserId], str]:
-        async with self._call():
-            names = sorted(user for user in list(self._users) if self._user(user).stream is not None)
-            start = int(cursor or 0)
-            following = start + count
-            return names[start:following], str(following) if following < len(names) else ""
-
-    async def dead_letters(self, partition: int, after: EntryId, count: int) -> Sequence[DeadLetterRecord]:
-        async with self._call():
-            dead = self._dead(partition)
-            return [replace(record, id=entry_id(order)) for order, record in dead.page(after, count)]
-
-    async def dead_letter_partitions(self) -> Sequence[int]:
-        async with self._call():
-            return [number for number in sorted(self._partitions) if self._dead(number)]
-
-    async def confirmations(
-        self, user: UserId, after: EntryId, count: int
-    ) -> Sequence[tuple[EntryId, ConfirmationRecord]]:
-        async with self._call():
-            return [(entry_id(order), record) for order, record in self._user(user).confirmations.page(after, count)]
-
-    # --- tickets and nodes ------------------------------------------------------------------------------------------
-
-    async def put_ticket(self, ticket: Ticket) -> None:
-        async with self._call():
-            self._tickets[ticket.ticket] = ticket.claims, self.clock.now_ms() + ticket.life_ms
-
-    async def take_ticket(self, ticket: str) -> str | None:
-        async with self._call():
-            claims, until_ms = self._tickets.pop(ticket, ("", 0))
-            return claims if self.clock.now_ms() < until_ms else None
-
-    async def beat_node(self, record: NodeRecord) -> None:
-        async with self._call():
-            self._nodes[record.node] = Seen(record, self.clock.now_ms())
-
-    async def leave_node(self, node: NodeName) -> None:
-        async with self._call():
-            self._nodes.pop(node, None)
-
-    async def nodes(self) -> Sequence[NodeRecord]:
-        async with self._call():
-            since_ms = self.clock.now_ms() - NODE_LIFE_MS
-            return [seen.record for _, seen in sorted(self._nodes.items()) if seen.stamp_ms > since_ms]
-
-    async def listen(self, node: NodeName, listener: Listener) -> Listening:
-        """`Listener.subscribed` is called in the next turn of the loop; the subscription never breaks by itself."""
-        async with self._call():
-            listeners = self._listeners.setdefault(node, [])
-            listeners.append(listener)
-            asyncio.get_running_loop().call_soon(listener.subscribed)
-
-            def forget() -> None:
-                if listener in listeners:
-                    listeners.remove(listener)
-
-            return _Listening(forget)
-
-    async def probe(self, node: NodeName, token: str) -> None:
-        async with self._call():
-            self._tell(node, lambda listener: listener.probed(token))
-
-    async def infos(self) -> Sequence[StoreInfo]:
-        return [await self.info()]
-
-    async def info(self) -> StoreInfo:
-        async with self._call():
-            held = sum(state.stream.bytes for state in self._users.values() if state.stream is not None)
-            return StoreInfo(
-                kind="memory",
-                version="0",
-                primary=self._primary,
-                time_ms=self.clock.now_ms(),
-                memory_bytes=held,
-                replicas=0,
-                settings={},
-            )
+    # --- the server ------------------------------------------------------------------------------------------------
 
     async def ping(self) -> int:
         async with self._call():
@@ -495,10 +272,3 @@ class MemoryStore(
 
     async def aclose(self) -> None:
         self._close()
-
-
-def _stored(stream: MemoryStream, orders: Sequence[Order]) -> Iterator[StoredEntry]:
-    for order in orders:
-        body = stream.body(order)
-        if body is not None:
-            yield StoredEntry(entry_id(order), body)

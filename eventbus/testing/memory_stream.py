@@ -7,12 +7,13 @@ and `entries_read` is exact after every read (Redis 7.0 drifts behind trimmed on
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from eventbus.ids import ENTRY_ZERO, EntryId, entry_order
+from eventbus.store import StoredEntry
 
-__all__ = ["Group", "MemoryStream", "Order", "Pending", "entry_id"]
+__all__ = ["Group", "MemoryStream", "Order", "Pending", "entry_id", "stored"]
 
 Order = tuple[int, int]
 """An entry id as its sort key: milliseconds and sequence."""
@@ -167,3 +168,11 @@ class MemoryStream:
             if group.position > order:
                 self.move_group(group, order)
         return len(lost)
+
+
+def stored(stream: MemoryStream, orders: Sequence[Order]) -> Iterator[StoredEntry]:
+    """The entries of these ids that are still there."""
+    for order in orders:
+        body = stream.body(order)
+        if body is not None:
+            yield StoredEntry(entry_id(order), body)
