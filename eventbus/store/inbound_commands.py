@@ -193,9 +193,7 @@ def answer(keys: Keys, commands: Commands, given: Answer) -> Command[AnswerOutco
     user = given.event.user
     named = keys.user(user)
     # The event is stored as append.lua does it, with the same keys and arguments before those of the answer.
-    plain = commands.append(given.event).arguments
-    count = len(script("append").keys)
-    used, stored = plain[3 : 3 + count], plain[3 + count :]
+    used, stored = commands.of_event(given.event)
 
     def parse(reply: Any, _primary: str) -> AnswerOutcome | StoreError:
         outcome = reply[0].decode()
@@ -215,7 +213,9 @@ def answer(keys: Keys, commands: Commands, given: Answer) -> Command[AnswerOutco
         named.channel,
     )
     asked_for = (named.questions, keys.run(user, given.run))
-    return Command(_evalsha("answer", *used, *asked_for, *stored, *words), parse, scripted=True)
+    return Command(
+        _evalsha("answer", *used, *asked_for, *commands.append_limits, *stored, *words), parse, scripted=True
+    )
 
 
 def close_inbound(keys: Keys, user: UserId, run: RunId) -> Command[int]:

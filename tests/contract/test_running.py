@@ -68,6 +68,18 @@ async def waited_for(world: World, count: int = 1) -> list[DueRecord]:
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("R6")
+async def test_steps_of_a_run_keep_their_place_among_other_events_of_one_call(world: World) -> None:
+    events = [event(None, f"before-{number}") for number in range(20)]
+    events += [event(step(1)), event(None, "between"), event(step(2)), event(None, "others", BOB)]
+    events += [event(None, f"after-{number}") for number in range(20)]
+
+    assert all(isinstance(result, Appended) for result in await take(world, *events))
+
+    assert await world.retained() == [one.body.decode() for one in events if one.user == ALICE]
+    assert await world.retained(BOB) == ["body of others"]
+
+
 @pytest.mark.requirement("R16")
 @pytest.mark.corner("D6")
 async def test_steps_are_stored_in_their_order_and_write_the_run(world: World) -> None:

@@ -129,7 +129,8 @@ async def test_bucket_of_event_ids_lives_to_the_end_of_the_next_window(make_stor
     window = now_ms // 60_000
     assert bucket.endswith(f":{window % 2}")
     assert abs(int(client.execute_command("PEXPIRETIME", bucket)) - (window + 2) * 60_000) <= 1
-    assert client.hlen(bucket) == 2
+    assert client.hget(bucket, "#") == str(window)
+    assert client.hlen(bucket) == 3  # two ids, and that mark
 
 
 async def test_duplicate_is_written_again_so_that_its_window_begins_anew(make_store: MakeStore, client: Any) -> None:
@@ -269,3 +270,21 @@ async def test_a_user_whose_data_is_broken_fails_alone_among_those_that_are_serv
     )
     assert [number for number, answer in enumerate(acked) if isinstance(answer, StoreError)] == [3]
     assert [answer for answer in acked if not isinstance(answer, StoreError)] == [1] * 19 + [0] + [1] * 19
+
+
+async def test_a_user_whose_data_is_broken_fails_alone_among_those_whose_events_are_stored_in_one_call(
+    make_store: MakeStore, client: Any
+) -> None:
+    store = make_store()
+    events = [event_of(f"e{number}", UserId(f"user-{number}")) for number in range(40)]
+    broken_stream, broken_live = (store.keys.user(events[number].user) for number in (3, 20))
+    client.set(broken_stream.stream, "no stream", px=60_000)
+    client.set(broken_live.live, "no hash", px=60_000)
+
+    results = await store.append(events)
+
+    assert [number for number, result in enumerate(results) if isinstance(result, StoreError)] == [3, 20]
+    for number, event in enumerate(events):
+        if number not in (3, 20):
+            page = await store.history(event.user, EntryId("0-0"), 10)
+            assert [entry.body for entry in page.entries] == [event.body]

@@ -105,7 +105,7 @@ CALLS: dict[str, Command[Any]] = {
         TakeCommands(user=USER, group="run:run_1", run=RUN, count=10, idle_ms=30_002, max_deliveries=6),
     ),
     "ack": COMMANDS.ack([AckRequest(user=USER, session=SESSION, entries=[ENTRY, ENTRY])] * 2),
-    "append": COMMANDS.append(APPEND),
+    "append": COMMANDS.append_many([APPEND, APPEND]),
     "append_run": COMMANDS.append(replace(APPEND, step=STEP)),
     "claim_run": runs.claim_run(KEYS, SETTINGS, LEASE, "owner-0"),
     "confirm": COMMANDS.confirm(
@@ -342,14 +342,21 @@ def test_script_uses_every_key_and_argument_and_no_other(each: Script) -> None:
         assert not used
         used = {1 + int(number or 0) for number in re.findall(r"KEYS\[key(?: \+ (\d+))?\]", code)}
         assert f"key = key + {len(each.keys)}\n" in code
+    arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
     if each.name in ("append", "append_run", "answer"):
         used |= {3, 4}  # the two buckets, whose number is computed
+    if each.name in ("append_run", "answer"):
+        assert "store_event(1, 7" in code  # where the keys and arguments of the event begin
+        used |= {1 + int(number or 0) for number in re.findall(r"KEYS\[key(?: \+ (\d+))?\]", code)}
+        arguments |= {7 + int(number or 0) for number in re.findall(r"ARGV\[argument(?: \+ (\d+))?\]", code)}
     assert used == set(range(1, len(each.keys) + 1))
-    arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
     once = len(each.arguments) - len(each.repeated)
     assert arguments == set(range(1, once + 1))
     loops = re.findall(r"= (\d+), #ARGV", code)
     assert set(loops) == ({str(once + 1)} if each.repeated else set())
+    if each.name == "append":
+        group = {int(number or 0) for number in re.findall(r"ARGV\[argument(?: \+ (\d+))?\]", code)}
+        assert group == set(range(len(each.repeated)))
 
 
 def test_no_key_is_made_up_in_a_script(each: Script) -> None:

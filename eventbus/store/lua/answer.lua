@@ -15,16 +15,16 @@
 --   questions        the user's questions
 --   run              the hash of the run that asked
 -- ARGV
---   field            16 bytes that stand for user and event id
---   body             the envelope
---   user             the user id, which is the wake-up
---   channel          what the shard channels of the partition begin with
 --   retention_ms     life of the stream and of its entries
 --   dedupe_ms        length of a window
 --   live_ttl_ms      life of a live field
 --   max_entries      hard cap of the stream
 --   max_bytes        hard cap of the stream's memory
 --   policy           gap or reject
+--   field            16 bytes that stand for user and event id
+--   body             the envelope
+--   user             the user id, which is the wake-up
+--   channel          what the shard channels of the partition begin with
 --   type             of the event, for the counts
 --   thread           where it belongs, empty for none
 --   level            a demanded confirmation, empty for none
@@ -53,7 +53,13 @@ if not question then
 end
 if question[STATE] == 'answered' then
   -- The client asks again because it did not hear of it, or this is another's.
-  return question[SETTLED] == ARGV[20] and { 'accepted', known_entry() or '' } or { 'already_answered' }
+  if question[SETTLED] ~= ARGV[20] then
+    return { 'already_answered' }
+  end
+  local known = store_event(1, 7, function()
+    return { 'forgotten', '' }
+  end)
+  return { 'accepted', known[2] }
 end
 if question[STATE] ~= 'open' or redis.call('HGET', KEYS[11], 'state') == 'completed' then
   return { 'question_closed' }
@@ -75,12 +81,12 @@ else
   end
 end
 
-local entry, full = store_event()
-if not entry then
-  return full
+local stored = store_event(1, 7)
+if stored[1] ~= 'stored' and stored[1] ~= 'duplicate' then
+  return stored
 end
 question[STATE], question[SETTLED] = 'answered', ARGV[20]
 keep_question(questions, asked, question)
 prolong(questions, retention_ms)
 redis.call('SPUBLISH', ARGV[21], 'a')
-return { 'accepted', entry }
+return { 'accepted', stored[2] }

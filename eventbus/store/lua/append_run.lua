@@ -15,16 +15,16 @@
 --   run              the run's hash
 --   operators        the events for the operators
 -- ARGV
---   field            16 bytes that stand for user and event id
---   body             the envelope
---   user             the user id, which is the wake-up
---   channel          what the shard channels of the partition begin with
 --   retention_ms     life of the stream and of its entries
 --   dedupe_ms        length of a window
 --   live_ttl_ms      life of a live field
 --   max_entries      hard cap of the stream
 --   max_bytes        hard cap of the stream's memory
 --   policy           gap or reject
+--   field            16 bytes that stand for user and event id
+--   body             the envelope
+--   user             the user id, which is the wake-up
+--   channel          what the shard channels of the partition begin with
 --   type             of the event, for the counts
 --   thread           where it belongs, empty for none
 --   level            a demanded confirmation, empty for none
@@ -48,16 +48,9 @@
 --@include counts
 --@include storing
 
-local known = known_entry()
-if known then
-  return { 'duplicate', known }
-end
-
+local stream, user, due = KEYS[1], ARGV[9], KEYS[6]
 local run, seq, owner = KEYS[10], tonumber(ARGV[16]), ARGV[17]
-local stands = redis.call('HMGET', run, 'seq', 'owner', 'state', 'entry')
-local last = tonumber(stands[1]) or 0
-local holder = stands[2] or ''
-local same = holder == owner
+local stands, last
 
 -- An event whose number the run has passed was stored by its owner, and its id is too old to be known: the event is looked for
 -- among the newest. Found or not, it is not stored again.
@@ -78,25 +71,33 @@ local function stored_before()
   return stands[4]
 end
 
-if same and seq <= last then
-  return { 'duplicate', stored_before() }
-end
-if stands[3] == 'completed' then
-  return { 'run_closed', stands[3] }
-end
-if holder ~= '' and not same then
-  return { 'run_closed', 'other_owner' }
-end
-if seq <= last or (seq ~= last + 1 and ARGV[19] ~= 'anew') then
-  return { 'out_of_order', last }
+-- Why the event is not the run's next one; nil when it is.
+local function refusal()
+  stands = redis.call('HMGET', run, 'seq', 'owner', 'state', 'entry')
+  last = tonumber(stands[1]) or 0
+  local holder = stands[2] or ''
+  local same = holder == owner
+  if same and seq <= last then
+    return { 'duplicate', stored_before() }
+  end
+  if stands[3] == 'completed' then
+    return { 'run_closed', stands[3] }
+  end
+  if holder ~= '' and not same then
+    return { 'run_closed', 'other_owner' }
+  end
+  if seq <= last or (seq ~= last + 1 and ARGV[19] ~= 'anew') then
+    return { 'out_of_order', last }
+  end
+  return nil
 end
 
-local entry, woken = store_event()
-if not entry then
-  return woken
+local answer = store_event(1, 7, refusal)
+if answer[1] ~= 'stored' then
+  return answer
 end
 
-local due = KEYS[6]
+local entry = answer[2]
 local member = 'run ' .. user .. ' ' .. ARGV[15] .. ' '
 local fields = { 'user', user, 'seq', ARGV[16], 'owner', owner, 'lease_ms', ARGV[18], 'entry', entry }
 if not stands[3] then
@@ -137,4 +138,4 @@ if seq ~= last + 1 then
   redis.call('XADD', KEYS[11], 'MAXLEN', '~', 10000, '*', unpack(told))
   prolong(KEYS[11], tonumber(ARGV[21]))
 end
-return { 'stored', entry, woken }
+return answer

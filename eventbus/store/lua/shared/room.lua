@@ -26,7 +26,7 @@ local function make_room(surplus, least)
     free = free + 1
   end
   if free < least then
-    if ARGV[10] == 'reject' then
+    if policy == 'reject' then
       return false
     end
     -- Live sessions must look for the hole before they read on; those that are away look when they attach (D7).

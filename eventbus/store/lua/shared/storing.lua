@@ -1,52 +1,55 @@
 -- What append.lua, append_run.lua and answer.lua have in common: an event is stored, once per event id, and its user's nodes are
--- woken. They have their first nine KEYS and fourteen ARGV in common.
-local stream, live = KEYS[1], KEYS[2]
-local field, body, user = ARGV[1], ARGV[2], ARGV[3]
-local retention_ms, dedupe_ms, live_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local max_entries, max_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
+-- woken. Their first six ARGV are the same; an event has nine KEYS and eight ARGV. All in one function, for what makes a function
+-- and what it shares with others is paid at each call.
+local retention_ms, dedupe_ms, live_ttl_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_entries, max_bytes, policy = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local now = now_ms()
 local window = math.floor(now / dedupe_ms)
-local this, other = KEYS[3 + window % 2], KEYS[4 - window % 2]
 
--- A bucket is empty when its name comes round again: it lives to the end of the following window. Its life is set by the first
--- field, and during the first second of a window, when the bucket of this name may be just about to expire.
-local function remember(entry)
-  redis.call('HSET', this, field, entry)
-  if now - window * dedupe_ms < 1000 or redis.call('HLEN', this) == 1 then
-    redis.call('PEXPIREAT', this, string.format('%d', (window + 2) * dedupe_ms))
-  end
-end
+-- Stores the event whose keys and arguments begin there. Where it is not known, `refusal` may say why it is not to be stored.
+-- Returns {'stored', entry, nodes woken} | {'duplicate', entry} | {'full', entries, bytes} | {'paused'} | what `refusal` said.
+local function store_event(key, argument, refusal)
+  local call = redis.call
+  local stream, live = KEYS[key], KEYS[key + 1]
+  local this, other = KEYS[key + 2 + window % 2], KEYS[key + 3 - window % 2]
+  local field, body, user, kind = ARGV[argument], ARGV[argument + 1], ARGV[argument + 2], ARGV[argument + 4]
 
--- The entry of a known event id. Remembered again: a write, so that WAIT proves something (D12).
-local function known_entry()
-  local known = redis.call('HGET', this, field) or redis.call('HGET', other, field)
+  -- A bucket is empty when its name comes round again: it lives to the end of the following window. Its life is set in each
+  -- window by the first event, which leaves the number of the window in the field `#`: a bucket of this name may be just about to
+  -- expire.
+  local found = call('HMGET', this, field, '#')
+  local is_marked = tonumber(found[2]) == window
+  local known = found[1] or call('HGET', other, field)
   if known then
-    remember(known)
+    -- Remembered again: a write, so that WAIT proves something (D12).
+    call('HSET', this, field, known)
+    if not is_marked then
+      call('HSET', this, '#', string.format('%d', window))
+      call('PEXPIREAT', this, string.format('%d', (window + 2) * dedupe_ms))
+    end
+    return { 'duplicate', known }
   end
-  return known
-end
-
---@include place
-
--- Stores the event. Returns its entry id and how many nodes were told; nil and the answer when there is no room.
-local function store_event()
-  if redis.call('HEXISTS', KEYS[9], ARGV[11]) == 1 then
-    return nil, { 'paused' }
+  local refused = refusal and refusal()
+  if refused then
+    return refused
   end
-  local length = redis.call('XLEN', stream)
+  if call('HEXISTS', KEYS[key + 8], kind) == 1 then
+    return { 'paused' }
+  end
+
+  local length = call('XLEN', stream)
   -- Measuring is dear, so it is done for every 64th entry, and where entries of this size would be too much.
   local is_full = length >= max_entries
   if is_full or (length > 0 and (length % 64 == 0 or (length + 1) * #body > max_bytes)) then
-    -- Included here, for a function that is made and not called costs as much as a look into a hash.
 --@include room
     if is_full then
       -- A little more than is needed, so that this is not done at each publish.
       local slack = math.max(1, math.min(128, math.floor(max_entries / 16)))
       local least = length - max_entries + 1
       if not make_room(math.max(slack, least), least) then
-        return nil, { 'full', length, 0 }
+        return { 'full', length, 0 }
       end
-      length = redis.call('XLEN', stream)
+      length = call('XLEN', stream)
     end
     if length > 0 and (length % 64 == 0 or (length + 1) * #body > max_bytes) then
       local usage = redis.pcall('MEMORY', 'USAGE', stream)
@@ -54,7 +57,7 @@ local function store_event()
         local share = math.ceil(length * (usage + #body - max_bytes) / usage)
         local least = math.max(1, math.min(share, length, 128))
         if not make_room(math.max(least, math.min(128, math.floor(length / 16))), least) then
-          return nil, { 'full', length, usage }
+          return { 'full', length, usage }
         end
       end
     end
@@ -63,42 +66,49 @@ local function store_event()
   local entry
   if length % 16 == 0 then
     -- Looking for what is too old costs as much as storing, so it is done now and then.
-    entry = redis.call('XADD', stream, 'MINID', '~', string.format('%d', now - retention_ms), '*', 'd', body)
+    entry = call('XADD', stream, 'MINID', '~', string.format('%d', now - retention_ms), '*', 'd', body)
   else
-    entry = redis.call('XADD', stream, '*', 'd', body)
+    entry = call('XADD', stream, '*', 'd', body)
   end
   prolong(stream, retention_ms)
-  remember(entry)
-  count(KEYS[7], 'stored', ARGV[11], 1)
-  if ARGV[12] ~= '' then
-    redis.call('ZADD', KEYS[5], place_of(entry), ARGV[12])
-    prolong(KEYS[5], retention_ms)
+  if is_marked then
+    call('HSET', this, field, entry)
+  else
+    call('HSET', this, field, entry, '#', string.format('%d', window))
+    call('PEXPIREAT', this, string.format('%d', (window + 2) * dedupe_ms))
+  end
+  count(KEYS[key + 6], 'stored', kind, 1)
+  local thread, level = ARGV[argument + 5], ARGV[argument + 6]
+  if thread ~= '' then
+--@include place
+    local threads = KEYS[key + 4]
+    call('ZADD', threads, place_of(entry), thread)
+    prolong(threads, retention_ms)
     if length % 16 == 0 then
       -- What is older than the oldest entry has no entry left.
-      local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]
-      redis.call('ZREMRANGEBYSCORE', KEYS[5], LEAST_PLACE, '(' .. place_of(oldest))
-      redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. string.match(oldest, '^%d+'))
+      local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]
+      call('ZREMRANGEBYSCORE', threads, LEAST_PLACE, '(' .. place_of(oldest))
+      call('ZREMRANGEBYSCORE', threads, '-inf', '(' .. string.match(oldest, '^%d+'))
     end
   end
-  if ARGV[13] ~= '' then
-    redis.call('ZADD', KEYS[6], now + ARGV[14], 'demand ' .. user .. ' ' .. entry .. ' ' .. ARGV[13])
+  if level ~= '' then
+    call('ZADD', KEYS[key + 5], now + ARGV[argument + 7], 'demand ' .. user .. ' ' .. entry .. ' ' .. level)
   end
 
-  local woken = 0
-  local told = {}
-  for _, value in ipairs(redis.call('HVALS', live)) do
+  local woken, told = 0, {}
+  for _, value in ipairs(call('HVALS', live)) do
     local node = live_parts(value, now, live_ttl_ms)
     if node and not told[node] then
       told[node] = true
       woken = woken + 1
-      redis.call('SPUBLISH', ARGV[4] .. node, user)
+      call('SPUBLISH', ARGV[argument + 3] .. node, user)
     end
   end
   if woken == 0 then
     -- Nobody is there who would say that it waits: a node does for the live ones, with each heartbeat.
-    if redis.call('ZADD', KEYS[8], 'NX', string.match(entry, '^%d+'), user) == 1 then
-      prolong(KEYS[8], 2 * retention_ms)
+    if call('ZADD', KEYS[key + 7], 'NX', string.match(entry, '^%d+'), user) == 1 then
+      prolong(KEYS[key + 7], 2 * retention_ms)
     end
   end
-  return entry, woken
+  return { 'stored', entry, woken }
 end
