@@ -31,8 +31,9 @@ from gateway.handshake import (
     choose_subprotocol,
 )
 from gateway.proxy import Trusted, client_address, forwarded_scheme
+from gateway.rfc6455 import Handshake, read_handshake
 from gateway.sockets import NOBODY, Sockets
-from gateway.websocket import Connection, Handshake, read_handshake
+from gateway.websocket import Connection
 
 __all__ = ["Route", "Upgrades", "http_response", "linger"]
 

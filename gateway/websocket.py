@@ -1,10 +1,9 @@
-"""The socket: an asyncio.Protocol around websockets' Sans-I/O `ServerProtocol`. No other module of the node knows
-websockets.
+"""The socket: an asyncio.Protocol around websockets' Sans-I/O `ServerProtocol`, which `gateway.rfc6455` knows.
 
 What a client sends is cut into whole frames here. Small and middle-sized data frames, which is what acks are, are
-unmasked and handed on directly; everything else (control frames, fragments, what is illegal) goes to a
-`ServerProtocol` that is made for the frame and kept only while a fragmented message is under way: kept for a
-connection's life it costs 8 KB, and so 1.4 KB.
+unmasked and handed on directly; everything else (control frames, fragments, what is illegal) goes to a `FrameParser`
+that is made for the frame and kept only while a fragmented message is under way: kept for a connection's life it
+costs 8 KB, and so 1.4 KB.
 
 What is sent waits in an `Outbox` until the end of the loop's turn and leaves in one write. A connection has no task
 and, but for its close, no timer. A peer that breaks the rules gets its close code, and 1011 is never sent.
@@ -14,28 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 from enum import Enum
-from http import HTTPStatus
-from typing import Final, cast
-
-from websockets.exceptions import (
-    HeaderLineTooLong,
-    PayloadTooBig,
-    ProtocolError,
-    RequestLineTooLong,
-    TooManyHeaders,
-)
-from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined] # the fast one, where there is one
-from websockets.http11 import Request, Response
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from typing import Final
 
 from eventbus.clock import seconds
 from eventbus.errors import CloseCode, EventBusError
 from gateway.framing import SOCKET, Framing
 from gateway.handshake import Accept, AcceptThenClose, Decision, Gatekeeper, Reject, Subprotocol, UpgradeRequest
 from gateway.outbox import TOO_LARGE, Backlog, Outbox, close_frame, frame_size, ping_frame, pong_frame
+from gateway.rfc6455 import EMPTY_CLOSE, Broken, Frame, FrameParser, Opcode, PeerClose, unmask
 from gateway.sockets import NOBODY, Handler, Sockets, SocketSettings
 
 __all__ = [
@@ -45,23 +31,15 @@ __all__ = [
     "Decision",
     "Gatekeeper",
     "Handler",
-    "Handshake",
     "Reject",
     "SocketSettings",
     "Sockets",
     "Subprotocol",
     "UpgradeRequest",
-    "read_handshake",
 ]
 
 _log: Final = logging.getLogger(__name__)
-# websockets logs payloads at DEBUG and each connection at INFO; neither is wanted in a node's log.
-_parser_log: Final = logging.getLogger(f"{__name__}.parser")
-_parser_log.setLevel(logging.WARNING)
-
 _PING: Final = ping_frame()
-_CONTROL_BYTES_MAX: Final = 125
-_EMPTY_CLOSE: Final = 1005
 _INTERNAL_ERROR: Final = 1011
 
 
@@ -126,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._held: bytearray | None = None  # bytes that no frame was made of yet
         self._wanted = 0  # how many of them make one
         self._halted = False  # parse nothing: reading is paused, or the peer broke the rules
-        self._parser: ServerProtocol | None = None
+        self._parser: FrameParser | None = None
         self._fragments: bytearray | None = None
         self._control_frames = 0
         self._control_since_ms = now_ms
@@ -303,7 +281,7 @@ class Connection(asyncio.Protocol):
             if plain and end - start >= 6 and 0x80 <= (second := data[start + 1]) < 0xFE:
                 stop = start + second - 0x80 + 6
                 if stop <= end:
-                    self._deliver(apply_mask(data[start + 6 : stop], data[start + 2 : start + 6]))
+                    self._deliver(unmask(data[start + 6 : stop], data[start + 2 : start + 6]))
                     start = stop
                     continue
             size = frame_size(data, start, limit)
@@ -316,7 +294,7 @@ class Connection(asyncio.Protocol):
                 break
             if plain and data[start + 1] >= 0xFE:
                 body = start + (8 if data[start + 1] == 0xFE else 14)
-                self._deliver(apply_mask(data[body:stop], data[body - 4 : body]))
+                self._deliver(unmask(data[body:stop], data[body - 4 : body]))
             else:
                 self._receive(data[start:stop])
             start = stop
@@ -326,25 +304,15 @@ class Connection(asyncio.Protocol):
 
     def _receive(self, data: bytes) -> None:
         """Hand one whole frame to the parser, made for it unless a fragmented message is under way."""
-        limit = self._sockets.settings.max_frame_bytes
-        parser = self._parser
-        if parser is None:
-            # A control frame between fragments counts against the parser's limit, so the exact limit is kept here.
-            parser = ServerProtocol(state=State.OPEN, max_size=limit + _CONTROL_BYTES_MAX, logger=_parser_log)
-        parser.receive_data(data)
-        error = parser.parser_exc
-        if error is not None:
-            self._violation(*_verdict(error, limit))
-            return
-        for event in parser.events_received():
-            frame = cast(Frame, event)
-            if frame.opcode is Opcode.CLOSE:
-                close = parser.close_rcvd
-                self._peer_closes(
-                    _EMPTY_CLOSE if close is None else int(close.code), "" if close is None else close.reason
-                )
+        parser = self._parser or FrameParser(self._sockets.settings.max_frame_bytes)
+        for found in parser.receive(data):
+            if isinstance(found, Broken):
+                self._violation(found.code, found.reason)
+                return
+            if isinstance(found, PeerClose):
+                self._peer_closes(found.code, found.reason)
             elif self._state is _State.OPEN:
-                self._slow_frame(frame)
+                self._slow_frame(found)
         self._parser = parser if self._fragments is not None else None
 
     def _slow_frame(self, frame: Frame) -> None:
@@ -418,7 +386,7 @@ class Connection(asyncio.Protocol):
         """Answer the peer's close frame with its own code, and hang up, which is the server's part."""
         if self._state is _State.OPEN:
             self._closing = (code, reason)
-            answer = {_EMPTY_CLOSE: None, _INTERNAL_ERROR: int(CloseCode.NORMAL)}.get(code, code)
+            answer = {EMPTY_CLOSE: None, _INTERNAL_ERROR: int(CloseCode.NORMAL)}.get(code, code)
             if self._write_paused:
                 self._outbox.drop()
             self._outbox.append(close_frame(answer))
@@ -457,69 +425,3 @@ class Connection(asyncio.Protocol):
         if self._timer is None:
             delay = seconds(self._sockets.settings.close_timeout_ms)
             self._timer = self._sockets.loop.call_later(delay, self._transport.abort)
-
-
-def _verdict(error: Exception, limit: int) -> tuple[CloseCode, str]:
-    """The close code and reason for what the parser found."""
-    if isinstance(error, PayloadTooBig):
-        return CloseCode.FRAME_TOO_LARGE, f"a message is longer than {limit} bytes"
-    if isinstance(error, UnicodeDecodeError):
-        return CloseCode.INVALID_DATA, "invalid UTF-8"
-    return CloseCode.PROTOCOL_ERROR, str(error) if isinstance(error, ProtocolError) else "unreadable frame"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handshake:
-    """A well-formed upgrade request as read from its head.
-
-    Attributes:
-        path: without the query.
-        query: what stands behind the question mark.
-        headers: names in lower case; repeated values joined.
-        offered: the subprotocols in the client's order.
-    """
-
-    path: str
-    query: str
-    headers: dict[str, str]
-    offered: tuple[str, ...]
-    _response: Response = field(repr=False)
-
-    def accepted(self, subprotocol: Subprotocol) -> bytes:
-        """The 101 response; the subprotocol is named when the client offered it."""
-        if subprotocol in self.offered:
-            self._response.headers["Sec-WebSocket-Protocol"] = subprotocol.value
-        return self._response.serialize()
-
-
-def read_handshake(head: bytes) -> Handshake | Reject:
-    """Check the head of an upgrade request. Extensions are not negotiated: compression costs more than it saves here.
-
-    Args:
-        head: the request with the empty line that ends it, and nothing behind.
-
-    Returns:
-        The handshake, or the refusal that fits what is wrong with the head.
-
-    Source: RFC 6455, section 4.2.1.
-    """
-    parser = ServerProtocol(logger=_parser_log)
-    parser.receive_data(head)
-    events = parser.events_received()
-    if not events:
-        too_long = isinstance(parser.handshake_exc, RequestLineTooLong | HeaderLineTooLong | TooManyHeaders)
-        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if too_long else HTTPStatus.BAD_REQUEST
-        return Reject(status=status, code="bad_request", message="the head of the request cannot be read")
-    request = cast(Request, events[0])
-    response = parser.accept(request)
-    if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-        status = HTTPStatus(response.status_code)
-        allow = (("Allow", "GET"),) if status is HTTPStatus.METHOD_NOT_ALLOWED else ()
-        return Reject(status=status, code="bad_handshake", message=str(parser.handshake_exc), headers=allow)
-    headers: dict[str, str] = {}
-    for name, value in request.headers.raw_items():
-        name = name.lower()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    path, _, query = request.path.partition("?")
-    offered = tuple(part for item in headers.get("sec-websocket-protocol", "").split(",") if (part := item.strip()))
-    return Handshake(path=path, query=query, headers=headers, offered=offered, _response=response)
