@@ -21,10 +21,10 @@ from gateway.console.latency import Sampler
 __all__ = ["Figures", "Look"]
 
 _PAUSE_MIN_MS: Final = 1_000
-_PAUSE_MAX_MS: Final = 10_000
+_PAUSE_MAX_MS: Final = 5_000
 _PAUSE_FACTOR: Final = 50
-"""After a look comes a pause of so many times its length: a console costs a fiftieth of the time of its node and of
-Redis at the most, however slow they are.
+"""After a look comes a pause of so many times its length, up to the longest: what is slow is asked less often, and a
+console costs its node and Redis about a fiftieth of their time at the most.
 """
 _TOLD_KEPT: Final = 50
 _TOLD_SINCE_MS: Final = 24 * 60 * 60_000
@@ -47,7 +47,7 @@ class Look:
 
 
 class Figures:
-    """Looks at the installation as a whole, at most every `_PAUSE_MIN_MS`, for whoever asks.
+    """Looks at the installation as a whole for whoever asks, and between two looks whether the store still answers.
 
     Args:
         store: what is looked at.
@@ -61,7 +61,7 @@ class Figures:
         self._partitions = partitions
         self._sampler = Sampler(store, partitions)
         self._turn = asyncio.Lock()
-        self._due_ms = 0
+        self._due_ms = self._asked_ms = 0
         self._last: Look | StoreError | None = None
         self._number = 0
         self._seen: dict[int, EntryId] = {}
@@ -79,16 +79,17 @@ class Figures:
         async with self._turn:
             begun_ms = self._clock.monotonic_ms()
             last = self._last
-            if last is None or begun_ms >= self._due_ms:
+            if last is None or begun_ms >= self._asked_ms + _PAUSE_MIN_MS:
                 try:
-                    last = await self._take()
+                    if isinstance(last, Look) and begun_ms < self._due_ms:
+                        await self._store.ping()
+                    else:
+                        last = await self._take()
+                        took_ms = self._clock.monotonic_ms() - begun_ms
+                        self._due_ms = begun_ms + took_ms + min(took_ms * _PAUSE_FACTOR, _PAUSE_MAX_MS)
                 except StoreError as error:
                     last = error
-                ended_ms = self._clock.monotonic_ms()
-                pause_ms = max((ended_ms - begun_ms) * _PAUSE_FACTOR, _PAUSE_MIN_MS)
-                # While the store fails, the next look is soon: that it is back is what everybody waits for.
-                most_ms = _PAUSE_MAX_MS if isinstance(last, Look) else _PAUSE_MIN_MS
-                self._last, self._due_ms = last, ended_ms + min(pause_ms, most_ms)
+                self._last, self._asked_ms = last, self._clock.monotonic_ms()
         if isinstance(last, StoreError):
             raise last.with_traceback(None)  # else each who asks makes its traceback longer
         return last

@@ -261,7 +261,7 @@ async def test_from_a_number_on_the_overview_to_the_sentence_why_an_event_did_no
         await desk.browser.write("#find-id", given[0])
         await desk.browser.click("#find button")
         await desk.shows("received and acked")
-        assert "delivered" in await desk.browser.text("#why")
+        assert "Delivered: its handler returned" in await desk.browser.text("#why")
         await desk.picture("event", tmp_path)
     await desk.is_clean()
 
@@ -435,7 +435,7 @@ async def test_redis_that_is_away_is_told_of_and_what_is_shown_stays_until_it_is
     new_desk: NewDesk, new_server: NewServer, tmp_path: Path
 ) -> None:
     server = new_server()
-    desk = await new_desk(server.url, command_timeout_ms=500)
+    desk = await new_desk(server.url, redis_timeout_ms=500)
     await desk.sign_in()
     await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
     server.kill()

@@ -172,6 +172,11 @@ export function audit({ query, signal }) {
   };
 }
 
+function written(value) {
+  if (Array.isArray(value)) return value.join(" ");
+  return typeof value === "object" ? JSON.stringify(value) : value;
+}
+
 function about(what) {
-  return Object.entries(what ?? {}).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ") || "–";
+  return Object.entries(what ?? {}).map(([name, value]) => `${name} ${written(value)}`).join(", ") || "–";
 }

@@ -97,7 +97,7 @@ export function deadTable({ withUser, chosen, changed, empty, after }) {
       withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
       { title: "Session", cell: (row) => row.session },
       { title: "Type", cell: (row) => row.type || "–" },
-      { title: "Event", cell: (row) => link(row.event || row.entry, "event", row.user, row.event || row.entry) },
+      { title: "Event", cell: (row) => h("span", { class: "mono" }, link(row.event || row.entry, "event", row.user, row.event || row.entry)) },
       { title: "Reason", cell: (row) => tag("dead_lettered", row.reason) },
       { title: "Deliveries", number: true, cell: (row) => count(row.deliveries) },
       { title: "Last node", cell: (row) => row.node || "–" },

@@ -32,7 +32,7 @@ export function user({ parts: [name], signal, reload }) {
     title: `User ${name}`,
     buttons: [purge],
     element: h("div", { class: "stack" }, head, card("What waits, and why", pending.element), card("Sessions", sessions.element), card("Runs", runs.element),
-      card("Dead letters", dead.element), h("div", { class: "columns" }, card("Deliveries by type", rates.element), card("Threads", threads), card("What operators were told", told))),
+      card("Dead letters", dead.element), card("Deliveries by type", rates.element), h("div", { class: "columns" }, card("Threads", threads), card("What operators were told", told))),
     every: 5000,
     async load() {
       const page = await get(path("users", name), {}, signal);
@@ -114,7 +114,7 @@ export function event({ parts: [name, id], signal }) {
 function described(way) {
   const { report, sessions } = way;
   const verdicts = sessions.length
-    ? sessions.map(({ fate, why }) => h("p", { class: `verdict ${FATE_LOOKS[fate.state] ?? ""}` }, `Session ${fate.session}: ${why}.`, h("span", { class: "small" }, fateSmall(fate))))
+    ? sessions.map(({ fate, why }) => h("p", { class: `verdict ${FATE_LOOKS[fate.state] ?? ""}` }, `${why[0].toUpperCase()}${why.slice(1)}.`, h("span", { class: "small" }, `Session ${fate.session} · ${fateSmall(fate)}`, fate.state === "dead_lettered" && [" · ", link("its dead letters", "dead", { user: report.user, session: fate.session })])))
     : [h("p", { class: "verdict wait" }, "The user has no session: it waits in the stream for the first one, within the retention.")];
   return [
     facts([["User", link(report.user, "user", report.user)], ["Type", report.type || "not known any more"], ["Entry", h("code", {}, report.entry)], report.event && ["Event id", h("code", {}, report.event)],
@@ -130,7 +130,7 @@ function envelope(whole) {
 }
 
 function fateSmall(fate) {
-  const said = [fate.node && `node ${fate.node}`, fate.deliveries !== null && `${count(fate.deliveries)} deliveries`, fate.time_ms && time(fate.time_ms), fate.note && `note: ${fate.note}`];
+  const said = [fate.node && `node ${fate.node}`, fate.deliveries !== null && `delivery count ${count(fate.deliveries)}`, fate.time_ms && time(fate.time_ms), fate.note && `note: ${fate.note}`];
   return said.filter(Boolean).join(" · ") || fateMeaning(fate.state);
 }
 
@@ -139,7 +139,7 @@ function wayList({ steps, stored_ms: stored }) {
     const after = step.time_ms - stored;
     return h("li", { class: STEP_LOOKS[step.what] ?? "" },
       h("time", { datetime: new Date(step.time_ms).toISOString(), title: time(step.time_ms) }, timeOfDay(step.time_ms)),
-      h("span", { class: "after" }, step.what === "stored" ? "" : after < 0 ? `−${span(-after)}` : `+${span(after)}`),
+      h("span", { class: "after" }, step.what === "stored" ? "" : after < 0 ? `−${span(-after)}` : after === 0 ? "at once" : `+${span(after)}`),
       h("span", {}, STEP_WORDS[step.what] ?? words(step.what), step.session && [" by session ", h("strong", {}, step.session)], step.detail && h("span", { class: "small" }, ` ${step.detail}`)));
   });
   return h("ol", { class: "way" }, items);
