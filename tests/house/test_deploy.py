@@ -17,6 +17,7 @@ import yaml
 
 from eventbus.tiers import TierTable
 from gateway.config import NodeSettings
+from gateway.metrics import METRICS, MetricType
 from tests.support import needs
 from tests.support.compose import COMPOSE_FILE, DOCKERFILE, alert_rules, panel_expressions, read_services
 from tests.support.processes import ROOT
@@ -145,10 +146,43 @@ def test_every_alert_is_staged_and_says_what_to_do() -> None:
     for rule in alert_rules():
         assert rule["alert"] in staged
         assert rule["labels"]["severity"] in ("page", "ticket")
-        assert set(rule["annotations"]) == {"summary", "description"}
-    page = (ROOT / "docs" / "deploying.md").read_text()
-    rows = [f"| `{rule['alert']}` | {rule['labels']['severity']} |" for rule in alert_rules()]
-    assert [row for row in rows if row not in page] == []
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+
+
+@pytest.mark.requirement("R29")
+def test_the_runbook_has_a_section_for_each_alert_that_says_what_it_means_and_what_to_do() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    [runbook] = re.findall(r"^## Runbook\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", runbook, re.MULTILINE | re.DOTALL))
+    assert sorted(sections) == sorted(rule["alert"] for rule in alert_rules())
+    for rule in alert_rules():
+        name, section = rule["alert"], sections[rule["alert"]]
+        assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{name.lower()}"
+        assert section.splitlines()[0] == rule["labels"]["severity"], name
+        told = re.findall(r"^- \*\*([\w ]+)\*\*: \S", section, re.MULTILINE)
+        assert told == ["Means", "Users see", "Look", "Mend", "Over when"], name
+        [look] = re.findall(r"^- \*\*Look\*\*: (.*?)^- ", section, re.MULTILINE | re.DOTALL)
+        assert "`eventbus " in look or "`eventbus_" in look or "log" in look, name
+
+
+@pytest.mark.requirement("R29")
+def test_what_the_runbook_names_is_there() -> None:
+    """Metrics, settings, other alerts, and the pages and places that it leads to."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    metrics = {metric.full_name for metric in METRICS}
+    for metric in METRICS:
+        if metric.type is MetricType.HISTOGRAM:
+            metrics |= {f"{metric.full_name}_{end}" for end in ("bucket", "sum", "count")}
+    assert set(re.findall(r"\beventbus_\w+", page)) - metrics == set()
+    assert set(re.findall(r"\bEventbus\w+", page)) - {rule["alert"] for rule in alert_rules()} == set()
+    known = set(re.findall(r"\bEVENTBUS_\w+", (ROOT / "docs" / "configuration.md").read_text()))
+    assert {
+        name for name in re.findall(r"\bEVENTBUS_\w+", page) if name not in known and not name.endswith("_")
+    } == set()
+    for name, place in re.findall(r"\]\((\w+\.md)(?:#([\w-]+))?\)", page):
+        heads = re.findall(r"^#+ (.*)$", (ROOT / "docs" / name).read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+        assert not place or place in anchors, (name, place)
 
 
 @pytest.mark.requirement("R29")

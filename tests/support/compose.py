@@ -14,7 +14,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,7 @@ class Topology:
 # --- names of metrics -------------------------------------------------------------------------------------------------
 
 _METRIC = re.compile(r"\b([a-z]+_\w+)(\{[^}]*\})?")
+_SAMPLE = re.compile(r"^(\w+)(\{.*\})? ")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"")
 
 
@@ -288,6 +289,28 @@ def metrics_in(expressions: Iterable[str], prefix: str) -> dict[str, set[str]]:
             if name.startswith(f"{prefix}_"):
                 found.setdefault(name, set()).update(_LABEL.findall(matchers))
     return found
+
+
+def assert_has(exposition: str, besides: Collection[str] = ()) -> None:
+    """A node's metrics have every name that an alert or a panel asks for, with the labels that it asks for.
+
+    Args:
+        exposition: as the node has written it.
+        besides: names that this node need not have.
+    """
+    labels: dict[str, set[str]] = {}
+    for line in exposition.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            for suffix in ("_bucket", "_sum", "_count") if kind == "histogram" else ("",):
+                labels.setdefault(name + suffix, {"job", "instance"})
+        elif (found := _SAMPLE.match(line)) is not None and found[1] in labels:
+            labels[found[1]] |= set(_LABEL.findall(found[2] or ""))
+    asked = metrics_in([*(rule["expr"] for rule in alert_rules()), *panel_expressions()], "eventbus")
+    assert len(asked) > 50
+    assert sorted(set(asked) - set(labels) - set(besides)) == []
+    wrong = {name: used - labels[name] for name, used in asked.items() if name in labels and used - labels[name]}
+    assert wrong == {}
 
 
 def alert_rules() -> list[dict[str, Any]]:
