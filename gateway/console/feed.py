@@ -22,10 +22,12 @@ from gateway.admin_revocations import AdminAccess
 from gateway.console.figures import Figures
 from gateway.http_connection import CARRIER
 
-__all__ = ["feed_route"]
+__all__ = ["FEEDS_MAX", "feed_route"]
 
 _TICK_MS: Final = 1_000
-_FEEDS_MAX: Final = 32
+FEEDS_MAX: Final = 32
+"""Open feeds of a port: one more is refused."""
+
 _TOLD_AT_ONCE: Final = 50
 _COMMENT_TICKS: Final = 10
 """A comment after so many ticks without a message: the page takes a longer silence for a dead connection."""
@@ -49,7 +51,7 @@ def feed_route(access: AdminAccess, *, partitions: int) -> Route:
 
     async def live(request: Request) -> Response:
         access.identify(request)
-        if open_feeds >= _FEEDS_MAX:
+        if open_feeds >= FEEDS_MAX:
             raise RateLimited(f"{open_feeds} consoles are open here, the most there may be")
         return StreamingResponse(counted(request), media_type="text/event-stream", headers=_HEADERS)
 

@@ -18,7 +18,7 @@ from eventbus.store import Store
 from gateway.admin_looking import plain_of, rates_object
 from gateway.console.latency import Sampler
 
-__all__ = ["Figures", "Look"]
+__all__ = ["TOLD_KEPT", "Figures", "Look"]
 
 _PAUSE_MIN_MS: Final = 1_000
 _PAUSE_MAX_MS: Final = 5_000
@@ -26,7 +26,10 @@ _PAUSE_FACTOR: Final = 50
 """After a look comes a pause of so many times its length, up to the longest: what is slow is asked less often, and a
 console costs its node and Redis about a fiftieth of their time at the most.
 """
-_TOLD_KEPT: Final = 50
+
+TOLD_KEPT: Final = 50
+"""Events for operators that are kept for the next feed."""
+
 _TOLD_SINCE_MS: Final = 24 * 60 * 60_000
 _TOLD_AT_LEAST_MS: Final = 30_000
 
@@ -65,7 +68,7 @@ class Figures:
         self._last: Look | StoreError | None = None
         self._number = 0
         self._seen: dict[int, EntryId] = {}
-        self._told: deque[dict[str, Any]] = deque(maxlen=_TOLD_KEPT)
+        self._told: deque[dict[str, Any]] = deque(maxlen=TOLD_KEPT)
         self._told_count = -1
         self._told_ms = 0
 

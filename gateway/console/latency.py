@@ -11,9 +11,11 @@ from eventbus.ids import EntryId, UserId, entry_order
 from eventbus.store import ConfirmationRecord, Store
 from eventbus.store.waiting import WaitingMark
 
-__all__ = ["Latency", "Sampler", "latency_of"]
+__all__ = ["USERS_MAX", "Latency", "Sampler", "latency_of"]
 
-_USERS_MAX: Final = 64
+USERS_MAX: Final = 64
+"""Users in a sample."""
+
 _RECORDS_MAX: Final = 50
 _SINCE_MS: Final = 60_000
 _FIND_AGAIN_MS: Final = 15_000
@@ -91,5 +93,5 @@ class Sampler:
             if not isinstance(waiting, StoreError):
                 found |= dict.fromkeys(one.user for one in waiting)
         # Spread over all of them: neighbours in this order are neighbours in Redis.
-        step = max(1, len(found) // _USERS_MAX)
-        return list(found)[::step][:_USERS_MAX]
+        step = max(1, len(found) // USERS_MAX)
+        return list(found)[::step][:USERS_MAX]

@@ -97,21 +97,14 @@ async def port(nodes: Nodes) -> AsyncIterator[Port]:
 async def test_the_page_takes_nothing_from_elsewhere_and_lets_no_text_become_markup(port: Port) -> None:
     answer = await port.http.get("/console/")
     policy = answer.headers["content-security-policy"]
-    for part in (
-        "default-src 'none'",
-        "script-src 'self';",
-        "require-trusted-types-for 'script'",
-        "frame-ancestors 'none'",
-    ):
-        assert part in policy
+    assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+    assert "require-trusted-types-for 'script'" in policy
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     for file in PAGE.iterdir():
         text = file.read_text()
-        assert not re.search(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\bstyle=|javascript:", text
-        ), file
-        assert not re.search(r"""(?:https?:)?//(?!www\.w3\.org/)[a-z]""", text.replace("://", "://", 1)), file
+        assert not re.search(r"innerHTML|outerHTML|HTML\(|document\.write|eval\(|\bstyle=|javascript:", text), file
+        assert {*re.findall(r"https?://[\w.-]+", text)} <= {"http://www.w3.org"}, file
     script = (await port.http.get("/console/app.js")).headers
     assert script["content-type"].startswith("text/javascript")
 
@@ -238,7 +231,7 @@ async def test_the_overview_and_a_users_page_are_quick_with_ten_thousand_users(
                 took_ms.append(1_000 * (time.perf_counter() - begun))
                 cpu_ms.append(1_000 * (time.process_time() - begun_cpu))
             best, cpu = min(took_ms), min(cpu_ms)
-            print(f"{path}: {best:.1f} ms at best, {sorted(took_ms)[3]:.1f} ms in the middle, {cpu:.1f} ms of CPU")
-            record_property(path, f"{best:.1f} ms")
+            told = f"{best:.1f} ms at best, {sorted(took_ms)[3]:.1f} ms in the middle, {cpu:.1f} ms of CPU"
+            record_property(path, told)
             # CPU time is what a busy machine leaves alone: 100 ms is promised for the whole on one that is not.
-            assert cpu < 100, path
+            assert cpu < 100, f"{path}: {told}"
