@@ -179,12 +179,26 @@ class Kept:
         """Take the event that has to be sent again before anything new of the user, None when there is none."""
         if not self._doubted:
             return None
-        kept = self._doubted.pop(user, None)
-        if kept is None or not kept.held:
+        kept = self._doubted.get(user)
+        if kept is None:
+            return None
+        if not kept.held:
+            # What has gone since, while the store was away, can not be asked about; what came after it can.
+            self._doubt_what_is_held()
+            kept = self._doubted.get(user)
+        self._doubted.pop(user, None)
+        if kept is None:
             return None
         if self._primary_of is not None and (now := self._primary_of(user)):
             return None if now == kept.primary else kept
         return kept if kept.primary not in self._trusted else None
+
+    def _doubt_what_is_held(self) -> None:
+        """Put the oldest event that is held in the place of each that is not any more."""
+        before, self._doubted = self._doubted, {}
+        for kept in self._events:
+            if kept.append.user in before:
+                self._doubted.setdefault(kept.append.user, kept)
 
     def _drop(self, primary: str) -> None:
         """Take one event off a primary's count."""

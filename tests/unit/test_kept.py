@@ -156,3 +156,17 @@ def test_a_second_doubt_trusts_nobody_again() -> None:
     kept.trust("one", kept.doubts)
     kept.doubt(2)
     assert kept.to_check(UserId("ada")) is not None
+
+
+@pytest.mark.requirement("R2")
+def test_when_the_oldest_event_has_gone_since_the_doubt_the_next_of_its_user_is_checked() -> None:
+    kept = make()
+    kept.stored(event("e1"), "one", 0)
+    kept.stored(event("b1", "bob"), "one", 1)
+    kept.stored(event("e2"), "one", KEPT_MS - 1)
+    kept.stored(event("b2", "bob"), "one", KEPT_MS - 1)
+    kept.doubt(KEPT_MS - 1)
+    kept.expire(KEPT_MS + 10)  # the store is away for longer than the oldest event is kept
+    found = [kept.to_check(UserId(user)) for user in ("ada", "bob", "ada")]
+    assert names([one for one in found if one is not None]) == ["e2", "b2"]
+    assert found[2] is None
