@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["BOUNDS_MS", "Histogram"]
+__all__ = ["BOUNDS_MS", "Histogram", "Worst"]
 
 BOUNDS_MS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
 """Upper ends of the buckets; the last one, for all that took longer, has none. 50 ms and 1 s are what is promised and
@@ -47,3 +47,35 @@ class Histogram:
             total += count
             found.append((end, total))
         return found
+
+
+class Worst:
+    """The largest of the figures of late: of between one and two spans of time.
+
+    Args:
+        span: in the unit of `now`.
+    """
+
+    __slots__ = ("_before", "_begun", "_span", "_worst")
+
+    def __init__(self, span: float) -> None:
+        self._span = span
+        self._begun = 0.0
+        self._worst = 0.0
+        self._before = 0.0
+
+    def add(self, figure: float, now: float) -> None:
+        """Takes a figure into account."""
+        self._turn(now)
+        self._worst = max(self._worst, figure)
+
+    def at(self, now: float) -> float:
+        """The largest; 0 when there was none."""
+        self._turn(now)
+        return max(self._worst, self._before)
+
+    def _turn(self, now: float) -> None:
+        spans = (now - self._begun) // self._span
+        if spans >= 1:
+            self._before = self._worst if spans < 2 else 0.0
+            self._worst, self._begun = 0.0, now

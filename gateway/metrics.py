@@ -28,7 +28,7 @@ from eventbus.ids import NodeName
 from eventbus.receipt import PublishStatistics
 from eventbus.store import GapReason, ReleaseReason
 from gateway.counters import Counters
-from gateway.histogram import Histogram
+from gateway.histogram import Histogram, Worst
 from gateway.logs import COUNTS
 from gateway.tally import Tallied
 from gateway.version import VERSION
@@ -108,7 +108,7 @@ class Measured(Protocol):
 
     @property
     def watch_late_ms(self) -> int:
-        """How late the watch found the latest of what was due since this was last asked."""
+        """How late the watch found the latest of what was due in the last half to whole minute."""
 
     @property
     def tallied(self) -> Tallied | None:
@@ -292,15 +292,20 @@ def _resident_bytes(node: Measured) -> float:
 
 
 class LoopLag:
-    """How late the event loop was at the worst since the last reading; a look every 100 ms."""
+    """How late the event loop was at the worst in the last half to whole minute; a look every 100 ms.
+
+    It does not begin anew with each reading: after a stall the first to be answered are scrapes that were given up long
+    ago, and there may be two who scrape.
+    """
 
     LOOK_S: Final = 0.1
+    KEPT_S: Final = 30.0
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
-        self._worst_s = 0.0
+        self._kept = Worst(self.KEPT_S)
 
     def start(self) -> None:
         """Begin to look, in the running loop."""
@@ -313,19 +318,21 @@ class LoopLag:
             self._timer.cancel()
             self._timer = None
 
-    def take_s(self) -> float:
-        """The worst in seconds since this was last asked; a delay that is under way counts."""
-        worst_s, self._worst_s = self._worst_s, 0.0
+    @property
+    def worst_s(self) -> float:
+        """The worst in seconds; a delay that is under way counts."""
         if self._loop is None or self._timer is None:
-            return worst_s
-        return max(worst_s, self._loop.time() - self._due_s, 0.0)
+            return 0.0
+        now_s = self._loop.time()
+        return max(self._kept.at(now_s), now_s - self._due_s, 0.0)
 
     def _again(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due_s = loop.time() + self.LOOK_S
         self._timer = loop.call_at(self._due_s, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._worst_s = max(self._worst_s, loop.time() - self._due_s)
+        now_s = loop.time()
+        self._kept.add(now_s - self._due_s, now_s)
         self._again(loop)
 
 
@@ -407,7 +414,7 @@ METRICS: Final[Sequence[Metric]] = (
     _counted("demands_missed", "Demanded confirmations that did not come in time.", "level", Level),
     _of_node(
         "watch_late_seconds",
-        "How late the latest deadline was found since the last reading.",
+        "How late the latest deadline of the last half to whole minute was found.",
         lambda node: node.watch_late_ms / 1000,
     ),
     _counted("webhooks", "Posts to the webhook, by what became of them.", "outcome", WEBHOOK_OUTCOMES),
@@ -515,7 +522,9 @@ METRICS: Final[Sequence[Metric]] = (
     ),
     _counted("stalls", "Times that the node stood still for 5 s and more."),
     _of_node(
-        "loop_lag_max_seconds", "Worst delay of the event loop since the last reading.", lambda node: node.lag.take_s()
+        "loop_lag_max_seconds",
+        "Worst delay of the event loop in the last half to whole minute.",
+        lambda node: node.lag.worst_s,
     ),
     _of_node("start_time_seconds", "When the node started, Unix time.", lambda node: node.started_ms / 1000),
     _of_node("cpu_seconds", "CPU time of the process.", lambda node: time.process_time(), _C),

@@ -92,7 +92,7 @@ class NodeFigures:
 
     @property
     def watch_late_ms(self) -> int:
-        return self._node.watcher.take_late_ms()
+        return self._node.watcher.worst_late_ms
 
     @property
     def tallied(self) -> Tallied | None:

@@ -38,6 +38,7 @@ from eventbus.store import ConfirmationRecord, Store
 from eventbus.store.running import DueRecord, RunRecord, Settlement
 from eventbus.watch import LEASE, DemandMember, RunMember, WebhookMember, parse_member
 from gateway.counters import Counters
+from gateway.histogram import Worst
 from gateway.shares import Shares
 
 __all__ = ["Posting", "Watcher"]
@@ -70,6 +71,10 @@ CLOCK_STEP_MS: Final = 60_000
 
 LATE_MS: Final = 10_000
 """From here on the log says how late a look was."""
+
+
+WORST_MS: Final = 30_000
+"""The latest of so long, at least, is what the metrics tell."""
 
 
 class Posting(Protocol):
@@ -151,7 +156,7 @@ class Watcher:
         self._nodes_at_ms: int | None = None
         self._looks: dict[int, _Look] = {}
         self.late_ms = 0
-        self._worst_late_ms = 0
+        self._worst = Worst(WORST_MS)
         self.calls = 0
 
     def __repr__(self) -> str:
@@ -162,10 +167,10 @@ class Watcher:
         """Those that are this node's, by the nodes that live as far as is known."""
         return self._shares.of(self._living).first
 
-    def take_late_ms(self) -> int:
-        """How late the latest deadline was found since this was last asked."""
-        worst_ms, self._worst_late_ms = max(self._worst_late_ms, self.late_ms), 0
-        return worst_ms
+    @property
+    def worst_late_ms(self) -> int:
+        """How late the latest deadline of the last half to whole minute was found."""
+        return int(self._worst.at(self._clock.monotonic_ms()))
 
     async def run(self) -> None:
         """Watches until it is cancelled, which leaves everything for the next look, here or elsewhere."""
@@ -185,7 +190,7 @@ class Watcher:
             busy = await self._work_off(numbers, least_late_ms)
             for number in numbers:
                 self._plan(number, now_ms, busy=number in busy and least_late_ms == 0)
-        self._worst_late_ms = max(self._worst_late_ms, self.late_ms)
+        self._worst.add(self.late_ms, self._clock.monotonic_ms())
         if self.late_ms >= LATE_MS:
             logger.warning("deadlines were found late", extra={"late_ms": self.late_ms})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.histogram import BOUNDS_MS, Histogram
+from gateway.histogram import BOUNDS_MS, Histogram, Worst
 from gateway.metrics import exposition, kept_for_good, merged, pack, snapshot, unpack
 from tests.unit.test_metrics import FakeNode
 
@@ -45,3 +45,14 @@ def test_prometheus_reads_the_histograms_of_several_workers_as_one() -> None:
     assert samples["_bucket", "0.5"] == 2
     assert samples["_bucket", "+Inf"] == samples["_count", ""] == 3
     assert samples["_sum", ""] == 0.706
+
+
+def test_the_worst_stays_for_one_span_at_least_and_two_at_most() -> None:
+    worst = Worst(10)
+    worst.add(7, 12)
+    worst.add(3, 13)
+    assert worst.at(19) == 7
+    assert worst.at(23) == 7
+    worst.add(2, 24)
+    assert worst.at(34) == 2
+    assert worst.at(60) == 0
