@@ -11,7 +11,6 @@ alarm.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,14 +24,13 @@ from eventbus.errors import (
     EventBusError,
     OutOfOrder,
     PublishTimeout,
-    StoreBusy,
     StoreError,
     StoreTimeout,
     StoreUnavailable,
 )
 from eventbus.ids import UserId
 from eventbus.kept import Kept, KeptEvent
-from eventbus.lines import Call, Future, Item, Line
+from eventbus.lines import NEVER_MS, Call, Future, Item, Line, Lines
 from eventbus.receipt import PublishStatistics
 from eventbus.retries import RetryPolicy, final_error
 from eventbus.store import Append, Appended, Durability, Store
@@ -51,7 +49,6 @@ QUEUE_BYTES: Final = 64 * 1024 * 1024
 """Bodies that may wait for the store; one publish more is refused as busy."""
 
 _DEADLINE_GRAIN_MS: Final = 25  # what waits is looked through no more often than this, for deadlines and for room
-_NEVER: Final = 1 << 62
 
 
 class Publisher:
@@ -81,8 +78,6 @@ class Publisher:
         self._timers = timers
         self._on_breaker = on_breaker
         self._loop = asyncio.get_running_loop()
-        self._max_events = settings.queue_events
-        self._max_bytes = queue_bytes
         self._kept_ms = settings.kept_ms
         self._call_limit_ms = settings.publish_deadline_ms
         self._policy = RetryPolicy(base_ms=settings.retry_base_ms, max_ms=settings.retry_max_ms)
@@ -97,26 +92,22 @@ class Publisher:
         self._told_state = BreakerState.CLOSED
         self._was_connected = False
 
-        self._lines: dict[UserId, Line] = {}
         # A store on one server has one lane.
         self._lane_of: Callable[[UserId], int] | None = getattr(store, "lane_of", None)
-        self._ready: dict[int, deque[Line]] = {}  # by lane, none of them empty
+        self._lines = Lines(settings.queue_events, queue_bytes, self._lane_of, self._schedule_flush)
         self._under_way: dict[int, int] = {}  # lane -> its calls
         self._answered_ms = -1  # when the store last answered a call
-        self._waiting: list[tuple[int, int, Line]] = []  # a heap: when its retry is due, a number, the line
         self._calls: set[Call] = set()
         self._ping: asyncio.Task[None] | None = None
         self._flush_scheduled = False
         self._alarm: Cancellable | None = None
-        self._alarm_ms = _NEVER
+        self._alarm_ms = NEVER_MS
         self._search_ms = 0  # before this a full queue is not searched for what its callers have left
-        self._deadline_ms = _NEVER  # no publish that waits has an earlier deadline
-        self._number = 0
+        self._deadline_ms = NEVER_MS  # no publish that waits has an earlier deadline
         self._closing: asyncio.Future[None] | None = None
-        self._close_ms = _NEVER
+        self._close_ms = NEVER_MS
         self._ended = False
 
-        self._queued_events = self._queued_bytes = 0
         self._published = self._duplicates = self._failed = self._retries = 0
         self._resent = self._recovered = self._resend_failed = 0
         self._losses = 0
@@ -136,8 +127,8 @@ class Publisher:
             resent=self._resent,
             recovered=self._recovered,
             resend_failed=self._resend_failed,
-            queued_events=self._queued_events,
-            queued_bytes=self._queued_bytes,
+            queued_events=self._lines.events,
+            queued_bytes=self._lines.bytes,
             calls=len(self._calls),
             kept_events=len(self._kept),
             kept_bytes=self._kept.bytes,
@@ -162,7 +153,7 @@ class Publisher:
         """
         if self._closing is not None:
             raise EventBusError("the bus is closed: publish inside `async with Bus(...)`")
-        if self._has_room(events, size):
+        if self._lines.has_room(events, size):
             return
         now_ms = self._clock.monotonic_ms()
         if now_ms >= self._search_ms:
@@ -170,13 +161,9 @@ class Publisher:
             # is refused thousands of times a second: looking each time would leave no time for the store's answers.
             self._search_ms = now_ms + _DEADLINE_GRAIN_MS
             self._purge(now_ms)
-        if not self._has_room(events, size):
+        if not self._lines.has_room(events, size):
             self._failed += events
-            raise StoreBusy(
-                f"{self._queued_events} events with {self._queued_bytes} bytes already wait for the store, at most"
-                f" {self._max_events} events and {self._max_bytes} bytes may: nothing of this was sent, try again later"
-                " or raise EVENTBUS_QUEUE_EVENTS"
-            )
+            raise self._lines.too_many()
 
     def submit(self, append: Append, durability: Durability, deadline_ms: int) -> Future:
         """Take an event in; `check_room` came before.
@@ -199,30 +186,13 @@ class Publisher:
         if item.deadline_ms <= self._next_probe_ms():
             self._failed += 1
             raise final_error(item, self._breaker, now_ms)
-        self._queued_events += 1
-        self._queued_bytes += len(append.body)
-        line = self._lines.get(append.user)
-        if line is None:
-            line = self._lines[append.user] = Line(append.user)
-            self._make_ready(line)
-        line.queue.append(item)
+        self._lines.add(item)
         if item.deadline_ms < self._deadline_ms:
             self._deadline_ms = item.deadline_ms
             self._arm(item.deadline_ms)
         return future
 
-    def _has_room(self, events: int, size: int) -> bool:
-        return self._queued_events + events <= self._max_events and self._queued_bytes + size <= self._max_bytes
-
     # --- sending ----------------------------------------------------------------------------------------------------
-
-    def _make_ready(self, line: Line) -> None:
-        lane = 0 if self._lane_of is None else self._lane_of(line.user)
-        ready = self._ready.get(lane)
-        if ready is None:
-            ready = self._ready[lane] = deque()
-        ready.append(line)
-        self._schedule_flush()
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled and not self._ended:
@@ -236,7 +206,7 @@ class Publisher:
         if self._has_lost_connection():
             # No call has failed, it went away between two of them; and who answers next may be another.
             self._kept.doubt(now_ms)
-        for lane in list(self._ready):
+        for lane in self._lines.lanes:
             if not self._flush_lane(lane, now_ms):
                 break
         self._tell_breaker()
@@ -244,7 +214,7 @@ class Publisher:
 
     def _flush_lane(self, lane: int, now_ms: int) -> bool:
         """Sends what is ready in a lane, as far as its calls go. Returns False when the breaker lets nothing pass."""
-        while (ready := self._ready.get(lane)) and self._under_way.get(lane, 0) < MAX_CALLS and not self._ended:
+        while (ready := self._lines.ready(lane)) and self._under_way.get(lane, 0) < MAX_CALLS and not self._ended:
             permit = self._breaker.ask(now_ms)
             if permit is Permit.WAIT:
                 if next_probe_ms := self._next_probe_ms():
@@ -259,8 +229,7 @@ class Publisher:
                 self._arm(now_ms + self._call_limit_ms)
             elif permit is Permit.PROBE:
                 self._breaker.withdrawn()
-            if not ready and self._ready.get(lane) is ready:
-                del self._ready[lane]
+            self._lines.tidy(lane)
         return True
 
     def _primary_lost(self) -> None:
@@ -289,9 +258,9 @@ class Publisher:
         most = 1 if permit is Permit.PROBE else MAX_CALL_EVENTS
         while ready and events < most and size < MAX_CALL_BYTES:
             line = ready.popleft()
-            item = self._next_wanted(line)
+            item = self._lines.next_wanted(line)
             if item is None:
-                self._go_on(line)
+                self._lines.go_on(line)
                 continue
             if item.kept is None and (check := self._kept.to_check(line.user)) is not None:
                 line.put_back(item)
@@ -305,14 +274,6 @@ class Publisher:
             events += 1
             size += len(item.append.body)
         return tuple(calls.values())
-
-    def _next_wanted(self, line: Line) -> Item | None:
-        while line:
-            item = line.pop()
-            if not item.abandoned:
-                return item
-            self._leave(item)
-        return None
 
     async def _run(self, call: Call, losses: int) -> None:
         """Makes one call. When it is cancelled, its events count as failed with an unknown outcome."""
@@ -353,7 +314,7 @@ class Publisher:
                 self._stored(line, item, result, now_ms)
             else:
                 self._not_stored(line, item, result, now_ms)
-        if self._ready:
+        if self._lines.lanes:
             self._schedule_flush()  # for those that waited for a call to end, or for the breaker
         self._tell_breaker()
         self._tell_closing()
@@ -362,7 +323,7 @@ class Publisher:
         if item.kept is None:
             self._published += 1
             self._duplicates += answer.duplicate
-            self._leave(item)
+            self._lines.leave(item)
             if item.future is not None and not item.future.done():
                 item.future.set_result((answer, item.attempts))
             again = self._kept.stored(item.append, answer.primary, now_ms)
@@ -373,7 +334,7 @@ class Publisher:
         if again:
             self._send_again(again, now_ms)
         line.failures = 0
-        self._go_on(line)
+        self._lines.go_on(line)
 
     def _not_stored(self, line: Line, item: Item, error: BaseException, now_ms: int) -> None:
         item.error = error
@@ -383,21 +344,20 @@ class Publisher:
         wait_ms = self._policy.wait_ms(error, line.failures + 1) if not self._ended else None
         if wait_ms is None:
             self._give_up(item, now_ms)
-            self._leave(item)
-            self._go_on(line)
+            self._lines.leave(item)
+            self._lines.go_on(line)
             return
         line.failures += 1
         due_ms = now_ms + wait_ms
         if item.abandoned:
-            self._leave(item)
+            self._lines.leave(item)
         elif max(due_ms, self._next_probe_ms()) >= item.deadline_ms:
             self._give_up(item, now_ms)
-            self._leave(item)
+            self._lines.leave(item)
         else:
             self._retries += 1
             line.put_back(item)
-        self._number += 1
-        heapq.heappush(self._waiting, (due_ms, self._number, line))
+        self._lines.wait(line, due_ms)
         self._arm(due_ms)
 
     def _repair(self, line: Line, item: Item, error: OutOfOrder, now_ms: int) -> None:
@@ -408,7 +368,7 @@ class Publisher:
         step = item.append.step
         if step is None or item.kept is not None or item.repaired or item.abandoned:
             self._give_up(item, now_ms)
-            self._leave(item)
+            self._lines.leave(item)
         else:
             item.repaired = True
             lost = self._kept.of_run(line.user, step.run, error.last, step.seq)
@@ -416,20 +376,7 @@ class Publisher:
             line.send_again([self._again(kept, now_ms) for kept in lost])
             self._retries += 1
         line.failures = 0
-        self._go_on(line)
-
-    def _go_on(self, line: Line) -> None:
-        """The line may send its next item; an empty one is forgotten."""
-        if line:
-            self._make_ready(line)
-        else:
-            del self._lines[line.user]
-
-    def _leave(self, item: Item) -> None:
-        """The item is in no line any more."""
-        if item.kept is None:
-            self._queued_events -= 1
-            self._queued_bytes -= len(item.append.body)
+        self._lines.go_on(line)
 
     # --- again, after a primary change --------------------------------------------------------------------------------
 
@@ -439,11 +386,7 @@ class Publisher:
             by_user.setdefault(kept.append.user, []).append(self._again(kept, now_ms))
         _log.warning("a primary of the store has changed: %d kept events are sent again", len(events))
         for user, items in by_user.items():
-            line = self._lines.get(user)
-            if line is None:
-                line = self._lines[user] = Line(user)
-                self._make_ready(line)
-            line.send_again(items)
+            self._lines.send_again(user, items)
 
     def _again(self, kept: KeptEvent, now_ms: int) -> Item:
         # In memory, whatever the first time promised: right after a failover there may be no replica to wait for.
@@ -469,19 +412,7 @@ class Publisher:
 
     def _purge(self, now_ms: int, upto_ms: int = 0) -> None:
         """Gives up what is past its deadline (or will be at `upto_ms`), and forgets what nobody waits for."""
-        limit_ms = max(now_ms, upto_ms)
-        earliest_ms = _NEVER
-        for line in self._lines.values():
-            wanted = set()
-            for item in line:
-                if item.deadline_ms <= limit_ms:
-                    self._give_up(item, now_ms)
-                if item.abandoned or item.deadline_ms <= limit_ms:
-                    self._leave(item)
-                else:
-                    wanted.add(id(item))
-                    earliest_ms = min(earliest_ms, item.deadline_ms)
-            line.keep(wanted)
+        earliest_ms = self._lines.purge(max(now_ms, upto_ms), lambda item: self._give_up(item, now_ms))
         for call in self._calls:
             for item in call.items:
                 if item.deadline_ms <= now_ms:
@@ -490,7 +421,7 @@ class Publisher:
                         self._give_up(item, now_ms)
                 elif not item.abandoned:
                     earliest_ms = min(earliest_ms, item.deadline_ms)
-        self._deadline_ms = earliest_ms if earliest_ms is _NEVER else max(earliest_ms, now_ms + _DEADLINE_GRAIN_MS)
+        self._deadline_ms = earliest_ms if earliest_ms >= NEVER_MS else max(earliest_ms, now_ms + _DEADLINE_GRAIN_MS)
 
     # --- the breaker --------------------------------------------------------------------------------------------------
 
@@ -502,9 +433,7 @@ class Publisher:
         self._breaker.succeeded(permit)
         if not was_closed:
             # The store answers: the waits before retries have lost their reason.
-            for _, _, line in sorted(self._waiting, key=lambda waiting: waiting[1]):
-                self._go_on(line)
-            self._waiting.clear()
+            self._lines.all_go_on()
 
     def _note_failure(self, permit: Permit, now_ms: int) -> None:
         self._breaker.failed(permit, now_ms)
@@ -553,29 +482,26 @@ class Publisher:
     def _ring(self) -> None:
         """Does what time has made due, and sets the alarm for what is due next."""
         self._alarm = None
-        self._alarm_ms = _NEVER
+        self._alarm_ms = NEVER_MS
         now_ms = self._clock.monotonic_ms()
-        while self._waiting and self._waiting[0][0] <= now_ms:
-            self._go_on(heapq.heappop(self._waiting)[2])
+        self._lines.due_go_on(now_ms)
         if now_ms >= self._deadline_ms:
             self._purge(now_ms)
         for call in self._calls:
             if now_ms - call.started_ms >= self._call_limit_ms and call.task is not None:
                 call.task.cancel()
         breaker = self._breaker
-        if self._ready:
+        if self._lines.lanes:
             self._schedule_flush()
         elif breaker.state is not BreakerState.CLOSED and breaker.ask(now_ms) is Permit.PROBE:
             self._ping = self._loop.create_task(self._probe(), name="eventbus-probe")
             self._tell_breaker()
         self._tell_closing(overdue=now_ms >= self._close_ms)
-        waits = [self._deadline_ms, self._close_ms if self._closing is not None else _NEVER]
-        if self._waiting:
-            waits.append(self._waiting[0][0])
+        waits = [self._deadline_ms, self._lines.due_ms, self._close_ms if self._closing is not None else NEVER_MS]
         waits.extend(call.started_ms + self._call_limit_ms for call in self._calls)
         if next_probe_ms := self._next_probe_ms():
             waits.append(next_probe_ms)
-        if (next_ms := min(waits)) < _NEVER:
+        if (next_ms := min(waits)) < NEVER_MS:
             self._arm(max(next_ms, now_ms + 1))
 
     # --- closing ------------------------------------------------------------------------------------------------------
@@ -601,7 +527,7 @@ class Publisher:
     def _tell_closing(self, *, overdue: bool = False) -> None:
         if self._closing is None or self._closing.done():
             return
-        if overdue or not (self._calls or any(self._lines.values())):
+        if overdue or not (self._calls or any(self._lines)):
             self._closing.set_result(None)
 
     async def _end(self) -> None:
@@ -613,12 +539,9 @@ class Publisher:
         if self._alarm is not None:
             self._alarm.cancel()
         now_ms = self._clock.monotonic_ms()
-        for line in self._lines.values():
-            while line:
-                item = line.pop()
-                item.error = item.error or PublishTimeout("the bus was closed before it was sent")
-                self._give_up(item, now_ms)
-                self._leave(item)
+        for item in self._lines.take_all():
+            item.error = item.error or PublishTimeout("the bus was closed before it was sent")
+            self._give_up(item, now_ms)
         tasks = [call.task for call in self._calls if call.task is not None] + ([self._ping] if self._ping else [])
         for task in tasks:
             task.cancel()

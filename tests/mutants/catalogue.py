@@ -106,7 +106,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="users of all primaries share one line of calls",
-        file="eventbus/publisher.py",
+        file="eventbus/lines.py",
         guard="        lane = 0 if self._lane_of is None else self._lane_of(line.user)",
         replacement="        lane = 0",
         test="tests/unit/test_lanes.py::test_publishes_of_others_go_on_while_a_lane_stands_still",
