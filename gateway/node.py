@@ -62,6 +62,8 @@ __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
+_WOKEN: Final = moves.Woken()
+
 FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
 TROUBLE_MS: Final = 30_000
@@ -441,7 +443,7 @@ class Node:
         self.counters.wakeups += 1
         # A copy: an input may end a session, which leaves the hub.
         for session in list(self.hub.of_user(user)):
-            session.apply(moves.Woken())
+            session.apply(_WOKEN)
 
     def displaced(self, user: UserId, session: SessionId, connection: ConnectionId) -> None:
         # The message may be older than the hold of a connection that is here now: Redis says who has it.

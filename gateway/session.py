@@ -346,7 +346,8 @@ class Session:
             # For a client that does not read nothing is fetched: in Redis it waits for less.
             self._host.want_read(self)
         if self.state is State.OPEN:
-            if delivery.due_ms < self._liveness.due_ms:
+            due_ms, liveness = delivery.due_ms, self._liveness
+            if due_ms < liveness.beat_due_ms and due_ms < liveness.look_due_ms:
                 self._host.place(self)
             if delivery.reattach_wanted and not self.attaching:
                 self.reattach("read_failed")
@@ -356,7 +357,7 @@ class Session:
         for effect in effects:
             match effect:
                 case moves.Send():
-                    again = sum(1 for event in effect.events if event.delivery > 1)
+                    again = sum([event.delivery > 1 for event in effect.events])
                     counters.events_delivered += len(effect.events) - again
                     counters.events_redelivered += again
                     for data in self.framing.events(effect.events):

@@ -61,7 +61,8 @@ class _Ear:
         self._ended: asyncio.Future[StoreError] | None = None
         self._heard = self._pinged = 0.0
         self._fresh: list[str] = []
-        self.task = asyncio.get_running_loop().create_task(self._run(), name=f"{ears.name}-ear")
+        self._loop = asyncio.get_running_loop()
+        self.task = self._loop.create_task(self._run(), name=f"{ears.name}-ear")
 
     async def aclose(self) -> None:
         """End it; safe to call twice."""
@@ -119,7 +120,7 @@ class _Ear:
             self._connection.write(b"".join(words))
 
     def _take(self, message: Any) -> None:
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = self._loop.time()
         if message.__class__ is Refused:
             self._refused(message)
             return

@@ -109,7 +109,10 @@ class Links:
     @property
     def scattered(self) -> bool:
         """Whether the keys of two partitions may be on two servers, as far as is known."""
-        return self._where.mode is Mode.CLUSTER or (self._where.mode is Mode.SINGLE and not self.primary)
+        mode, only = self._where.mode, self._only  # asked for each wake-up and each ack of a node
+        if mode is Mode.SINGLE and only is not None:
+            return not only.primary
+        return mode is not Mode.SENTINEL
 
     @property
     def replaceable(self) -> bool:

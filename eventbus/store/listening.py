@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from typing import Final
 
 from eventbus.errors import StoreError
 from eventbus.ids import ConnectionId, EntryId, RunId, SessionId, UserId
@@ -31,6 +32,9 @@ from eventbus.store.mending import parse_order
 __all__ = ["Subscription", "acked_message", "displaced_message", "probe_message"]
 
 _log = logging.getLogger("eventbus.store")
+
+_MARKS: Final = frozenset("!*=~%^?")
+"""What begins a message that is no wake-up; no user id begins so."""
 
 
 def displaced_message(session: SessionId, connection: ConnectionId, user: UserId) -> str:
@@ -126,6 +130,9 @@ class Subscription:
         """See `Hearer.heard`."""
         try:
             text = raw.decode()
+            if text[:1] not in _MARKS:  # nearly all are wake-ups
+                self._listener.woken(UserId(text))
+                return
             match text[:1]:
                 case "!":
                     session, connection, user = text[1:].split(" ")
@@ -150,8 +157,6 @@ class Subscription:
                     self._listener.revoked()
                 case "?":
                     self._listener.probed(text[1:])
-                case _:
-                    self._listener.woken(UserId(text))
         except Exception:
             # A message that makes no sense, or a listener that breaks its promise, must not make the node deaf.
             _log.exception("a message on a node's channel was not understood")
