@@ -39,6 +39,7 @@ class Connecting:
         self._random = random
         self._backoff = Backoff()
         self._count = 0
+        self._late_hellos = 0
 
     async def forever(self) -> NoReturn:
         """Connect, and again when a connection has ended. Cancellation closes the connection that there is.
@@ -75,6 +76,8 @@ class Connecting:
             ended = await connection.serve()
         finally:
             self.connection = None
+            if connection.link.welcome is not None:
+                self._late_hellos = 0
             if connection.link.lived_ms(self._now()) >= STABLE_MS:
                 self._backoff.good()
             core.inbox.disconnected()
@@ -95,7 +98,9 @@ class Connecting:
         code = ended.code or ABNORMAL
         if code == CloseCode.UNAUTHENTICATED:
             self._core.tokens.refused()
-        final = final_error(code, ended.reason, fresh_token=self._core.tokens.fresh)
+        if code == CloseCode.HELLO_TIMEOUT:
+            self._late_hellos += 1
+        final = final_error(code, ended.reason, fresh_token=self._core.tokens.fresh, late_hellos=self._late_hellos)
         if final is not None:
             raise final
         if code == INTERNAL_ERROR:  # a defect of the node: worth a line, and worth another try

@@ -155,15 +155,22 @@ def retry_after_ms(value: str | None) -> int | None:
     return min(int(value.strip()[:9]) * 1000, RETRY_AFTER_MAX_MS)
 
 
-def final_error(code: int, reason: str, *, fresh_token: bool) -> EventBusError | None:
+LATE_HELLOS_MAX: Final = 5
+"""So many closes with 4503 in a row, without a `welcome` between, are final: frames are lost on their way."""
+
+
+def final_error(code: int, reason: str, *, fresh_token: bool, late_hellos: int = 0) -> EventBusError | None:
     """What a close code means for good; None when the subscriber is to come back with the same session.
 
     Args:
         code: of the close.
         reason: its text.
         fresh_token: a callback can give another token, and none was refused just before.
-    Source: docs/protocol.md, section 5.
+        late_hellos: how many closes with 4503 came in a row, this one included.
+    Source: docs/protocol.md, section 5; docs/decisions/0006-a-late-hello-is-tried-again.md.
     """
+    if code == CloseCode.HELLO_TIMEOUT and late_hellos < LATE_HELLOS_MAX:
+        return None
     if not 4500 <= code <= 4999 or (code == CloseCode.UNAUTHENTICATED and fresh_token):
         return None
     what = f"the node closed with {code}{f': {reason}' if reason else ''}"

@@ -415,7 +415,7 @@ async def test_a_defect_of_the_node_is_reported_and_survived(node: ScriptedNode,
 
 @pytest.mark.parametrize(
     "code,kind",
-    [(4500, ClosedForGood), (4502, Forbidden), (4503, ClosedForGood), (4504, Superseded), (4506, SessionEnded)],
+    [(4500, ClosedForGood), (4502, Forbidden), (4504, Superseded), (4506, SessionEnded)],
 )
 async def test_final_closes_are_raised_where_events_are_asked_for(
     node: ScriptedNode, log: Log, code: int, kind: type[EventBusError]
@@ -434,6 +434,24 @@ async def test_final_closes_are_raised_where_events_are_asked_for(
     assert node.tried == 1
     assert (log.states[-1], log.details[-1].code) == (State.CLOSED, code)
     assert log.states.count(State.CLOSED) == 1
+
+
+async def test_a_hello_that_was_late_is_said_again_and_only_the_fifth_in_a_row_is_final(
+    node: ScriptedNode, log: Log
+) -> None:
+    async with client(node, log) as subscriber:
+        for number in range(1, 5):
+            await (await node.peer(number)).close(4503, "late")
+        peer = await node.peer(5)
+        await peer.greet()  # a welcome: what came before does not count any more
+        await peer.close(1012, "restart")
+        for number in range(6, 11):
+            assert subscriber.state is not State.CLOSED
+            await (await node.peer(number)).close(4503, "late")
+        await until(lambda: subscriber.state is State.CLOSED)
+        with pytest.raises(ClosedForGood, match="4503: late"):
+            await anext(subscriber)
+    assert node.tried == 10
 
 
 async def test_run_raises_what_ended_it(node: ScriptedNode, log: Log) -> None:

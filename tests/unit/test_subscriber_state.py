@@ -169,7 +169,6 @@ def test_closes_below_4500_mean_come_back(code: int) -> None:
     [
         (4500, ClosedForGood),
         (4502, Forbidden),
-        (4503, ClosedForGood),
         (4504, Superseded),
         (4505, ClosedForGood),
         (4506, SessionEnded),
@@ -183,6 +182,12 @@ def test_closes_from_4500_on_are_final_whatever_the_token(code: int, kind: type[
         assert type(error) is kind
         assert "why" in str(error)
         assert str(code) in str(error)
+
+
+def test_a_late_hello_is_tried_again_until_the_fifth_in_a_row() -> None:
+    verdicts = [final_error(4503, "why", fresh_token=True, late_hellos=count) for count in (1, 2, 3, 4, 5, 6)]
+    assert verdicts[:4] == [None] * 4
+    assert [type(verdict) for verdict in verdicts[4:]] == [ClosedForGood] * 2
 
 
 def test_a_refused_token_is_final_unless_another_can_be_had() -> None:
