@@ -34,13 +34,42 @@ local stream, records, live, any_acked, counts, session, user, channel
 -- Most of what is acked together is alike.
 local parsed = {}
 
+-- Entries of one kind, which the session's own connection acks and which are its alone: nearly all that is acked. Returns how many
+-- were pending.
+local function ack_alike(one, joined)
+  local call = redis.call
+  local total, gone = 0, {}
+  for id in string.gmatch(joined, '[^,]+') do
+    total = total + 1
+    if call('XACK', stream, session, id) == 1 then
+      gone[#gone + 1] = id
+    end
+  end
+  local n = #gone
+  if n > 0 then
+    count(counts, 'received', one.type, n)
+    if kept == 'all' or (kept == 'required' and one.demanded) then
+      record_joined(records, retention_ms, 'received', session, n == total and joined or table.concat(gone, ','))
+    end
+  end
+  return n
+end
+
 local function ack(door, facts, joined)
-  parsed[facts] = parsed[facts] or parse_facts(facts)
+  local known_facts = parsed[facts]
+  if not known_facts then
+    known_facts = parse_facts(facts)
+    parsed[facts] = known_facts
+  end
+  local one = known_facts[1]
+  if door == 'own' and one and one == known_facts[#known_facts] and not one.shared and not one.unknown then
+    return ack_alike(one, joined)
+  end
   local ids = {}
   for id in string.gmatch(joined, '[^,]+') do
     ids[#ids + 1] = id
   end
-  local gone, shared, known = take(ids, parsed[facts])
+  local gone, shared, known = take(ids, known_facts)
   record(records, retention_ms, 'received', session, recorded(gone, known))
   if #shared > 0 then
 --@include clock

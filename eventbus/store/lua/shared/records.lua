@@ -1,15 +1,17 @@
 -- What a session did with some entries, one record a call: level, session, ids with commas between them, perhaps a note.
-local function record(key, retention_ms, level, session, ids, note)
-  if #ids == 0 then
-    return
-  end
-  local joined = table.concat(ids, ',')
+local function record_joined(key, retention_ms, level, session, joined, note)
   if note then
     redis.call('XADD', key, 'MAXLEN', '~', '10000', '*', 'level', level, 'session', session, 'ids', joined, 'note', note)
   else
     redis.call('XADD', key, 'MAXLEN', '~', '10000', '*', 'level', level, 'session', session, 'ids', joined)
   end
   prolong(key, retention_ms)
+end
+
+local function record(key, retention_ms, level, session, ids, note)
+  if #ids > 0 then
+    record_joined(key, retention_ms, level, session, table.concat(ids, ','), note)
+  end
 end
 
 -- XACK of ids one by one: what was not pending must not be recorded, and one call for all does not tell which those were.
