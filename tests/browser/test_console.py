@@ -487,6 +487,24 @@ async def test_everything_is_reached_and_done_with_the_keyboard_alone(desk: Desk
     await desk.is_clean()
 
 
+async def test_what_comes_in_live_takes_the_focus_from_nobody(desk: Desk) -> None:
+    async with opened(desk.node, "bob", session="phone") as client:
+        await pending(client, desk.node, "a", user="bob")
+        async with opened(desk.node, "carol", session="tv") as other:
+            await other.until_op("caught_up")
+        await desk.sign_in()
+        for where, selector, shown in (
+            ("#/", ".tile a[href='#/pending']", "2 in all"),
+            ("#/pending", "tbody a[href='#/user/bob']", "carol"),
+        ):
+            await desk.browser.script("location.hash = arguments[0]", where)
+            await desk.browser.wait_for(f"document.querySelector({selector!r})")
+            await desk.browser.script("document.querySelector(arguments[0]).focus()", selector)
+            await publish(desk.node, "b", user="bob" if where == "#/" else "carol")
+            await desk.shows(shown)
+            assert await desk.browser.script("return document.activeElement.matches(arguments[0])", selector)
+
+
 async def test_every_control_and_region_has_a_name_for_who_does_not_see_it(desk: Desk) -> None:
     async with opened(desk.node) as client:
         await pending(client, desk.node, "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncIterator
@@ -215,9 +216,7 @@ def test_latency_counts_first_acks_from_the_moment_at_which_the_event_was_stored
 
 
 @pytest.mark.slow
-async def test_the_overview_and_a_users_page_are_quick_with_ten_thousand_users(
-    nodes: Nodes, record_property: Any
-) -> None:
+async def test_the_overview_and_a_users_page_are_quick_with_ten_thousand_users(nodes: Nodes) -> None:
     node = await nodes.start("n1")
     async with Bus(nodes.url) as bus, port_of(node) as port:
         for start in range(0, 10_000, 1_000):
@@ -232,6 +231,6 @@ async def test_the_overview_and_a_users_page_are_quick_with_ten_thousand_users(
                 cpu_ms.append(1_000 * (time.process_time() - begun_cpu))
             best, cpu = min(took_ms), min(cpu_ms)
             told = f"{best:.1f} ms at best, {sorted(took_ms)[3]:.1f} ms in the middle, {cpu:.1f} ms of CPU"
-            record_property(path, told)
+            logging.getLogger(__name__).info("%s: %s", path, told)
             # CPU time is what a busy machine leaves alone: 100 ms is promised for the whole on one that is not.
             assert cpu < 100, f"{path}: {told}"

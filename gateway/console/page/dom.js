@@ -35,6 +35,16 @@ export function address(...path) {
   return words.size ? `${text}?${words}` : text;
 }
 
+const drawn = new WeakMap();
+
+/** Fills a place anew, but not with what it shows already: a focus there, or what was unfolded, stays. */
+export function renew(place, data, make) {
+  const text = JSON.stringify(data);
+  if (drawn.get(place) === text) return;
+  drawn.set(place, text);
+  place.replaceChildren(...[make()].flat().filter(Boolean));
+}
+
 /** Says something to who does not see the screen. */
 export function say(text) {
   $("say").textContent = text;

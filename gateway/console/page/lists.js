@@ -19,7 +19,7 @@ export function pending({ query, signal }) {
     async load(first) {
       const page = await get("pending", { cursor: query.cursor, limit: LIMIT }, signal);
       table.update(page.pending);
-      below.replaceChildren(...[pager({ cursor: query.cursor, next: page.cursor, path: ["pending"], query: {} })].filter(Boolean));
+      pager(below, { cursor: query.cursor, next: page.cursor, path: ["pending"], query: {} });
       if (first) tellCount(page.pending.length, "sessions on this page");
     },
   };
@@ -76,7 +76,7 @@ export function dead({ query, signal, reload }) {
       }
       table.update(rows);
       buttons.hidden = rows.length === 0;
-      below.replaceChildren(...[pager({ cursor, next: page.cursor, path: ["dead"], query: where })].filter(Boolean));
+      pager(below, { cursor, next: page.cursor, path: ["dead"], query: where });
       if (first) tellCount(rows.length, "dead letters on this page");
     },
   };
@@ -166,7 +166,7 @@ export function audit({ query, signal }) {
     async load(first) {
       const page = await get("audit", { cursor: query.cursor, limit: LIMIT }, signal);
       table.update(page.audit);
-      below.replaceChildren(...[pager({ cursor: query.cursor, next: page.cursor, path: ["audit"], query: {} })].filter(Boolean));
+      pager(below, { cursor: query.cursor, next: page.cursor, path: ["audit"], query: {} });
       if (first) tellCount(page.audit.length, "records on this page");
     },
   };

@@ -1,7 +1,7 @@
 /** Parts that several views share: tables of sessions, of what waits, of dead letters and runs; pages; words. */
 
 import { actionButton } from "./action.js";
-import { address, h, link, nothing, say, Table } from "./dom.js";
+import { address, h, link, nothing, renew, say, Table } from "./dom.js";
 import { count, span, time, words } from "./format.js";
 
 let meanings = { verdicts: {}, fates: {} };
@@ -35,8 +35,11 @@ export class Tile {
   }
 
   show(value, detail, look = "") {
-    this.value.replaceChildren(value);
-    this.detail.replaceChildren(detail);
+    const link = this.value.querySelector("a");
+    // A link stays the same one, which may have the focus; its text is new.
+    if (link && link.getAttribute("href") === value.getAttribute?.("href")) link.textContent = value.textContent;
+    else this.value.replaceChildren(value);
+    renew(this.detail, detail, () => detail);
     this.element.className = `tile ${look}`;
   }
 }
@@ -140,10 +143,9 @@ export function ratesTable(caption, empty) {
 }
 
 /** The buttons below a page of a list. The cursor stands in the address, so that a page can be kept and sent on. */
-export function pager({ cursor, next, path, query }) {
+export function pager(place, { cursor, next, path, query }) {
   const to = (text, where) => h("a", { href: address(...path, { ...query, cursor: where }) }, text);
-  if (!cursor && !next) return undefined;
-  return h("nav", { class: "pager", "aria-label": "Pages" }, cursor && to("First page", ""), next ? to("Next page", next) : h("span", { class: "small" }, "This is the last page."));
+  renew(place, [cursor, next], () => (cursor || next) && h("nav", { class: "pager", "aria-label": "Pages" }, cursor && to("First page", ""), next ? to("Next page", next) : h("span", { class: "small" }, "This is the last page.")));
 }
 
 /** A sentence about an event that operators were told of. */

@@ -2,7 +2,7 @@
 
 import { actionButton } from "./action.js";
 import { get, path } from "./api.js";
-import { card, h, link, nothing, Table } from "./dom.js";
+import { card, h, link, nothing, renew, Table } from "./dom.js";
 import { count, percent, span, time, timeOfDay, words } from "./format.js";
 import { deadTable, facts, fateMeaning, pager, pendingTable, ratesTable, runsTable, tag, toldItem } from "./parts.js";
 import { runTimeline } from "./timeline.js";
@@ -41,11 +41,11 @@ export function user({ parts: [name], signal, reload }) {
       runs.update([...page.runs].reverse());
       dead.update(page.dead);
       const entries = Object.entries(page.threads);
-      threads.replaceChildren(entries.length ? h("ul", { class: "told" }, entries.map(([thread, last]) => h("li", {}, h("code", {}, thread), " ", h("span", { class: "small" }, `last event ${time(last)}`)))) : nothing("No thread."));
+      renew(threads, entries, () => entries.length ? h("ul", { class: "told" }, entries.map(([thread, last]) => h("li", {}, h("code", {}, thread), " ", h("span", { class: "small" }, `last event ${time(last)}`)))) : nothing("No thread."));
       const [of, events] = await Promise.all([get("rates", { user: name }, signal), get("operator-events", { user: name, limit: 20 }, signal)]);
       rates.update(Object.entries(of.by_type).map(([type, one]) => ({ type, ...one })));
-      told.replaceChildren(...(events.operator_events.length ? events.operator_events.reverse().map(toldItem) : [h("li", {}, "Of nothing.")]));
-      head.replaceChildren(facts([
+      renew(told, events.operator_events, () => (events.operator_events.length ? events.operator_events.reverse().map(toldItem) : h("li", {}, "Of nothing.")));
+      renew(head, [page.stored, page.newest, of.success, page.questions], () => facts([
         ["Events retained", count(page.stored)], ["Newest entry", page.newest === "0-0" ? "none" : link(page.newest, "event", name, page.newest)],
         ["Deliveries that succeeded", percent(of.success)], ["Open questions", count(page.questions)], ["Partition", String(page.partition)],
       ]));
@@ -77,7 +77,7 @@ export function session({ parts: [name, , one], query, signal, reload }) {
       const [waits, page] = await Promise.all([get("pending", { user: name }, signal), get("entries", { user: name, session: one, cursor: query.cursor, limit: 50 }, signal)]);
       verdicts.update(waits.pending.filter((row) => row.session === one));
       table.update(page.entries);
-      below.replaceChildren(...[pager({ cursor: query.cursor, next: page.cursor, path: ["user", name, "session", one], query: {} })].filter(Boolean));
+      pager(below, { cursor: query.cursor, next: page.cursor, path: ["user", name, "session", one], query: {} });
     },
   };
 }
@@ -103,10 +103,10 @@ export function event({ parts: [name, id], signal }) {
         way = await get(path("events", id), { user: name }, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
-        content.replaceChildren(facts([["User", link(name, "user", name)]]), h("p", { class: "verdict bad", id: "why" }, error.message));
+        renew(content, error.message, () => [facts([["User", link(name, "user", name)]]), h("p", { class: "verdict bad", id: "why" }, error.message)]);
         return;
       }
-      content.replaceChildren(...described(way));
+      renew(content, way, () => described(way));
     },
   };
 }
@@ -148,7 +148,7 @@ function wayList({ steps, stored_ms: stored }) {
 // --- a run ------------------------------------------------------------------------------------------------------------
 
 export function run({ parts: [name, id], signal, live }) {
-  const content = h("div", { class: "stack" });
+  const [head, verdict, axis, problems, missed] = Array.from({ length: 5 }, () => h("div"));
   const events = new Table({
     caption: "The events of the run", key: (row) => row.entry, empty: "No event of the run is retained.",
     columns: [
@@ -161,7 +161,7 @@ export function run({ parts: [name, id], signal, live }) {
   });
   return {
     title: `Run ${id}`,
-    element: content,
+    element: h("div", { class: "stack" }, head, verdict, axis, problems, missed, card("Its events", events.element)),
     every: 3000,
     async load() {
       let found;
@@ -169,32 +169,34 @@ export function run({ parts: [name, id], signal, live }) {
         found = await get(path("runs", id), { user: name }, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
-        content.replaceChildren(h("p", { class: "verdict bad" }, error.message));
+        renew(verdict, error.message, () => h("p", { class: "verdict bad" }, error.message));
         return;
       }
       events.update(found.events);
       const now = Math.max(live.figures?.now_ms ?? 0, ...found.events.map((one) => one.stored_ms), found.started_ms ?? 0);
-      const scrolled = content.querySelector(".scroll")?.scrollLeft ?? 0;
-      content.replaceChildren(...runParts(found, now, name, events));
-      const picture = content.querySelector(".scroll");
-      if (picture) picture.scrollLeft = scrolled;
+      const until = found.ended_ms ?? now;
+      const wrong = found.breaches.length + found.problems.length > 0;
+      renew(head, [found.state, found.outcome, until], () => runFacts(found, until, name));
+      renew(verdict, [found.breaches, found.problems, found.open_calls], () => h("p", { class: `verdict ${wrong ? "bad" : "good"}`, id: "run-verdict" }, runVerdict(found)));
+      renew(axis, [found.events, found.breaches, until], () => card("On the time axis", runTimeline(found, now)));
+      renew(problems, found.problems, () => found.problems.length > 0 && card("What is wrong with its order", h("ul", {}, found.problems.map((one) => h("li", {}, `${words(one.kind ?? "")}: ${one.detail ?? ""}`)))));
+      renew(missed, found.breaches, () => found.breaches.length > 0 && card("Deadlines missed", h("ul", {}, found.breaches.map(breach))));
     },
   };
 }
 
-function runParts(found, now, name, events) {
+function breach({ name, due_ms: due }) {
+  const [deadline, ...call] = name.split(":");
+  return h("li", {}, h("strong", {}, words(deadline)), call.length > 0 && ` of call ${call.join(":")}`, `: was due at ${timeOfDay(due)}`);
+}
+
+function runFacts(found, until, name) {
   const state = found.outcome ?? (found.state || "unknown");
-  const missed = found.breaches.length;
-  return [
-    facts([["User", link(name, "user", name)], found.agent && ["Agent", found.agent], ["State", tag(found.outcome === "success" ? "ok" : state, words(state))], found.tier && ["Tier", found.tier], found.thread && ["Thread", found.thread],
-      found.parent && ["Parent", link(found.parent, "run", name, found.parent)], ["Started", time(found.started_ms)],
-      ["Took", found.started_ms ? span((found.ended_ms ?? now) - found.started_ms) : "–"]]),
-    h("p", { class: `verdict ${missed || found.problems.length ? "bad" : "good"}`, id: "run-verdict" }, runVerdict(found)),
-    card("On the time axis", runTimeline(found, now)),
-    found.problems.length > 0 && card("What is wrong with its order", h("ul", {}, found.problems.map((one) => h("li", {}, `${words(one.kind ?? "")}: ${one.detail ?? ""}`)))),
-    missed > 0 && card("Deadlines missed", h("ul", {}, found.breaches.map((one) => h("li", {}, h("strong", {}, words(one.name.split(":")[0])), one.name.includes(":") ? ` of call ${one.name.slice(one.name.indexOf(":") + 1)}` : "", `: was due at ${timeOfDay(one.due_ms)}`)))),
-    card("Its events", events.element),
-  ].filter(Boolean);
+  return facts([
+    ["User", link(name, "user", name)], found.agent && ["Agent", found.agent], ["State", tag(found.outcome === "success" ? "ok" : state, words(state))],
+    found.tier && ["Tier", found.tier], found.thread && ["Thread", found.thread], found.parent && ["Parent", link(found.parent, "run", name, found.parent)],
+    ["Started", time(found.started_ms)], ["Took", found.started_ms ? span(until - found.started_ms) : "–"],
+  ]);
 }
 
 function runVerdict(found) {
