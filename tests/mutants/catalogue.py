@@ -238,7 +238,7 @@ MUTANTS = (
     Mutant(
         requirement="R4",
         name="a repeated event id is stored again",
-        file="eventbus/store/lua/append.lua",
+        file="eventbus/store/lua/shared/storing.lua",
         guard="if known then",
         replacement="if false then",
         test=_NETWORK + "test_a_publish_whose_reply_never_came_is_stored_once_and_in_its_place",
