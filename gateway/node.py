@@ -1,11 +1,14 @@
-"""The composition root: one gateway node, from its settings to its last word. Everything is made and owned here."""
+"""The composition root: one gateway node, from its settings to its last word. Everything is made and owned here.
+
+It is long because all parts meet here, and decides little: what the store tells goes to `gateway.hearing`, who loses a
+right to `gateway.striking`, and what a part has to know of the settings is in `gateway.derived`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
@@ -15,13 +18,11 @@ from eventbus import moves, wire
 from eventbus.bus import Bus
 from eventbus.clock import Clock, SystemClock, seconds
 from eventbus.errors import CloseCode, StoreError
-from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, UserId
-from eventbus.redelivery import RedeliveryPolicy
+from eventbus.ids import NodeName, SessionId
 from eventbus.runs.closing import close_run
 from eventbus.store import Listening, NodeRecord, Store
-from eventbus.store.mending import EndSession, LookAgain, LookAtHeld, Order, SendAgain
 from eventbus.store.redis_store import RedisStore
-from eventbus.store.revoking import Revocation, RevocationKind
+from eventbus.store.revoking import Revocation
 from eventbus.store.running import RunRecord
 from eventbus.tiers import Tier
 from eventbus.tracing import load_tracing
@@ -29,25 +30,25 @@ from gateway.auth import Identity
 from gateway.clockwork import STALL_MS, TICK_MS, Clockwork
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
+from gateway.derived import listener_settings, session_settings, tls_context
 from gateway.drain import drain
 from gateway.gatekeeper import Doorkeeper
+from gateway.hearing import Hearing
 from gateway.holding import Holding
 from gateway.hub import Hub
 from gateway.lanes import Keepers, Readers
-from gateway.limits import is_within, limited_address
-from gateway.listener import Listener, ListenerSettings, serve
-from gateway.liveness import LivenessRules
+from gateway.listener import Listener, serve
 from gateway.moving import Moving
-from gateway.opening import token_of
 from gateway.quotas import Quotas
 from gateway.readiness import Readiness, StoreClock
 from gateway.revocations import Revocations
 from gateway.rotation import Rotation
 from gateway.routes import make_app
 from gateway.sending import Sending
-from gateway.session import Session, SessionSettings
+from gateway.session import Session
 from gateway.shedding import Shedding
 from gateway.sockets import Sockets
+from gateway.striking import Striking
 from gateway.sweep import Sweep
 from gateway.tally import Tally
 from gateway.texting import Texting
@@ -55,19 +56,14 @@ from gateway.tracing import DeliverySpans
 from gateway.version import VERSION
 from gateway.watching import Watcher
 from gateway.webhook import Webhook
-from gateway.websocket import SocketSettings
 from gateway.wheel import Wheel
 
 __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
-_WOKEN: Final = moves.Woken()
-
 FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
-TROUBLE_MS: Final = 30_000
-"""So long after trouble with the store may it name a holder of the past for a session."""
 
 
 class Node:
@@ -91,12 +87,12 @@ class Node:
         self.drain_ms = settings.liveness.drain_ms
         self.is_ending = False
         self.started_ms = self.clock.now_ms()
-        self.settings = _session_settings(settings)
+        self.settings = session_settings(settings)
         self.authenticator = load_authenticator(settings)
+        self.striking = Striking(self.hub, self.authenticator, self.clock)
         self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
         self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
-        self._trouble_ms = -TROUBLE_MS
         # Whether an event is past its time all nodes must see alike, whatever their machines' clocks say.
         store_clock = StoreClock(self.clock, self.readiness)
         self.reader = Readers(
@@ -118,8 +114,8 @@ class Node:
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
         self.moving = Moving(self.hub, self.readiness, others=self.others)
-        self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._strike)
-        self.rotation = Rotation(settings, [self.authenticator], self.counters, gone=self._keys_gone)
+        self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._struck)
+        self.rotation = Rotation(settings, [self.authenticator], self.counters, gone=self.striking.keys_gone)
         self.quotas = Quotas(self.store, settings.limits, settings.listen, self.clock, self.counters)
         self.doorkeeper = Doorkeeper(
             settings,
@@ -129,6 +125,16 @@ class Node:
             authenticator=self.authenticator,
             clock=self.clock,
             counters=self.counters,
+        )
+        self.hearing = Hearing(
+            self.hub,
+            self.clock,
+            self.counters,
+            keeper=self.keeper,
+            texting=self.texting,
+            readiness=self.readiness,
+            revocations=self.revocations,
+            holding=self.holding,
         )
         self.bus = Bus(settings=settings.for_agents(), store=self.store, clock=self.clock)
         self.webhook = Webhook(self.store, settings.watch, self.clock, self.counters)
@@ -199,7 +205,7 @@ class Node:
 
     async def _start(self, app: ASGIApp | None, sockets: Sequence[socket.socket] | None, proof_wait_ms: int) -> None:
         await self.bus.__aenter__()
-        self._listening = await self.store.listen(self.name, self)
+        self._listening = await self.store.listen(self.name, self.hearing)
         for run in (
             self.reader.run,
             self.sending.run,
@@ -232,8 +238,8 @@ class Node:
             host=listen.host,
             port=listen.port,
             sockets=sockets,
-            ssl=_tls(listen.tls_cert_file, listen.tls_key_file),
-            settings=_listener_settings(self.node_settings, self.doorkeeper),
+            ssl=tls_context(listen.tls_cert_file, listen.tls_key_file),
+            settings=listener_settings(self.node_settings, self.doorkeeper),
             clock=self.clock,
         )
         # Only now is there an address to tell of.
@@ -437,87 +443,11 @@ class Node:
     def place(self, session: Session) -> None:
         self.wheel.place(session)
 
-    # --- listener of the store --------------------------------------------------------------------------------------
-
-    def woken(self, user: UserId) -> None:
-        self.counters.wakeups += 1
-        # A copy: an input may end a session, which leaves the hub.
-        for session in list(self.hub.of_user(user)):
-            session.apply(_WOKEN)
-
-    def displaced(self, user: UserId, session: SessionId, connection: ConnectionId) -> None:
-        # The message may be older than the hold of a connection that is here now: Redis says who has it.
-        for seated in list(self.hub.of_user(user)):
-            if seated.session_id == session and seated.connection_id != connection and seated.doubted():
-                self.keeper.beat(seated)
-
-    def acked_elsewhere(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
-        for seated in list(self.hub.of_user(user)):
-            if seated.session_id == session:
-                seated.acked_elsewhere(entries)
-
-    def released(self, user: UserId, session: SessionId, entries: Sequence[EntryId]) -> None:
-        for seated in list(self.hub.of_user(user)):
-            if seated.session_id == session:
-                seated.released_elsewhere(entries)
-
-    def text_came(self, user: UserId, run: RunId) -> None:
-        self.texting.came(user, run)
-
-    def revoked(self) -> None:
-        self.revocations.look_at_once()
-
-    def ordered(self, order: Order) -> None:
-        match order:
-            case LookAtHeld():
-                self.holding.look_at_once()
-            case EndSession():
-                for session in self._seated(order.user, order.session):
-                    session.close(CloseCode.SESSION_ENDED, "the session was ended")
-            case SendAgain():
-                for session in self._seated(order.user, order.session):
-                    session.send_again(order.entries)
-            case LookAgain():
-                for session in self._seated(order.user, order.session):
-                    session.reattach("operator")
-
-    def _seated(self, user: UserId, session: SessionId) -> list[Session]:
-        return [seated for seated in self.hub.of_user(user) if seated.session_id == session]
-
-    def probed(self, token: str) -> None:
-        self.readiness.probed(token)
+    # --- the store ---------------------------------------------------------------------------------------------------
 
     @property
     def store_was_in_trouble(self) -> bool:
-        return self.clock.monotonic_ms() - self._trouble_ms < TROUBLE_MS
-
-    def subscribed(self) -> None:
-        self.counters.subscriptions += 1
-        if self.counters.subscriptions > 1:
-            self._trouble_ms = self.clock.monotonic_ms()
-        self.readiness.probe_at_once()
-        self.revocations.look_at_once()
-        if self.counters.subscriptions > 1:
-            logger.info("subscribed again: %d sessions are attached again", len(self.hub))
-        for session in self.hub:
-            session.reattach("subscribed")
-        if self.counters.subscriptions > 1:
-            self.texting.subscribed()
-
-    def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
-        self._trouble_ms = self.clock.monotonic_ms()
-        self.readiness.probe_at_once()
-        self.revocations.look_at_once()
-        again = [session for session in self.hub if concerns(session.user)]
-        logger.info("subscribed again to some partitions: %d sessions are attached again", len(again))
-        for session in again:
-            session.reattach("subscribed")
-        self.texting.subscribed()
-
-    def unsubscribed(self, reason: str) -> None:
-        self._trouble_ms = self.clock.monotonic_ms()
-        logger.warning("the wake-ups are gone: %s", reason)
-        self.readiness.unsubscribed()
+        return self.hearing.store_was_in_trouble
 
     def _primary_changed(self) -> None:
         self.counters.primary_changes += 1
@@ -539,31 +469,8 @@ class Node:
         for session in self.hub:
             session.stalled(by_ms)
 
-    def _strike(self, fresh: Sequence[Revocation]) -> None:
-        """Something was revoked: closes whom it strikes."""
-        if any(one.subject.kind is RevocationKind.JTI for one in fresh):
-            looked_at = list(self.hub)
-        else:
-            users = {one.subject.user for one in fresh}
-            looked_at = [session for user in users if user is not None for session in self.hub.of_user(user)]
-        now_ms, struck = self.clock.now_ms(), 0
-        for session in looked_at:
-            found = self.revocations.known.find(token_of(session.identity), session.session_id, now_ms)
-            if found is not None:
-                struck += 1
-                session.revoked(found.subject.kind)
-        logger.info("%d revocations came, %d connections were closed", len(fresh), struck)
-
-    def _keys_gone(self) -> None:
-        """Keys were taken away: closes whose tokens they verified, to come back with others."""
-        struck = [
-            session
-            for session in self.hub
-            if session.identity is not None and not self.authenticator.knows_key_of(session.identity)
-        ]
-        for session in struck:
-            session.close(CloseCode.TOKEN_EXPIRED, "the key of the token has been taken away")
-        logger.info("keys were taken away, %d connections were closed", len(struck))
+    def _struck(self, fresh: Sequence[Revocation]) -> None:
+        self.striking.revoked(fresh, self.revocations.known)
 
     async def _close_run(self, record: RunRecord) -> bool:
         return await close_run(self.store, self.clock, record)
@@ -587,48 +494,3 @@ class Node:
             if self.store_is_down and not stood_still:
                 for session, _ in zip(self.hub, range(500), strict=False):
                     session.close(CloseCode.STORE_UNAVAILABLE, "the store is away")
-
-
-def _session_settings(settings: NodeSettings) -> SessionSettings:
-    delivery = settings.delivery
-    return SessionSettings(
-        node=settings.node_name,
-        policy=RedeliveryPolicy(
-            ack_timeout_ms=delivery.ack_timeout_ms,
-            max_deliveries=delivery.max_deliveries,
-            nack_wait_ms=delivery.nack_base_ms,
-            max_wait_ms=delivery.max_wait_ms,
-            jitter=delivery.jitter,
-        ),
-        liveness=LivenessRules(
-            heartbeat_ms=settings.liveness.heartbeat_ms,
-            beat_ms=settings.liveness.session_heartbeat_ms,
-            stalled_ms=settings.limits.slow_consumer_ms,
-            backlog_bytes=settings.limits.slow_consumer_bytes,
-        ),
-        hello_timeout_ms=settings.liveness.hello_timeout_ms,
-        store_wait_ms=settings.liveness.store_wait_ms,
-        max_frame_bytes=settings.limits.max_frame_bytes,
-        window_default=delivery.window_default,
-        window_max=delivery.window_max,
-    )
-
-
-def _listener_settings(settings: NodeSettings, doorkeeper: Doorkeeper) -> ListenerSettings:
-    trusted = settings.listen.trusted_proxies
-    return ListenerSettings(
-        trusted_proxy=lambda address: is_within(address, trusted),
-        door=doorkeeper,
-        connections_max=settings.limits.max_http_connections,
-        row=lambda address: limited_address(address, trusted),
-        per_address=settings.limits.connections_per_address,
-        socket=SocketSettings(max_frame_bytes=settings.limits.max_frame_bytes),
-    )
-
-
-def _tls(cert_file: str | None, key_file: str | None) -> ssl.SSLContext | None:
-    if cert_file is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert_file, key_file)
-    return context

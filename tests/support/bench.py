@@ -148,7 +148,7 @@ class Bench:
 
     async def __aenter__(self) -> Self:
         node = self.node
-        self._listening = await self.store.listen(node.name, node)
+        self._listening = await self.store.listen(node.name, node.hearing)
         await node.revocations.load()
         for run in (node.reader.run, node.keeper.run_attaches, node.keeper.run_beats):
             self._tasks.append(asyncio.create_task(run(), name=run.__qualname__))

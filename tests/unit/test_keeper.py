@@ -64,8 +64,8 @@ async def test_a_storm_of_reattaches_is_bounded_at_any_moment_and_ends(bench: Be
         sessions.append(client.session)
     await until(lambda: all(session.is_open for session in sessions), 30_000)
     counts(bench).most_attaching = 0
-    bench.node.subscribed()
-    bench.node.subscribed()
+    bench.node.hearing.subscribed()
+    bench.node.hearing.subscribed()
     assert bench.node.keeper.waiting == 2_000
     await until(lambda: all(session.attaches == 2 for session in sessions), 30_000)
     assert counts(bench).most_attaching == BATCH_MAX

@@ -134,7 +134,7 @@ async def bench(store: LanedStore) -> AsyncIterator[Bench]:
 async def test_sessions_of_others_read_and_attach_while_a_lane_stands_still(bench: Bench, store: LanedStore) -> None:
     away, here = await bench.open(AWAY), await bench.open("here")
     store.stands.clear()
-    bench.node.woken(UserId(AWAY))
+    bench.node.hearing.woken(UserId(AWAY))
     late = bench.connect(f"{AWAY}2")
     late.say("hello", session="tab")
     await bench.settle()

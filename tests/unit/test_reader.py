@@ -108,7 +108,7 @@ async def test_a_session_has_one_read_under_way_however_often_it_is_woken(bench:
     log(bench).log.clear()
     bench.store.hang()
     for _ in range(5):
-        bench.node.woken(ALICE)
+        bench.node.hearing.woken(ALICE)
         await bench.settle()
     bench.store.resume()
     await bench.settle()

@@ -261,7 +261,7 @@ async def test_a_session_that_the_store_gives_to_another_after_trouble_is_told_t
     """
     client = await bench.open()
     await take_over(bench)
-    bench.node.unsubscribed("the primary is another")
+    bench.node.hearing.unsubscribed("the primary is another")
     client.session.reattach("subscribed")
     await bench.settle()
     assert client.close_code() == 4005
@@ -354,7 +354,7 @@ async def test_a_takeover_that_is_told_before_the_own_attach_is_answered_shows_a
     client = bench.connect()
     client.say("hello", session="tab")
     await bench.settle()
-    bench.node.displaced(ALICE, TAB, ConnectionId("f" * 32))
+    bench.node.hearing.displaced(ALICE, TAB, ConnectionId("f" * 32))
     gates(bench).attaching.set()
     await bench.settle()
     await take_over(bench)
@@ -366,7 +366,7 @@ async def test_an_old_message_of_a_takeover_does_not_end_the_connection_that_has
     bench: Bench,
 ) -> None:
     client = await bench.open()
-    bench.node.displaced(ALICE, TAB, ConnectionId("f" * 32))
+    bench.node.hearing.displaced(ALICE, TAB, ConnectionId("f" * 32))
     await bench.settle()
     assert client.close_code() is None
 

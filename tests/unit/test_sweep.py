@@ -82,7 +82,7 @@ async def test_a_tick_asks_for_a_bounded_number_of_sessions(bench: Bench) -> Non
 async def test_a_node_is_deaf_from_the_loss_of_its_subscription_until_a_probe_comes_back(bench: Bench) -> None:
     probing = await prove(bench)
     assert not deaf(bench)
-    bench.node.unsubscribed("cut")
+    bench.node.hearing.unsubscribed("cut")
     assert deaf(bench)
     bench.node.readiness.probe_at_once()
     await bench.settle()
@@ -182,7 +182,7 @@ async def test_a_node_that_is_only_deaf_or_ready_again_moves_nobody(bench: Bench
     bench.node.readiness.probe_at_once()
     await bench.settle()
     assert await elsewhere.moving.look() == 0
-    bench.node.unsubscribed("cut")
+    bench.node.hearing.unsubscribed("cut")
     bench.clock.advance(MOVE_AFTER_MS)
     assert await elsewhere.moving.look() == 0
     assert client.close_code() is None

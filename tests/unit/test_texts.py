@@ -320,7 +320,7 @@ async def test_after_a_new_subscription_everything_is_looked_at_and_nothing_sent
         store.lose_live(UserId("alice"))
         await store.append_text(piece(2, "cd"))
         await store.append_text(piece(0, "new", run="run_2"))
-        node.subscribed()
+        node.hearing.subscribed()
         found = [await client.until_op("text") for _ in range(2)]
         assert sorted((frame["run"], frame["offset"], frame["text"]) for frame in found) == [
             ("run_1", 2, "cd"),
