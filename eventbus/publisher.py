@@ -3,9 +3,11 @@
 All publishes of a turn of the event loop leave in one `Store.append`. A call carries at most one event of each user,
 because the store goes on after a failed event, and only so can no later event overtake it. Where the store lies on
 several servers a call carries events of one lane alone (`eventbus.store.topology.lane_of`), so that those whose server
-is being replaced hold up nobody else's. The happy path costs a
-future a publish and a task a call; all that takes time (waits before retries, deadlines, the next probe) shares one
-alarm.
+is being replaced hold up nobody else's. The happy path costs a future a publish and a task a call; all that takes time
+(waits before retries, deadlines, the next probe) shares one alarm.
+
+What waits stands in `eventbus.lines`, what may have to go again in `eventbus.kept`, whether to try in `eventbus.retries`
+and `eventbus.breaker`. What is left here is long because every answer touches all of these.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ and Redis.
 A session is a handler of callbacks and owns no task. What must wait (the attach, the store) is handed to its `Host`,
 which calls back. The order of a life: `on_open` -> `open` (the client's `hello`) -> `attached` -> frames and reads ->
 `close` -> `on_close`. What the client says goes through its `Dialogue`, what it asked for at first is its `Opening`.
+The class is long on purpose: a node holds tens of thousands of them, and each object more would cost memory in all.
 """
 
 from __future__ import annotations
