@@ -92,7 +92,8 @@ class Alerting:
 
         async def scraped() -> bool:
             found = await self._get("/targets")
-            return found is not None and all(one["health"] == "up" for one in found["activeTargets"])
+            health = [one["health"] for one in found["activeTargets"]] if found else []
+            return health == ["up"] * len(targets)
 
         await until(scraped, 20_000, lambda: f"all targets are scraped. {self._child!r}")
 
