@@ -6,8 +6,8 @@ several servers a call carries events of one lane alone (`eventbus.store.topolog
 is being replaced hold up nobody else's. The happy path costs a future a publish and a task a call; all that takes time
 (waits before retries, deadlines, the next probe) shares one alarm.
 
-What waits stands in `eventbus.lines`, what may have to go again in `eventbus.kept`, whether to try in `eventbus.retries`
-and `eventbus.breaker`. What is left here is long because every answer touches all of these.
+What waits stands in `eventbus.lines`, what may have to go again in `eventbus.kept`, whether to try in
+`eventbus.retries` and `eventbus.breaker`. What is left here is long because every answer touches all of these.
 """
 
 from __future__ import annotations
