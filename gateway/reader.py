@@ -229,7 +229,8 @@ class Reader:
             work.append(self._read(reads))
         work += [self._page(session, read, attaches) for session, read, attaches in pages]
         work += [self._carry_out(session, step) for session, step in steps]
-        answers = await asyncio.gather(*work)
+        # One thing is the rule while little happens, and a task for it would cost more than the rest of the cycle.
+        answers = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         answered = all(answers)
         if answered:
             self._failed_since_ms = None
@@ -390,7 +391,7 @@ class Reader:
             else:
                 self._counters.events_acked += answer
         leaving = [acks for acks in batch if acks.leaving is not None and acks.fence.connection not in failed]
-        results = await asyncio.gather(*(self._detach(acks) for acks in leaving))
+        results = await asyncio.gather(*(self._detach(acks) for acks in leaving)) if leaving else ()
         return not failed and all(results)
 
     def _keep(self, acks: _Acks, request: AckRequest, ref: wire.Ref | None, since_ms: int) -> None:
