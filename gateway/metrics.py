@@ -379,7 +379,7 @@ METRICS: Final[Sequence[Metric]] = (
     ),
     _histogram(
         "ack_seconds",
-        "From the storing of an event to its ack on the socket; only events stored since that client connected. One"
+        "From the storing of an event to the storing of its ack; only events stored since that client connected. One"
         " stands for those that were acked with it.",
     ),
     # What waits.

@@ -136,8 +136,6 @@ class Reader:
 
     def acknowledge(self, session: Session, said: moves.Acknowledge, ref: wire.Ref | None) -> None:
         """Puts acks on their way; with `ref`, the answer is counted for these ids alone."""
-        if said.ids:
-            self._took(self._counters.ack_seconds, session, said.ids[0], len(said.ids))
         acks = self._acks_of(session)
         if ref is not None and len(acks.refs) >= REFS_MAX:
             session.ack_is_late(ref)
@@ -154,7 +152,8 @@ class Reader:
     def confirm(self, session: Session, acks: moves.Acknowledge, ack: wire.Ack) -> bool:
         """Puts a confirmation above `received` on its way. Returns False when too many of its connection wait."""
         if acks.ids:
-            self._took(self._counters.ack_seconds, session, acks.ids[0], len(acks.ids))
+            wall_ms, now_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+            _count(self._counters.ack_seconds, session, acks.ids[0], len(acks.ids), wall_ms, now_ms)
         taken = self._confirming.add(session, acks.ids, facts_of(acks.payloads), ack)
         self._ack_came.set()
         self._begin()
@@ -272,7 +271,7 @@ class Reader:
         except StoreError as error:
             answers = [error] * len(reads)
         payloads: dict[tuple[UserId, EntryId], Payload | str] = {}
-        wall_ms = self._clock.now_ms()
+        wall_ms, now_ms = self._clock.now_ms(), self._clock.monotonic_ms()
         answered = True
         for (session, _), answer in zip(reads, answers, strict=True):
             session.count_read()
@@ -289,7 +288,8 @@ class Reader:
                 session.apply(moves.ReadFailed())
             else:
                 if answer.entries:
-                    self._took(self._counters.delivery_seconds, session, answer.entries[0].id, len(answer.entries))
+                    first, count = answer.entries[0].id, len(answer.entries)
+                    _count(self._counters.delivery_seconds, session, first, count, wall_ms, now_ms)
                 items = []
                 released = answer.released
                 for entry in answer.entries:
@@ -333,14 +333,6 @@ class Reader:
             session.apply(moves.ReadFailed())
         return True
 
-    def _took(self, seconds: Histogram, session: Session, first: EntryId, count: int) -> None:
-        """Counts how long ago entries were stored; the first stands for those that came with it. What was stored before
-        its client came waited for that, and says nothing of the bus.
-        """
-        took_ms = self._clock.now_ms() - int(first.partition("-")[0])
-        if took_ms <= self._clock.monotonic_ms() - session.opened_ms:
-            seconds.add(took_ms, count)
-
     def _item(
         self, session: Session, entry: EntryId, payload: Payload | str | None, attempts: int, wall_ms: int
     ) -> moves.Item:
@@ -380,6 +372,7 @@ class Reader:
                 answers = await self._store.ack_many(requests)
             except StoreError as error:
                 answers = [error] * len(requests)
+        wall_ms, now_ms = self._clock.now_ms(), self._clock.monotonic_ms()
         failed: set[ConnectionId] = set()
         for (acks, ref, since_ms), request, answer in zip(owners, requests, answers, strict=True):
             if isinstance(answer, StoreError):
@@ -387,6 +380,9 @@ class Reader:
                 failed.add(acks.fence.connection)
                 self._keep(acks, request, ref, since_ms)
             elif acks.session is not None:
+                if request.entries:
+                    first, count = request.entries[0], len(request.entries)
+                    _count(self._counters.ack_seconds, acks.session, first, count, wall_ms, now_ms)
                 acks.session.acks_stored(request.entries, answer, ref)
             else:
                 self._counters.events_acked += answer
@@ -488,6 +484,15 @@ class Reader:
                 },
             )
         session.apply(moves.GivenUp(step.id, dead=outcome is DeadOutcome.DEAD))
+
+
+def _count(seconds: Histogram, session: Session, first: EntryId, count: int, wall_ms: int, now_ms: int) -> None:
+    """Counts how long ago entries were stored; the first stands for those that came with it. What was stored before its
+    client came waited for that, and says nothing of the bus.
+    """
+    took_ms = wall_ms - int(first.partition("-")[0])
+    if took_ms <= now_ms - session.opened_ms:
+        seconds.add(took_ms, count)
 
 
 def _request(fence: Fence, ids: Sequence[EntryId], facts: Sequence[EntryFacts | None]) -> AckRequest:
