@@ -17,6 +17,7 @@ import pytest
 
 from eventbus import Bus, revoking
 from eventbus.ids import EntryId, SessionId
+from eventbus.inspection import Actions, action_asked_for
 from eventbus.store import ConfirmationRecord
 from gateway.admin import make_admin_app, serve_admin
 from gateway.admin_revocations import AdminAccess
@@ -192,6 +193,20 @@ async def test_a_port_that_stops_ends_its_feeds_and_does_not_wait_for_them(port:
         stopping = asyncio.create_task(port.listener.stop())
         assert (await until_kind(messages, "end"))["code"] == "stopping"
         await stopping
+
+
+async def test_dead_letters_are_listed_by_what_an_action_on_them_would_be_narrowed_by(port: Port) -> None:
+    node = port.node
+    async with opened(node) as client:
+        await client.until_op("caught_up")
+        entries = [*await publish(node, "a", type="memo"), *await publish(node, "b", type="note")]
+        await client.events(2)
+        actions = Actions(node.store, by="test", partitions=1024)
+        asked = {"action": "dead_letter", "user": "alice", "session": "tab", "entries": entries}
+        await actions.carry_out(await actions.plan(action_asked_for(asked)))
+        for query, found in (({}, entries), ({"type": "memo"}, entries[:1]), ({"reason": "nacked"}, [])):
+            page = await port.see("dead-letters", **query)
+            assert [one["entry"] for one in page["dead_letters"]] == found
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 /** A run on a time axis: a lane for each of its steps, its deadlines, and which of them were missed. */
 
-import { h, svg } from "./dom.js";
+import { h, nothing, svg } from "./dom.js";
 import { span, timeOfDay, words } from "./format.js";
 
 const ROW = 30, LABEL = 190, WIDTH = 1040, TOP = 34, RIGHT = 150;
@@ -11,6 +11,7 @@ const KINDS = { agent_started: "edge", agent_completed: "edge", agent_thinking: 
 export function runTimeline(run, now) {
   const lanes = lanesOf(run, now);
   const times = lanes.flatMap(({ from, until, due, missed }) => [from, until, missed ? due : undefined]).filter((one) => one !== undefined);
+  if (!times.length) return nothing("No time of it is known.");
   const begin = Math.min(...times);
   const end = Math.max(begin + 1, ...times);
   const height = TOP + lanes.length * ROW + 8;
