@@ -1,6 +1,7 @@
 """R29: every alert fires when that is done to real nodes which it is there for, and not before.
 
-Prometheus scrapes the nodes and judges the rules of deploy/alerts.yml, see `tests.support.alerting`.
+Prometheus scrapes the nodes and judges the rules of deploy/alerts.yml, see `tests.support.alerting`. What would lose or
+hold up events in silence is staged by `make slow`, the rest by `make soak`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from tests.support.waiting import until
 
 __all__ = ["new_sentinels"]
 
-pytestmark = [pytest.mark.slow, needs.needs_prometheus]
+pytestmark = [needs.needs_prometheus, pytest.mark.timeout(240)]
 
 SECRET = "a secret of the tests of alerts, of 32 bytes and more"
 QUICK = {
@@ -218,6 +219,7 @@ def alerts(request: pytest.FixtureRequest) -> tuple[str, ...]:
     "EventbusPublishFailed",
     "EventbusBacklogGrows",
 )
+@pytest.mark.slow
 @pytest.mark.requirement("R29")
 async def test_a_server_that_stands_still(world: World, alerts: tuple[str, ...]) -> None:
     await world.start("n1")
@@ -237,7 +239,8 @@ async def test_a_server_that_stands_still(world: World, alerts: tuple[str, ...])
         await world.client(f"user{next(numbers)}")
 
     world.goes_on(post, every_s=0.2)
-    world.goes_on(come, every_s=0.01)
+    for _ in range(4):
+        world.goes_on(come, every_s=0.01)
     try:
         await world.alerting.fire(*alerts, timeout_ms=40_000)
     finally:
@@ -245,6 +248,7 @@ async def test_a_server_that_stands_still(world: World, alerts: tuple[str, ...])
 
 
 @staged("EventbusNodeDown", "EventbusWorkerDown")
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_a_node_that_dies_and_a_worker_that_stands_still(world: World, alerts: tuple[str, ...]) -> None:
     await world.start("one", words=("--workers", "2"))
@@ -266,6 +270,7 @@ async def test_a_node_that_dies_and_a_worker_that_stands_still(world: World, ale
 
 
 @staged("EventbusNodeDeaf", "EventbusDeafAgain", "EventbusLinkReconnects")
+@pytest.mark.slow
 @pytest.mark.requirement("R29", "R30")
 async def test_a_node_that_hears_nothing_and_one_whose_connections_break(world: World, alerts: tuple[str, ...]) -> None:
     async with StoreWay(world.server.url) as way:
@@ -286,6 +291,7 @@ async def test_a_node_that_hears_nothing_and_one_whose_connections_break(world: 
 
 
 @staged("EventbusNotDelivered", "EventbusDeliveryLate")
+@pytest.mark.slow
 @pytest.mark.requirement("R29")
 async def test_events_that_are_accepted_and_not_delivered(world: World, alerts: tuple[str, ...]) -> None:
     """The node may do everything but read."""
@@ -304,6 +310,7 @@ async def test_events_that_are_accepted_and_not_delivered(world: World, alerts: 
 
 
 @staged("EventbusNotAcked", "EventbusPendingGrows", "EventbusPendingOld")
+@pytest.mark.slow
 @pytest.mark.requirement("R29")
 async def test_clients_that_take_events_and_do_not_ack_them(world: World, alerts: tuple[str, ...]) -> None:
     await world.start("n1")
@@ -321,6 +328,7 @@ async def test_clients_that_take_events_and_do_not_ack_them(world: World, alerts
 
 
 @staged("EventbusRedelivered", "EventbusDeadLetters")
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_a_client_that_refuses_every_event(world: World, alerts: tuple[str, ...]) -> None:
     await world.start("n1", MAX_DELIVERIES=3)
@@ -334,6 +342,7 @@ async def test_a_client_that_refuses_every_event(world: World, alerts: tuple[str
 
 
 @staged("EventbusGaps", "EventbusSlowConsumers")
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_a_client_that_was_away_for_too_long_and_clients_that_do_not_read(
     world: World, alerts: tuple[str, ...]
@@ -358,6 +367,7 @@ async def test_a_client_that_was_away_for_too_long_and_clients_that_do_not_read(
 
 
 @staged("EventbusConnectionsRefused", "EventbusRequestsLimited", "EventbusKeysNotRead")
+@pytest.mark.soak
 @pytest.mark.requirement("R29", "R23")
 async def test_clients_without_a_good_token_a_flood_and_a_broken_key_file(
     world: World, alerts: tuple[str, ...], tmp_path: Path
@@ -391,6 +401,7 @@ async def test_clients_without_a_good_token_a_flood_and_a_broken_key_file(
     "EventbusEscalationFails",
     "EventbusWebhookBreakerOpen",
 )
+@pytest.mark.slow
 @pytest.mark.requirement("R29", "R13", "R17")
 async def test_agents_that_are_late_or_die_with_nobody_to_be_told(
     world: World, alerts: tuple[str, ...], processes: Processes
@@ -424,6 +435,7 @@ async def test_agents_that_are_late_or_die_with_nobody_to_be_told(
 
 
 @staged("EventbusNodeStalled", "EventbusLoopLag", "EventbusWatchLate")
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_a_node_that_stands_still_for_a_while(world: World, alerts: tuple[str, ...]) -> None:
     await world.start("n1")
@@ -439,6 +451,7 @@ async def test_a_node_that_stands_still_for_a_while(world: World, alerts: tuple[
 
 
 @staged("EventbusStoreMemory", "EventbusDefect")
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_a_server_that_is_nearly_full_and_data_that_nobody_can_understand(
     world: World, alerts: tuple[str, ...]
@@ -458,6 +471,7 @@ async def test_a_server_that_is_nearly_full_and_data_that_nobody_can_understand(
 
 @staged("EventbusPrimaryChanged")
 @needs.needs_redis
+@pytest.mark.soak
 @pytest.mark.requirement("R29", "R32")
 async def test_a_primary_that_is_replaced(world: World, alerts: tuple[str, ...], new_sentinels: NewSentinels) -> None:
     sentinels = new_sentinels()
@@ -469,6 +483,7 @@ async def test_a_primary_that_is_replaced(world: World, alerts: tuple[str, ...],
     await world.alerting.fire(*alerts, timeout_ms=40_000)
 
 
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_a_healthy_installation_is_quiet(world: World) -> None:
     """Clients come and go and ack what they get; nothing fires."""
@@ -483,7 +498,7 @@ async def test_a_healthy_installation_is_quiet(world: World) -> None:
         await (await world.client("bob", "phone")).close()
 
     world.goes_on(visit, every_s=0.5)
-    await until(lambda: world.alerting.value("sum(eventbus_events_acked_total) > 300"), 30_000, "300 events are acked")
+    await until(lambda: world.alerting.value("sum(eventbus_events_acked_total) > 100"), 30_000, "100 events are acked")
     await world.alerting.look()
     assert world.alerting.fired == set()
 
