@@ -150,13 +150,23 @@ async function start() {
 
 // --- what is live -----------------------------------------------------------------------------------------------------
 
-const STATES = { connecting: "connecting", live: "live", stale: "Redis does not answer", away: "no connection" };
+// A browser has six connections for all tabs of a console together, and a node a limit of feeds.
+const ASLEEP_AFTER_MS = 10_000;
+let falling;
+
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(falling);
+  if (document.hidden) falling = setTimeout(() => token() && live.sleep(), ASLEEP_AFTER_MS);
+  else if (token() && live.state === "asleep") live.start();
+});
+
+const STATES = { asleep: "out of sight", connecting: "connecting", live: "live", stale: "Redis does not answer", away: "no connection" };
 
 live.addEventListener("state", () => {
   if (!token()) return;
   $("live").dataset.state = live.state;
   $("live-text").textContent = STATES[live.state];
-  if (live.state === "connecting") return; // whether what was wrong still is shows when it is over
+  if (live.state === "connecting" || live.state === "asleep") return; // whether what was wrong still is shows when it is over
   const bad = live.state !== "live";
   document.body.classList.toggle("old", bad);
   $("banner").hidden = !bad;

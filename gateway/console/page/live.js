@@ -39,6 +39,12 @@ export class Live extends EventTarget {
     this.#stop = undefined;
   }
 
+  /** Ends the connection of a page that nobody looks at; `start` goes on. */
+  sleep() {
+    this.stop();
+    this.#become("asleep", "");
+  }
+
   async #run(signal) {
     while (!signal.aborted) {
       try {
