@@ -314,9 +314,7 @@ async def test_all_users_are_found_over_pages_of_a_real_server(redis_url: str) -
                 found: dict[str, Verdict] = {}
                 cursor = ""
                 while True:
-                    page = await inspection.pending_of_users(
-                        store, timing, partitions=1024, cursor=cursor, count=10
-                    )
+                    page = await inspection.pending_of_users(store, timing, partitions=1024, cursor=cursor, count=10)
                     found.update({row.user: row.verdict for row in page.rows})
                     if not page.cursor:
                         return sorted(found) == users and set(found.values()) == {Verdict.OFFLINE}

@@ -456,9 +456,13 @@ async def test_a_client_that_owes_nothing_and_does_not_read_is_closed_with_4002(
     async with listening(node, deaf=True) as client:
         session = next(iter(node.hub))
         entries: list[str] = []
+
+        def all_in_flight() -> bool:
+            return session.delivery.in_flight == len(entries)
+
         while session.connection.writable:
             entries += await publish(node, "x" * 200_000)
-            await until(lambda: session.delivery.in_flight == len(entries))
+            await until(all_in_flight)
         assert await acked(node, ids=entries) == len(entries)
         await until(lambda: len(node.hub) == 0)
         await client.gone()

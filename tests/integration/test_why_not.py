@@ -174,4 +174,3 @@ async def test_it_was_delivered_and_acked_and_never_displayed(nodes: Nodes, comm
         row = await why(command, entry)
     assert (row["state"], row["level"]) == ("acked", "received")
     assert "never said that it was displayed" in row["why"]
-

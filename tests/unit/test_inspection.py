@@ -384,7 +384,9 @@ async def test_all_users_are_looked_at_page_by_page(desk: Desk) -> None:
         await desk.publish(user=user)
     seen, cursor, pages = [], "", 0
     while True:
-        page = await inspection.pending_of_users(desk.store, TIMING, partitions=desk.store.settings.partitions, cursor=cursor, count=10)
+        page = await inspection.pending_of_users(
+            desk.store, TIMING, partitions=desk.store.settings.partitions, cursor=cursor, count=10
+        )
         seen += [row.user for row in page.rows]
         pages += 1
         if not page.cursor:
