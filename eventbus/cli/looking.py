@@ -11,6 +11,7 @@ from eventbus.cli.common import as_json_option, as_user, opened, redis_option, s
 from eventbus.cli.output import age, clock_time, note, objects, print_json, print_table
 from eventbus.cli.watching import progress, repeated, watch_option
 from eventbus.config import Settings
+from eventbus.errors import InvalidField
 from eventbus.ids import UserId
 
 __all__ = ["nodes", "pending", "sessions", "timing_of"]
@@ -44,10 +45,22 @@ def pending(
     `pending` counts what waits for the session's ack: sent and not acked, or not read yet (of these up to 1,000).
     Without --user they are found by an index, which is late by a heartbeat of a session at most.
     """
+    if cursor:
+        _check_cursor(cursor)
     settings = settings_of(redis_url)
     if scan:
         asyncio.run(_scan(settings))
     repeated(lambda: _show_pending(settings, user, limit, cursor, as_json), watch)
+
+
+def _check_cursor(cursor: str) -> None:
+    """Raises: click.BadParameter: it is none."""
+    from eventbus.inspection import parse_pending_cursor
+
+    try:
+        parse_pending_cursor(cursor)
+    except InvalidField as error:
+        raise click.BadParameter(error.problem, param_hint="--cursor") from None
 
 
 def _show_pending(settings: Settings, user: UserId | None, limit: int, cursor: str, as_json: bool) -> None:

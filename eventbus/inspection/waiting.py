@@ -24,6 +24,7 @@ __all__ = [
     "PendingRow",
     "PendingRows",
     "Unread",
+    "parse_pending_cursor",
     "pending_of_user",
     "pending_of_users",
     "reindex",
@@ -131,7 +132,7 @@ async def pending_of_users(
     Raises:
         InvalidField: the cursor is none.
     """
-    after = _parse_cursor(cursor) if cursor else None
+    after = parse_pending_cursor(cursor) if cursor else None
     nodes = await _Nodes.look(store, timing)
     if after is None:
         await _settle_silent(store, partitions)
@@ -233,8 +234,8 @@ def _start(partition: int, after: WaitingMark | None) -> WaitingMark:
     return WaitingMark(since_ms=after.since_ms + (partition < after.partition), partition=partition)
 
 
-def _parse_cursor(text: str) -> WaitingMark:
-    """Raises: InvalidField."""
+def parse_pending_cursor(text: str) -> WaitingMark:
+    """Where a page of `pending_of_users` ended. Raises: InvalidField."""
     since, _, rest = text.partition(":")
     number, _, user = rest.partition(":")
     if not all(part.isascii() and part.isdigit() and len(part) < 16 for part in (since, number)) or not user:

@@ -386,6 +386,7 @@ def test_peek_gives_what_routes_filters_and_expires_an_event_and_its_json() -> N
         "expires_ms": NOW_MS + 60_000,
         "json": envelope_json(body),
         "demanded": True,
+        "trace": whole().trace,
     }
 
 
