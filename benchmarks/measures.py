@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from benchmarks.console import measure_console
 from benchmarks.floor import push_floor, stream_floor
 from benchmarks.link import measure_link
 from benchmarks.processes import cpu_ns, rss_bytes
@@ -254,6 +255,17 @@ def runs(plan: Plan) -> list[Case]:
     return cases.cases()
 
 
+def console(plan: Plan) -> list[Case]:
+    """What an open console costs, in pairs with none."""
+    cases = _Cases()
+    for _ in range(plan.runs):
+        for name, values, faults in measure_console(
+            plan.binary, sessions=plan.sessions, rate=plan.rates[0], seconds=plan.seconds, say=plan.say
+        ):
+            cases.add(name, values, faults)
+    return cases.cases()
+
+
 def link(plan: Plan) -> list[Case]:
     """What a command costs the process that sends it, by what it is sent with."""
     cases = _Cases()
@@ -296,5 +308,6 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "idle": Benchmark("Idle sessions", idle),
     "texts": Benchmark("Token streams", texts),
     "runs": Benchmark("Agents' runs", runs),
+    "console": Benchmark("With the console open", console),
     "link": Benchmark("Commands to Redis: what the sender spends on each", link),
 }

@@ -72,23 +72,23 @@ class NodeProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.url = self._ready()
+        self.url, self.admin_url = self._ready()
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
 
-    def _ready(self) -> str:
+    def _ready(self) -> tuple[str, str]:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], READY_S)
         line = self._process.stdout.readline() if ready else ""
-        found = re.search(r"url=\S*?//(\S+)", line)
+        found = re.search(r"url=\S*?//(\S+) admin=(\S+)", line)
         if found is None:
             self._process.kill()
             self._process.wait()
             raise HarnessError(f"the node did not get ready: {line!r}")
-        return f"ws://{found[1]}"
+        return f"ws://{found[1]}", found[2]
 
     def stop(self) -> None:
         """Let it drain."""
