@@ -21,6 +21,7 @@ from eventbus.inspection import Fate, Timing, Verdict
 from eventbus.store.redis_store import RedisStore
 from gateway.node import Node
 from tests.support.processes import ROOT, Child, Processes
+from tests.support.rights import LEAST_RIGHTS, PASSWORD, USER
 from tests.support.servers import NewServer, request
 from tests.support.waiting import until
 from tests.support.wire_client import SECRET, Nodes, WireClient, ids, opened, publish
@@ -427,11 +428,9 @@ async def test_the_doctor_tells_the_step_for_which_the_user_lacks_the_right(
 
 
 async def test_the_rights_of_the_page_are_enough(processes: Processes, new_server: NewServer) -> None:
-    page = (ROOT / "docs" / "cli.md").read_text()
-    (words,) = re.findall(r"^(ACL SETUSER .*)$", page, re.MULTILINE)
     server = new_server(appendonly=True)
-    assert request(server.url, *words.split()) == b"+OK"
-    command = Command(processes, server.url.replace("redis://", "redis://bus:password@"))
+    assert request(server.url, "ACL", "SETUSER", USER, *LEAST_RIGHTS) == b"+OK"
+    command = Command(processes, server.url.replace("redis://", f"redis://{USER}:{PASSWORD}@"))
     found = states(await command.json("doctor"))
     assert [check for check, state in found.items() if state != "ok"] == ["replicas", "nodes"]
 
