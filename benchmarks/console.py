@@ -26,6 +26,8 @@ FLOOD = 20_000
 """Events/s that are asked for where the question is how many go through: more than one machine keeps."""
 FLOODED = 10_000
 """Events that are published so, for each second of a load."""
+SPARE_S = 60.0
+"""A flood takes as long as it takes."""
 TIMEOUT_S = 30.0
 
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -126,15 +128,15 @@ def measure_console(
     with World(binary, sessions) as world:
         world.connect(sessions)
         world.load(1_000, 2 * sessions)  # the first events of a stream make its keys
-        world.load(FLOOD, int(FLOODED * min(1.0, seconds)))
+        world.load(FLOOD, int(FLOODED * min(1.0, seconds)), spare_s=SPARE_S)
         for name, asked, events in (
             (f"{sessions:,} sessions at {rate:,}/s", rate, int(rate * seconds)),
             (f"{sessions:,} sessions, as fast as it goes", FLOOD, int(FLOODED * seconds)),
         ):
-            closed = [world.load(asked, events)]
+            closed = [world.load(asked, events, spare_s=SPARE_S)]
             with Console(world.node.admin_url, world.node.secret) as console:
                 opened = [_looked_at(world, console, asked, events) for _ in range(2)]
-            closed.append(world.load(asked, events))
+            closed.append(world.load(asked, events, spare_s=SPARE_S))
             for without, (with_one, looks) in zip(closed, opened, strict=True):
                 found += _pair(name, without, with_one, looks)
                 say(f"console: {name}: {_told(without)} without, {_told(with_one)} with one, {looks} looks")
@@ -144,7 +146,7 @@ def measure_console(
 def _looked_at(world: World, console: Console, rate: float, events: int) -> tuple[Load, int]:
     """A load with the console open, and how often the node looked at the whole meanwhile."""
     before = console.looks
-    load = world.load(rate, events)
+    load = world.load(rate, events, spare_s=SPARE_S)
     if console.fault:
         load.faults.append(console.fault)
     return load, console.looks - before

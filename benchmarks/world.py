@@ -195,15 +195,25 @@ class World:
         }
         return {name: cpu_ns(pid) for name, pid in pids.items()}
 
-    def load(self, rate: float, events: int, body_bytes: int = EVENT_BYTES) -> Load:
-        """Publish at a rate to all users in turn, and wait until every event has arrived and is acked."""
+    def load(self, rate: float, events: int, body_bytes: int = EVENT_BYTES, *, spare_s: float = 10.0) -> Load:
+        """Publish at a rate to all users in turn, and wait until every event has arrived and is acked.
+
+        Args:
+            rate: events/s.
+            events: how many.
+            body_bytes: of each, in the stream.
+            spare_s: how much longer than twice its time at that rate it may take.
+
+        Raises:
+            HarnessError: it took longer.
+        """
         acked_before = self.raw.acked(self.users)
         times_before = self.raw.command_times()
         self.client.ask("expect", events=events)
         before = self.cpu()
         self.publisher.tell("publish", rate=rate, events=events, body_bytes=body_bytes)
         # A rate that is far too high is found out without waiting for all of it.
-        patience_s = 2 * events / rate + 10
+        patience_s = 2 * events / rate + spare_s
         got = self._result(patience_s)
         sent = self.publisher.answer(patience_s)
         after = self.cpu()
