@@ -35,12 +35,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "corner(id): the dangerous corner (docs/corners.md) whose rule the test holds")
 
 
-def once(kind: str) -> Any:
-    """A kind whose servers take seconds to start: its tests are slow ones, and all of one test process."""
-    return pytest.param(kind, marks=[pytest.mark.slow, pytest.mark.xdist_group(f"contract-{kind}")])
+def once(kind: str, pace: pytest.MarkDecorator) -> Any:
+    """A kind whose servers take seconds to start: its tests are of the slow ones, and all of one test process."""
+    return pytest.param(kind, marks=[pace, pytest.mark.xdist_group(f"contract-{kind}")])
 
 
-@pytest.fixture(params=[MEMORY, *SERVERS, once(REDIS_8), once(CLUSTER), once(SENTINEL)])
+@pytest.fixture(
+    params=[
+        MEMORY,
+        *SERVERS,
+        once(REDIS_8, pytest.mark.soak),
+        once(CLUSTER, pytest.mark.slow),
+        once(SENTINEL, pytest.mark.soak),
+    ]
+)
 def world_kind(request: pytest.FixtureRequest) -> str:
     """Which store the test runs over."""
     kind: str = request.param

@@ -219,7 +219,7 @@ def alerts(request: pytest.FixtureRequest) -> tuple[str, ...]:
     "EventbusPublishFailed",
     "EventbusBacklogGrows",
 )
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_a_server_that_stands_still(world: World, alerts: tuple[str, ...]) -> None:
     await world.start("n1")
@@ -291,7 +291,7 @@ async def test_a_node_that_hears_nothing_and_one_whose_connections_break(world: 
 
 
 @staged("EventbusNotDelivered", "EventbusDeliveryLate")
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.requirement("R29")
 async def test_events_that_are_accepted_and_not_delivered(world: World, alerts: tuple[str, ...]) -> None:
     """The node may do everything but read."""
@@ -401,7 +401,7 @@ async def test_clients_without_a_good_token_a_flood_and_a_broken_key_file(
     "EventbusEscalationFails",
     "EventbusWebhookBreakerOpen",
 )
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.requirement("R29", "R13", "R17")
 async def test_agents_that_are_late_or_die_with_nobody_to_be_told(
     world: World, alerts: tuple[str, ...], processes: Processes

@@ -101,7 +101,7 @@ async def delivered(world: World, clients: Clients, count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("event_bytes, events", [(300, 8_000), (10_000, 2_000)])
+@pytest.mark.parametrize("event_bytes, events", [(300, 8_000), pytest.param(10_000, 2_000, marks=pytest.mark.soak)])
 async def test_a_client_that_stalls_costs_its_window_at_most_and_nobody_waits_for_it(
     new_world: NewWorld, event_bytes: int, events: int
 ) -> None:
@@ -207,7 +207,7 @@ async def test_10_000_unread_events_are_attached_in_pages_and_others_do_not_wait
     assert_nobody_waited(late_ms(beside, others))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.requirement("R33")
 async def test_a_burst_for_1_000_users_at_once_is_delivered_whole_in_bounded_memory(new_world: NewWorld) -> None:
     world = new_world()
@@ -263,7 +263,7 @@ async def _outcome(bus: Bus) -> BaseException | None:
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.requirement("R8")
 async def test_a_subscriber_whose_application_hangs_holds_its_window_and_then_has_everything(
     new_world: NewWorld,

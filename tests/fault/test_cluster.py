@@ -50,7 +50,7 @@ def stored_events(world: World, user: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.soak)])
 async def test_a_killed_primary_delays_its_users_and_costs_nothing(
     new_cluster_world: NewClusterWorld, kind: str
 ) -> None:
@@ -104,7 +104,7 @@ async def test_a_cluster_that_is_killed_whole_comes_back_with_its_files(new_clus
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.soak)])
 async def test_failovers_by_command_and_slots_that_move_are_not_noticed(
     new_cluster_world: NewClusterWorld, kind: str
 ) -> None:
@@ -135,7 +135,7 @@ async def test_failovers_by_command_and_slots_that_move_are_not_noticed(
     await world.assert_nothing_lost()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_slot_that_is_long_on_its_way_delays_its_users_alone(new_cluster_world: NewClusterWorld) -> None:
     """While some of its keys are here and some there, a script over them is refused (TRYAGAIN), and tried again."""
     world = new_cluster_world()
@@ -268,7 +268,7 @@ async def test_a_publish_that_no_replica_has_is_refused_and_may_be_tried_again(n
         assert (again.duplicate, again.entry) == (True, stored.entry)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_primary_at_its_memory_limit_delays_publishers_and_delivers_what_it_has(
     new_cluster_world: NewClusterWorld,
 ) -> None:

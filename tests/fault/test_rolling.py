@@ -120,7 +120,7 @@ async def test_an_upgrade_of_every_node_from_the_last_release_loses_and_repeats_
     await _roll(fleet, start=fleet.release, to=None)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(180)
 @pytest.mark.requirement("R10")
 async def test_a_rollback_of_every_node_to_the_last_release_loses_and_repeats_nothing(new_fleet: NewFleet) -> None:

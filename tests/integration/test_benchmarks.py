@@ -24,7 +24,7 @@ def measured(directory: Path, *words: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.requirement("R34")
 def test_the_suite_measures_latency_cost_and_memory_and_checks_that_nothing_is_missing(tmp_path: Path) -> None:
     found = measured(tmp_path, "--quick", "latency", "idle")["benchmarks"]
