@@ -134,6 +134,7 @@ async def _stall() -> float:
         return longest
 
 
+@pytest.mark.slow
 async def test_every_wait_on_a_server_that_stands_still_ends_and_the_loop_stays_free(new_server: NewServer) -> None:
     server = new_server(appendonly=False)
     settings = Settings(publish=PublishSettings(publish_deadline_ms=DEADLINE_MS))

@@ -70,6 +70,7 @@ async def _attack(world: World, node: Node, seen: list[tuple[str, str]]) -> list
     return attackers
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R22")
 async def test_hostile_clients_under_load_get_and_change_nothing_of_others(new_world: NewWorld) -> None:
     world = new_world(ack_timeout_ms=30_000)

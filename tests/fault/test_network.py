@@ -14,6 +14,7 @@ from tests.support.proxy import Proxy
 USERS = [f"user{number}" for number in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.requirement("R7")
 async def test_cut_slow_and_half_open_sockets_of_clients_lose_nothing(new_world: NewWorld) -> None:
@@ -46,6 +47,7 @@ async def test_cut_slow_and_half_open_sockets_of_clients_lose_nothing(new_world:
         assert report.repeated > 0
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 async def test_cut_slow_and_half_open_connections_between_node_and_server_lose_nothing(new_world: NewWorld) -> None:
     """The sockets stay open: it is not the clients' network that fails."""
@@ -116,6 +118,7 @@ async def _struck(proxy: Proxy, request: bytes, provoke: Callable[[], None] | No
         await struck.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R4")
 async def test_a_publish_whose_reply_never_came_is_stored_once_and_in_its_place(new_world: NewWorld) -> None:
     world = new_world(redis_timeout_ms=1_000)

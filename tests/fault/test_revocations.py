@@ -55,6 +55,7 @@ async def both(installation: Installation) -> tuple[Node, Node]:
     return one, two
 
 
+@pytest.mark.slow
 async def test_a_node_that_stood_still_closes_what_was_revoked_meanwhile_as_soon_as_it_goes_on(
     new_installation: NewInstallation,
 ) -> None:
@@ -80,6 +81,7 @@ async def test_a_node_that_stood_still_closes_what_was_revoked_meanwhile_as_soon
             await client.nothing_more()
 
 
+@pytest.mark.slow
 async def test_a_node_that_is_killed_and_started_again_knows_what_was_revoked(
     new_installation: NewInstallation,
 ) -> None:

@@ -78,6 +78,7 @@ async def killed(installation: Installation, reader: Reader, *, during: str) -> 
             old.child.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.parametrize("during", ["the text", "its end"])
 @pytest.mark.parametrize("wire_format", ["json", "msgpack"])

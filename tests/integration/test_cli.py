@@ -327,6 +327,7 @@ async def test_all_users_are_found_over_pages_of_a_real_server(redis_url: str) -
 # --- dead letters and fates -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R1", "R3")
 async def test_what_became_of_an_event_is_told_to_its_end(nodes_on_each: Nodes, processes: Processes) -> None:
     """R1: acked by one session, given up for another after the attempts of R3, and both can be looked up."""

@@ -98,6 +98,7 @@ async def all_answered(topology: Topology, count: int) -> None:
             assert (await client.get(f"{topology.url('haproxy', 8080)}/healthz")).status_code == 200
 
 
+@pytest.mark.slow
 @needs.needs_haproxy
 @pytest.mark.requirement("R31", "R2", "R10")
 async def test_behind_the_load_balancer_nothing_is_lost_when_a_node_is_killed_and_another_drained(
