@@ -63,6 +63,7 @@ class Connection:
         uncertain: entries whose redelivery may have been recorded since they were sent last.
         told: entries of which it heard that another session acked them.
         withdrawn: those of which the client was told.
+        dropped: entries of which the client was told that they will not come again.
         gaps: what it was told will never come, and how much it had been sent before.
         places: how much it had been sent when it was sent an entry last.
     """
@@ -91,6 +92,7 @@ class Connection:
     uncertain: set[Order] = field(default_factory=set)
     told: set[Order] = field(default_factory=set)
     withdrawn: set[Order] = field(default_factory=set)
+    dropped: set[Order] = field(default_factory=set)
     gaps: dict[Order, int] = field(default_factory=dict)
     places: dict[Order, int] = field(default_factory=dict)
 
@@ -156,6 +158,7 @@ class Judge:
                     self.note(f"gap {effect.gap.reason}")
                 case moves.Dropped():
                     for entry in effect.ids:
+                        at.dropped.add(entry_order(entry))
                         self._judge_dropped(self.server.ever[entry_order(entry)], effect.reason)
                 case moves.Withdrawn():
                     for entry in effect.ids:

@@ -526,7 +526,7 @@ class World(Judge):
         known = self.heard | at.gaps.keys() | self.server.forgiven
         unknown = {order for gap in self.server.noted for order in gap.orders} - known
         assert self.data_was_lost or not unknown, f"gone, and the client was not told: {unknown}"
-        for order in at.here.keys() & self.server.released - self.said - at.withdrawn:
+        for order in at.here.keys() & self.server.released - self.said - at.withdrawn - at.dropped:
             stored = self.server.ever[order]
             assert at.disturbed or order in self.elsewhere or self._has_expired(stored), "released without a word"
 
