@@ -281,7 +281,9 @@ async def test_publish_that_no_replica_confirms_says_so_and_is_stored(world: Wor
     assert await world.retained() == ["e1"]
 
 
-@pytest.mark.parametrize("world_kind", [once(CLUSTER, pytest.mark.slow), once(SENTINEL, pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize(
+    "world_kind", [once(CLUSTER, pytest.mark.slow), once(SENTINEL, pytest.mark.slow)], indirect=True
+)
 async def test_publish_that_a_replica_confirms_says_nothing(world: World) -> None:
     """Of users on all primaries of a Cluster."""
     users = [UserId(f"user{number}") for number in range(30)]
