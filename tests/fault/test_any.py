@@ -55,6 +55,7 @@ async def looking(installation: Installation) -> AsyncIterator[RedisStore]:
         await store.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R1", "R2", "R14")
 async def test_each_any_event_is_received_by_exactly_one_session_though_a_node_is_killed(
     new_installation: NewInstallation,

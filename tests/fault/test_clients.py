@@ -87,6 +87,7 @@ async def test_acking_twice_is_no_error_and_releases_nothing_else(new_world: New
     assert not [seen.errors for seen in eager.log.sessions.values() if seen.errors]
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R3")
 @pytest.mark.requirement("R7")
 async def test_quick_reconnects_kill_no_event(new_world: NewWorld) -> None:

@@ -96,6 +96,7 @@ async def _take_over(world: World, *, forgotten_ms: int = 0) -> None:
     assert report.repeated == 0
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 async def test_a_thawed_nodes_late_reads_take_nothing_from_the_session_that_was_taken_over(
     new_world: NewWorld,
@@ -119,6 +120,7 @@ async def test_a_node_frozen_for_longer_than_90_seconds_takes_nothing_back(new_w
     await _take_over(new_world(), forgotten_ms=100_000)
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R2")
 @pytest.mark.requirement("R7")
 async def test_sessions_of_a_thawed_node_that_nobody_took_over_go_on_with_their_sockets_open(

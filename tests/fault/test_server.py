@@ -59,6 +59,7 @@ async def test_a_frozen_server_delays_and_loses_nothing(new_world: NewWorld) -> 
     await world.wait_async(lambda: world.ready(node), 10_000, "readiness says yes again")
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R7")
 async def test_data_that_is_gone_is_announced_to_every_session_and_delivery_goes_on(new_world: NewWorld) -> None:
     world = new_world(session_heartbeat_ms=500)

@@ -213,6 +213,7 @@ async def test_where_nothing_is_the_commands_say_so_and_what_to_do_next(command:
         assert await command.json(*words) == []
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R27")
 async def test_pending_tells_how_many_wait_how_old_and_why(
     nodes_on_each: Nodes, processes: Processes, secret_file: Path

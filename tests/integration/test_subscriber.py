@@ -238,6 +238,7 @@ async def test_a_session_that_is_opened_elsewhere_ends_here_for_good(node: Node,
             assert first.state is State.CLOSED
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R23")
 async def test_a_token_is_refreshed_before_it_ends_and_the_connection_stays(node: Node, log: Log) -> None:
     given = 0

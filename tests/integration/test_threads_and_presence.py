@@ -51,6 +51,7 @@ async def test_a_page_of_threads_that_makes_no_sense_is_a_400(http: httpx.AsyncC
     assert (answer.status_code, answer.json()["error"]["field"]) == (400, query.partition("=")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("R26")
 async def test_a_filtered_read_of_ten_thousand_entries_is_bounded_and_goes_on_to_the_one_that_matches(
     node: Node, http: httpx.AsyncClient
