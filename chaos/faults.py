@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.installation import Installation, Node
-from chaos.stores import TOPOLOGIES, SingleStore
+from chaos.stores import TOPOLOGIES, ClusterStore, ReplicatedStore, SingleStore
 
 __all__ = ["FAULTS", "FaultKind", "Harm", "names_for"]
 
@@ -175,28 +175,36 @@ async def _store_slow(harm: Harm) -> None:
         store.links[name].heal()
 
 
+def _replicated(harm: Harm) -> ReplicatedStore:
+    store = harm.world.store
+    assert isinstance(store, ReplicatedStore)
+    return store
+
+
 async def _failover(harm: Harm) -> None:
     harm.began("a primary")
-    await harm.world.store.fail_over(harm.chance)
+    await _replicated(harm).fail_over(harm.chance)
     await harm.world.store.healed()
 
 
 async def _primary_kill(harm: Harm) -> None:
     harm.began("a primary")
-    await harm.world.store.kill_primary(harm.chance)
+    await _replicated(harm).kill_primary(harm.chance)
     await harm.world.store.healed()
 
 
 async def _rollback(harm: Harm) -> None:
     harm.began("a primary")
-    await harm.world.store.roll_back(harm.chance, harm.away_ms(300, 1_500))
+    await _replicated(harm).roll_back(harm.chance, harm.away_ms(300, 1_500))
     await harm.world.store.healed()
 
 
 async def _slot_move(harm: Harm) -> None:
+    store = harm.world.store
+    assert isinstance(store, ClusterStore)
     harm.began("a slot")
-    await harm.world.store.move_slot(harm.chance, harm.world.users)
-    await harm.world.store.healed()
+    await store.move_slot(harm.chance, harm.world.users)
+    await store.healed()
 
 
 # --- clients and their network ----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tests.support.resp import Refused, ask
 from tests.support.sentinels import SentinelSet
 from tests.support.servers import freeze, thaw
 
-__all__ = ["ClusterStore", "SentinelStore", "SingleStore", "Store", "TOPOLOGIES", "make_store"]
+__all__ = ["ClusterStore", "ReplicatedStore", "SentinelStore", "SingleStore", "Store", "TOPOLOGIES", "make_store"]
 
 T = TypeVar("T")
 
@@ -89,24 +89,6 @@ class Store(ABC):
 
         await asyncio.to_thread(kill)
 
-    # --- what only some can -------------------------------------------------------------------------------------------
-
-    async def fail_over(self, chance: random.Random) -> None:
-        """A replica takes over, by command."""
-        raise NotImplementedError
-
-    async def kill_primary(self, chance: random.Random) -> None:
-        """SIGKILL to a primary, which stays away until its replica has taken over."""
-        raise NotImplementedError
-
-    async def roll_back(self, chance: random.Random, away_ms: int) -> None:
-        """A replica is cut off, the primary takes writes alone, dies, and the replica takes over without them."""
-        raise NotImplementedError
-
-    async def move_slot(self, chance: random.Random, users: Sequence[str]) -> None:
-        """A slot that is in use moves to another primary."""
-        raise NotImplementedError
-
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def waiting(self, users: Iterable[str], stays: Callable[[str], bool]) -> dict[str, int]:
@@ -130,6 +112,22 @@ class Store(ABC):
                 told = dict(zip(fields[::2], fields[1::2], strict=True))
                 found.append({name.decode(): value.decode(errors="replace") for name, value in told.items()})
         return found
+
+
+class ReplicatedStore(Store):
+    """What the topologies have in which a replica takes over."""
+
+    @abstractmethod
+    async def fail_over(self, chance: random.Random) -> None:
+        """A replica takes over, by command."""
+
+    @abstractmethod
+    async def kill_primary(self, chance: random.Random) -> None:
+        """SIGKILL to a primary, which stays away until its replica has taken over."""
+
+    @abstractmethod
+    async def roll_back(self, chance: random.Random, away_ms: int) -> None:
+        """A replica is cut off, the primary takes writes alone, dies, and the replica takes over without them."""
 
 
 class SingleStore(Store):
@@ -180,7 +178,7 @@ class SingleStore(Store):
         await _frozen(self.server, away_ms)
 
 
-class SentinelStore(Store):
+class SentinelStore(ReplicatedStore):
     """A primary, a replica, three Sentinels."""
 
     topology = "sentinel"
@@ -238,7 +236,7 @@ class SentinelStore(Store):
         await asyncio.to_thread(primary.start, _START_MS)
 
 
-class ClusterStore(Store):
+class ClusterStore(ReplicatedStore):
     """Three primaries with a replica each."""
 
     topology = "cluster"
