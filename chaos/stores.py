@@ -301,6 +301,7 @@ class ClusterStore(ReplicatedStore):
         await asyncio.to_thread(primary.server.start, _START_MS)
 
     async def move_slot(self, chance: random.Random, users: Sequence[str]) -> None:
+        """A slot that is in use moves to another primary."""
         slot = slot_of(KEYS.user(UserId(chance.choice(users))).stream)
 
         def move() -> None:
