@@ -16,7 +16,7 @@ from eventbus.errors import EventBusError
 from eventbus.event import Deliver, Event, Require
 from eventbus.ids import RunId, parse_session_id, parse_user_id
 from eventbus.publisher import Publisher
-from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, to_each
+from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, submit, to_each
 from eventbus.receipt import Receipt, Receipts
 from eventbus.runs import PublicError, Run, RunContext
 from eventbus.runs.inbound import OnCancel
@@ -25,7 +25,7 @@ from eventbus.runs.requests import request_run
 from eventbus.runs.timeout import OnTimeout
 from eventbus.store import Durability
 from eventbus.store.inbound import inbox_group
-from eventbus.tracing import follow, traced
+from eventbus.tracing import traced
 
 __all__ = ["Bus"]
 
@@ -129,14 +129,11 @@ class Bus(BusAnswers):
         append = append_of(event)
         try:
             publisher.check_room(1, len(append.body))
-            future = publisher.submit(append, durability, deadline_ms)
         except EventBusError as error:
             if span is not None:
                 span.failed(error)
             raise
-        if span is not None:
-            follow(span, future)
-        answer, attempts = await future
+        answer, attempts = await submit(publisher, append, span, durability, deadline_ms)
         return Receipt(
             event=event.id,
             user=event.user,

@@ -17,9 +17,19 @@ from eventbus.publisher import Publisher
 from eventbus.receipt import Receipt, Waits
 from eventbus.schemas import Schemas
 from eventbus.store import Append, Demand, Durability, RunStep
-from eventbus.tracing import Tracing, follow, traced
+from eventbus.tracing import PublishSpan, Tracing, follow, traced
 
-__all__ = ["EventFields", "EventMaker", "append_of", "demand_of", "receipts_of", "recipients", "store_all", "to_each"]
+__all__ = [
+    "EventFields",
+    "EventMaker",
+    "append_of",
+    "demand_of",
+    "receipts_of",
+    "recipients",
+    "store_all",
+    "submit",
+    "to_each",
+]
 
 _FIELDS: Final = frozenset(
     ("user", "type", "data", "id", "thread", "run", "deliver", "require", "expires_ms", "trace", "time_ms")
@@ -207,6 +217,21 @@ class EventMaker:
         return deadline_ms
 
 
+def submit(
+    publisher: Publisher, append: Append, span: PublishSpan | None, durability: Durability, deadline_ms: int
+) -> Future:
+    """Hand an event to the publisher; the span of its publish ends with it. Raises: EventBusError."""
+    try:
+        future = publisher.submit(append, durability, deadline_ms)
+    except EventBusError as error:
+        if span is not None:
+            span.failed(error)
+        raise
+    if span is not None:
+        follow(span, future)
+    return future
+
+
 async def store_all(
     publisher: Publisher,
     events: Sequence[Event],
@@ -236,15 +261,9 @@ async def store_all(
     futures: list[Future | EventBusError] = []
     for append, (_, span) in zip(appends, made, strict=True):
         try:
-            future = publisher.submit(append, durability, deadline_ms)
+            futures.append(submit(publisher, append, span, durability, deadline_ms))
         except EventBusError as error:
             futures.append(error)
-            if span is not None:
-                span.failed(error)
-            continue
-        futures.append(future)
-        if span is not None:
-            follow(span, future)
     return [await _result(bus, append, future, futures) for append, future in zip(appends, futures, strict=True)]
 
 
