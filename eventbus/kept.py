@@ -10,9 +10,8 @@ Pure: given the time and the `primary` (`run_id`) of each answer. Source: docs/p
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
-from zlib import crc32
 
 from eventbus.ids import RunId, UserId
 from eventbus.store import Append
@@ -21,22 +20,25 @@ __all__ = ["Kept", "KeptEvent"]
 
 # What an event weighs beside its body (the record, ids, places in containers): roughly, for the bound alone.
 _OVERHEAD_BYTES: Final = 400
-# Users are watched in groups, so that what is remembered of primaries is bounded. It need not be the installation's
-# number of partitions: a group is only how far one answer is believed.
-_GROUPS: Final = 1024
 # Each life of a server is another primary. When so many have been seen, those that answered for nothing that is kept
 # are forgotten; should one of them answer again, at worst what is kept goes once more and is answered as duplicate.
 _KNOWN_MAX: Final = 4096
 
 
 class KeptEvent:
-    """An event that was published, when, and which server answered for it last. `held`: it is still among the kept."""
+    """An event that was published, when, and which server answered for it last.
 
-    __slots__ = ("append", "held", "primary", "time_ms")
+    Attributes:
+        held: it is still among the kept.
+        next: the event of its user that was kept after it.
+    """
+
+    __slots__ = ("append", "held", "next", "primary", "time_ms")
 
     def __init__(self, append: Append, primary: str, time_ms: int) -> None:
         self.append = append
         self.held = True
+        self.next: KeptEvent | None = None
         self.primary = primary
         self.time_ms = time_ms
 
@@ -44,15 +46,38 @@ class KeptEvent:
         return f"<KeptEvent {self.append.event} of {self.append.user} at {self.time_ms} on {self.primary}>"
 
 
+class _OfUser:
+    """The kept events of a user, oldest first; there is always one.
+
+    Attributes:
+        primary: who answered for the user last.
+        checked: how many doubts there were when it was last made sure that the events are where the next one goes.
+    """
+
+    __slots__ = ("checked", "newest", "oldest", "primary")
+
+    def __init__(self, event: KeptEvent, checked: int) -> None:
+        self.oldest = self.newest = event
+        self.primary = event.primary
+        self.checked = checked
+
+    def __iter__(self) -> Iterator[KeptEvent]:
+        event: KeptEvent | None = self.oldest
+        while event is not None:
+            yield event
+            event = event.next
+
+
 class Kept:
     """The events of the last `kept_ms`, oldest first, at most `max_bytes` of them.
 
-    A change is seen in two ways: the users of a group are answered by another server than before; or a server answers
-    that never did, while events are kept for which others answered (then it may have replaced any of those).
+    A change is seen in two ways: a user is answered by another server than before; or a server answers that never did,
+    while events are kept for which others answered (then it may have replaced any of those).
 
-    An answer comes too late for the event that it answers. So after a call that came to nothing (`doubt`) any primary
-    may have changed: before anything new of a user, the oldest kept event of that user is to go out (`to_check`), and
-    its answer shows it. An answer to a call that began later is as good for all that stands on its server (`trust`).
+    An answer comes too late for the event that it answers. So after a call that came to nothing, and whenever a primary
+    was lost or may be another (`doubt`), the oldest kept event of a user is to go out before anything new of that user
+    (`to_check`), and its answer shows it. An answer to a call that began later is as good for all that stands on its
+    server (`trust`).
 
     Args:
         kept_ms: how long an event is kept; 0 keeps none.
@@ -68,14 +93,13 @@ class Kept:
 
     __slots__ = (
         "_counts",
-        "_doubted",
         "_events",
         "_known",
         "_max_bytes",
         "_ms",
-        "_primaries",
         "_primary_of",
         "_trusted",
+        "_users",
         "bytes",
         "doubts",
         "overflow",
@@ -86,11 +110,10 @@ class Kept:
         self._ms = kept_ms
         self._max_bytes = max_bytes
         self._events: deque[KeptEvent] = deque()
+        self._users: dict[UserId, _OfUser] = {}
         self._counts: dict[str, int] = {}  # primary -> how many kept events it answered for
         self._known: set[str] = set()  # servers that answer, as far as is known
-        self._primaries: dict[int, str] = {}  # group of users -> who answered for it last
-        self._doubted: dict[UserId, KeptEvent] = {}  # the oldest event of each user that has not been checked since
-        self._trusted: set[str] = set()  # who answered since
+        self._trusted: set[str] = set()  # who answered a call that began after the last doubt
         self.doubts = 0
         self.bytes = 0
         self.overflow = 0
@@ -98,21 +121,30 @@ class Kept:
     def __len__(self) -> int:
         return len(self._events)
 
-    def stored(self, append: Append, primary: str, now_ms: int) -> Sequence[KeptEvent]:
+    def stored(self, append: Append, primary: str, now_ms: int, doubts: int | None = None) -> Sequence[KeptEvent]:
         """Keep an event for which a server has just answered.
 
         Args:
             append: the event.
             primary: who answered.
             now_ms: monotonic time, never less than before.
+            doubts: how many there were when its call began; None: as many as now.
 
         Returns:
-            What has to be sent again, in order, before anything new of the users concerned: as a rule nothing.
+            What has to be sent again, in order for each user, before anything new of the users concerned: as a rule
+            nothing.
         """
         if self._ms == 0:
             return ()
         again = self._look(append.user, primary)
-        self._events.append(KeptEvent(append, primary, now_ms))
+        kept = KeptEvent(append, primary, now_ms)
+        self._events.append(kept)
+        of_user = self._users.get(append.user)
+        if of_user is None:
+            self._users[append.user] = _OfUser(kept, self.doubts if doubts is None else doubts)
+        else:
+            of_user.newest.next = kept
+            of_user.newest = kept
         self._counts[primary] = self._counts.get(primary, 0) + 1
         self.bytes += len(append.body) + _OVERHEAD_BYTES
         if self.bytes > self._max_bytes or now_ms - self._events[0].time_ms > self._ms:
@@ -134,20 +166,20 @@ class Kept:
 
     def moved(self) -> Sequence[KeptEvent]:
         """What has to be sent again, in order, because another server than the one that answered has its user now."""
-        primary_of = self._primary_of
-        if primary_of is None:
+        if self._primary_of is None:
             return ()
-        return [kept for kept in self._events if primary_of(kept.append.user) not in ("", kept.primary)]
+        again: list[KeptEvent] = []
+        for user, of_user in self._users.items():
+            if now := self._primary_of(user):
+                again += [kept for kept in of_user if kept.primary != now]
+        return again
 
     def of_run(self, user: UserId, run: RunId, after: int, before: int) -> Sequence[KeptEvent]:
         """The kept events of a run whose numbers lie between two, in order: what a store that lost them is to get."""
         return [
             kept
-            for kept in self._events
-            if kept.append.user == user
-            and (step := kept.append.step) is not None
-            and step.run == run
-            and after < step.seq < before
+            for kept in self._users.get(user, ())
+            if (step := kept.append.step) is not None and step.run == run and after < step.seq < before
         ]
 
     def expire(self, now_ms: int) -> None:
@@ -156,49 +188,40 @@ class Kept:
         while events and (self.bytes > self._max_bytes or now_ms - events[0].time_ms > self._ms):
             oldest = events.popleft()
             oldest.held = False
+            user = oldest.append.user
+            if oldest.next is None:
+                del self._users[user]
+            else:
+                self._users[user].oldest = oldest.next
+                oldest.next = None
             self._drop(oldest.primary)
             self.bytes -= len(oldest.append.body) + _OVERHEAD_BYTES
             if now_ms - oldest.time_ms <= self._ms:
                 self.overflow += 1
 
     def doubt(self, now_ms: int) -> None:
-        """Note that a call came to nothing: from now on no primary is known to be the same."""
+        """Note that a primary may be another: from now on none is known to be the same."""
         self.doubts += 1
-        self.expire(now_ms)
         self._trusted.clear()
-        self._doubted = {}
-        for kept in self._events:
-            self._doubted.setdefault(kept.append.user, kept)
+        self.expire(now_ms)
 
     def trust(self, primary: str, doubts: int) -> None:
         """Note that `primary` answered a call that began when there had been that many `doubts`."""
-        if self._doubted and doubts == self.doubts:
+        if doubts == self.doubts:
             self._trusted.add(primary)
 
     def to_check(self, user: UserId) -> KeptEvent | None:
-        """Take the event that has to be sent again before anything new of the user, None when there is none."""
-        if not self._doubted:
+        """Say which event has to be sent again before anything new of the user; None, and none until the next doubt,
+        when all that is kept is known to stand where the new one goes.
+        """
+        of_user = self._users.get(user)
+        if of_user is None or of_user.checked == self.doubts:
             return None
-        kept = self._doubted.get(user)
-        if kept is None:
-            return None
-        if not kept.held:
-            # What has gone since, while the store was away, can not be asked about; what came after it can.
-            self._doubt_what_is_held()
-            kept = self._doubted.get(user)
-        self._doubted.pop(user, None)
-        if kept is None:
-            return None
-        if self._primary_of is not None and (now := self._primary_of(user)):
-            return None if now == kept.primary else kept
-        return kept if kept.primary not in self._trusted else None
-
-    def _doubt_what_is_held(self) -> None:
-        """Put the oldest event that is held in the place of each that is not any more."""
-        before, self._doubted = self._doubted, {}
-        for kept in self._events:
-            if kept.append.user in before:
-                self._doubted.setdefault(kept.append.user, kept)
+        of_user.checked = self.doubts
+        now = "" if self._primary_of is None else self._primary_of(user)
+        if now:
+            return next((kept for kept in of_user if kept.primary != now), None)
+        return next((kept for kept in of_user if kept.primary not in self._trusted), None)
 
     def _drop(self, primary: str) -> None:
         """Take one event off a primary's count."""
@@ -207,24 +230,22 @@ class Kept:
             del self._counts[primary]
 
     def _look(self, user: UserId, primary: str) -> Sequence[KeptEvent]:
-        group = crc32(user.encode()) % _GROUPS
-        before = self._primaries.get(group)
-        if before == primary and primary in self._known:
-            return ()
-        self._primaries[group] = primary
+        """What has to be sent again because this server answered for the user."""
+        of_user = self._users.get(user)
+        moved = of_user is not None and of_user.primary != primary
+        if of_user is not None:
+            of_user.primary = primary
         if primary not in self._known:
             if len(self._known) >= _KNOWN_MAX:
                 self._known.intersection_update(self._counts)
             self._known.add(primary)
-            return [kept for kept in self._events if kept.primary != primary and not self._stays(kept)]
-        if before is None or before not in self._counts:
+            everyone = self._users.items()
+            return [kept for name, theirs in everyone for kept in self._lost_of(name, theirs, primary)]
+        if of_user is None or not moved:
             return ()
-        return [
-            kept
-            for kept in self._events
-            if kept.primary != primary and crc32(kept.append.user.encode()) % _GROUPS == group and not self._stays(kept)
-        ]
+        return self._lost_of(user, of_user, primary)
 
-    def _stays(self, kept: KeptEvent) -> bool:
-        """Whether the server that answered for an event is known to have its user still."""
-        return self._primary_of is not None and self._primary_of(kept.append.user) == kept.primary
+    def _lost_of(self, user: UserId, of_user: _OfUser, primary: str) -> Sequence[KeptEvent]:
+        """What is kept of a user and stood on another server than this one, unless that one is known to have it."""
+        stays = None if self._primary_of is None else self._primary_of(user)
+        return [kept for kept in of_user if kept.primary not in (primary, stays)]

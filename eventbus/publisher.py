@@ -27,6 +27,7 @@ from eventbus.errors import (
     OutOfOrder,
     PublishTimeout,
     StoreError,
+    StoreMoved,
     StoreTimeout,
     StoreUnavailable,
 )
@@ -50,6 +51,7 @@ MAX_CALL_BYTES: Final = 4 * 1024 * 1024
 QUEUE_BYTES: Final = 64 * 1024 * 1024
 """Bodies that may wait for the store; one publish more is refused as busy."""
 
+_LOOK_MS: Final = 20  # from the word that a primary stands to the look at what is kept for it
 _DEADLINE_GRAIN_MS: Final = 25  # what waits is looked through no more often than this, for deadlines and for room
 
 
@@ -106,13 +108,13 @@ class Publisher:
         self._alarm_ms = NEVER_MS
         self._search_ms = 0  # before this a full queue is not searched for what its callers have left
         self._deadline_ms = NEVER_MS  # no publish that waits has an earlier deadline
+        self._look: Cancellable | None = None
         self._closing: asyncio.Future[None] | None = None
         self._close_ms = NEVER_MS
         self._ended = False
 
         self._published = self._duplicates = self._failed = self._retries = 0
         self._resent = self._recovered = self._resend_failed = 0
-        self._losses = 0
         # A store over a network says when a primary is lost and when another stands, also while nothing is published.
         watch: Callable[[Callable[[], object], Callable[[], object]], Callable[[], None]] | None
         watch = getattr(store, "watch_primaries", None)
@@ -226,7 +228,7 @@ class Publisher:
             for call in calls:
                 self._calls.add(call)
                 self._under_way[lane] = self._under_way.get(lane, 0) + 1
-                call.task = self._loop.create_task(self._run(call, self._losses), name="eventbus-append")
+                call.task = self._loop.create_task(self._run(call), name="eventbus-append")
             if calls:
                 self._arm(now_ms + self._call_limit_ms)
             elif permit is Permit.PROBE:
@@ -235,14 +237,20 @@ class Publisher:
         return True
 
     def _primary_lost(self) -> None:
-        self._losses += 1
         self._kept.doubt(self._clock.monotonic_ms())
 
     def _primary_stands(self) -> None:
-        """A primary stands, perhaps another: what is kept for it goes out before anything new does (D6)."""
+        """A primary stands, perhaps another. Before anything new of a user goes there, what is kept is checked (D6);
+        this is for those who publish nothing. It waits a little: a Cluster that moves its slots tells of each of them.
+        """
+        if self._look is None and not self._ended:
+            self._look = self._timers.call_later(_LOOK_MS, self._look_for_moved)
+
+    def _look_for_moved(self) -> None:
+        self._look = None
         now_ms = self._clock.monotonic_ms()
         self._kept.expire(now_ms)
-        if not self._ended and (again := self._kept.moved()):
+        if again := self._kept.moved():
             self._send_again(again, now_ms)
 
     def _has_lost_connection(self) -> bool:
@@ -277,11 +285,14 @@ class Publisher:
             size += len(item.append.body)
         return tuple(calls.values())
 
-    async def _run(self, call: Call, losses: int) -> None:
+    async def _run(self, call: Call) -> None:
         """Makes one call. When it is cancelled, its events count as failed with an unknown outcome."""
         results: Sequence[Appended | BaseException]
-        if self._has_lost_connection() or losses != self._losses:  # since the flush that made this call
+        if self._has_lost_connection():  # since the flush that made this call
             self._settle(call, [StoreUnavailable("the connection to the store was lost")] * len(call.items))
+            return
+        if call.doubts != self._kept.doubts:
+            self._settle(call, [StoreMoved("not sent: a primary may be another one now")] * len(call.items))
             return
         try:
             results = await self._store.append([item.append for item in call.items], call.durability)
@@ -301,19 +312,22 @@ class Publisher:
         if call in self._calls:
             self._calls.remove(call)
             self._under_way[call.lane] -= 1
-        unknown = sum([isinstance(result, StoreUnavailable) for result in results])
-        if unknown:
+        nothing = [result for result in results if isinstance(result, StoreUnavailable | StoreMoved)]
+        if nothing:
             self._kept.doubt(now_ms)
-        if unknown < len(results):
+        if len(nothing) < len(results):
             self._answered_ms = now_ms
             self._note_success(call.permit)
+        elif not any(isinstance(result, StoreUnavailable) for result in nothing):
+            if call.permit is Permit.PROBE:
+                self._breaker.withdrawn()  # nothing was done, for another server is to do it: that proves nothing
         elif call.permit is Permit.PROBE or self._lane_of is None or self._answered_ms < call.started_ms:
             self._note_failure(call.permit, now_ms)
         # Else another server of the store has answered meanwhile: one that is replaced is no reason to stop for all.
         for line, item, result in zip(call.lines, call.items, results, strict=True):
             if isinstance(result, Appended):
                 self._kept.trust(result.primary, call.doubts)
-                self._stored(line, item, result, now_ms)
+                self._stored(line, item, result, now_ms, call.doubts)
             else:
                 self._not_stored(line, item, result, now_ms)
         if self._lines.lanes:
@@ -321,14 +335,14 @@ class Publisher:
         self._tell_breaker()
         self._tell_closing()
 
-    def _stored(self, line: Line, item: Item, answer: Appended, now_ms: int) -> None:
+    def _stored(self, line: Line, item: Item, answer: Appended, now_ms: int, doubts: int) -> None:
         if item.kept is None:
             self._published += 1
             self._duplicates += answer.duplicate
             self._lines.leave(item)
             if item.future is not None and not item.future.done():
                 item.future.set_result((answer, item.attempts))
-            again = self._kept.stored(item.append, answer.primary, now_ms)
+            again = self._kept.stored(item.append, answer.primary, now_ms, doubts)
         else:
             self._resent += 1
             self._recovered += not answer.duplicate
@@ -538,8 +552,9 @@ class Publisher:
             self._unwatch()
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
-        if self._alarm is not None:
-            self._alarm.cancel()
+        for timer in (self._alarm, self._look):
+            if timer is not None:
+                timer.cancel()
         now_ms = self._clock.monotonic_ms()
         for item in self._lines.take_all():
             item.error = item.error or PublishTimeout("the bus was closed before it was sent")

@@ -451,6 +451,8 @@ class Links:
         if before == fresh:
             return
         _log.info("the map of the Cluster is %r", fresh)
+        if before is not None:
+            self.watchers.lost()
         for address in [address for address in self._links if address not in fresh.primaries]:
             link = self._links.pop(address)
             self._past_connections += link.connections
@@ -460,7 +462,6 @@ class Links:
                     call.resolve(error)
                 else:
                     self._hold(call)
-            self.watchers.lost()
             link.retire(StoreUnavailable(f"{address} is no primary any more"))
         for address in fresh.primaries:
             self._place(address)

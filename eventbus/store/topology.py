@@ -90,7 +90,9 @@ class SlotMap:
         if len(owners) != SLOTS:
             raise ValueError(f"a map of {len(owners)} slots: a cluster has {SLOTS}")
         self._owners = tuple(owners)
-        self.primaries: tuple[Address, ...] = tuple(sorted({owner for owner in self._owners if owner is not None}))
+        # By identity first: there are few objects, and to hash each of 16,384 addresses would take milliseconds.
+        objects = {id(owner): owner for owner in self._owners}
+        self.primaries: tuple[Address, ...] = tuple(sorted({one for one in objects.values() if one is not None}))
         """Every primary that has a slot, each once, in a stable order."""
 
     @classmethod

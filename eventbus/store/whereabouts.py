@@ -81,7 +81,7 @@ class Watchers:
         """Have someone told.
 
         Args:
-            lost: called when the connection to a primary has ended.
+            lost: called when the connection to a primary has ended, or a part of the data is at another one.
             stands: called when one stands, or has taken over a part of another, before anything is sent there.
 
         Returns:
@@ -92,7 +92,7 @@ class Watchers:
         return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
 
     def lost(self) -> None:
-        """The connection to a primary has ended."""
+        """The connection to a primary has ended, or it is no primary of some data any more."""
         self._tell([lost for lost, _ in self._watchers])
 
     def stands(self) -> None:

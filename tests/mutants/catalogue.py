@@ -187,9 +187,17 @@ MUTANTS = (
         requirement="R2",
         name="what a rolled-back server lost is not sent again",
         file="eventbus/kept.py",
-        guard="            return [kept for kept in self._events if kept.primary != primary and not self._stays(kept)]",
+        guard="            return [kept for name, theirs in everyone for kept in self._lost_of(name, theirs, primary)]",
         replacement="            return []",
         test="tests/unit/test_bus.py::test_events_lost_in_a_failover_are_stored_again_in_their_order_before_new_ones",
+    ),
+    Mutant(
+        requirement="R2",
+        name="that a user is elsewhere now is no reason to look after what is kept",
+        file="eventbus/publisher.py",
+        guard="        nothing = [result for result in results if isinstance(result, StoreUnavailable | StoreMoved)]",
+        replacement="        nothing = [result for result in results if isinstance(result, StoreUnavailable)]",
+        test="tests/unit/test_bus.py::test_a_user_who_is_elsewhere_now_has_the_kept_events_there_before_a_new_one",
     ),
     # --- R3: attempts, waits, dead letters --------------------------------------------------------------------------
     Mutant(

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
-from eventbus.errors import NotReplicated, StoreError, StoreMisconfigured, StoreUnavailable, StreamFull
+from eventbus.errors import NotReplicated, StoreError, StoreMisconfigured, StoreMoved, StoreUnavailable, StreamFull
 from eventbus.ids import EntryId, EventId, UserId
 from eventbus.store import Append, Appended, Durability
 from eventbus.testing import MemoryStore
@@ -18,6 +18,7 @@ class Outcome(Enum):
 
     STORED = "stored"
     UNREACHED = "unreached"
+    MOVED = "moved"
     LOST_REPLY = "lost reply"
     NOT_REPLICATED = "not replicated"
     FULL = "full"
@@ -79,6 +80,8 @@ class ScriptedStore(MemoryStore):
         match outcome:
             case Outcome.UNREACHED:
                 return StoreUnavailable("connection refused")
+            case Outcome.MOVED:
+                return StoreMoved("another primary has the user")
             case Outcome.FULL:
                 return StreamFull("the stream is full")
             case Outcome.REFUSED:

@@ -679,6 +679,27 @@ async def test_events_lost_in_a_failover_are_stored_again_in_their_order_before_
 
 
 @pytest.mark.requirement("R2")
+async def test_a_user_who_is_elsewhere_now_has_the_kept_events_there_before_a_new_one() -> None:
+    """The old primary says so (MOVED), and nothing else tells of the failover."""
+    async with world([*[STORED] * 3, Outcome.MOVED]) as w:
+        for _ in range(3):
+            await w.publish()
+        work = w.publish()
+        await w.clock.pass_time(0)
+        w.store.fail_over(losing=["e2", "e3"])
+        await w.pass_until_done(work)
+        assert w.store.streams["ada"] == ["e1", "e2", "e3", "e4"]
+
+
+async def test_a_probe_that_is_answered_with_moved_leaves_the_breaker_as_it_is() -> None:
+    async with world([UNREACHED, Outcome.MOVED], breaker_failures=1, retry_max_ms=50) as w:
+        work = w.publish()
+        await w.clock.pass_time(0)
+        await w.pass_until_done(work)
+        assert w.bus.statistics().breaker is BreakerState.CLOSED
+        assert w.bus.statistics().breaker_opened == 1
+
+
 @pytest.mark.requirement("R2")
 async def test_a_failover_between_two_publishes_is_noticed_before_the_next_event_is_stored() -> None:
     async with world() as w:

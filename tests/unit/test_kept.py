@@ -159,6 +159,18 @@ def test_a_second_doubt_trusts_nobody_again() -> None:
 
 
 @pytest.mark.requirement("R2")
+def test_an_event_whose_call_began_before_a_doubt_is_checked_although_it_was_answered_after_it() -> None:
+    """A primary that was replaced still answered: what it said counts for nothing there."""
+    kept = make()
+    began = kept.doubts
+    kept.doubt(1)
+    kept.stored(event("a1"), "one", 2, began)
+    kept.stored(event("b1", "bob"), "one", 2, kept.doubts)
+    assert kept.to_check(UserId("ada")) is not None
+    assert kept.to_check(UserId("bob")) is None
+
+
+@pytest.mark.requirement("R2")
 def test_when_the_oldest_event_has_gone_since_the_doubt_the_next_of_its_user_is_checked() -> None:
     kept = make()
     kept.stored(event("e1"), "one", 0)

@@ -230,6 +230,20 @@ async def test_whoever_watches_is_told_before_anything_goes_to_another_primary(
     unwatch()
 
 
+async def test_whoever_watches_is_told_of_a_slot_that_moved_though_the_server_stays_a_primary(
+    pair: tuple[FakeRedis, FakeRedis], make_links: MakeLinks
+) -> None:
+    """Any command may be the first to learn of it; what is kept for the slot's users has to be looked after then."""
+    one, two = pair
+    links = make_links(cluster_url(one))
+    assert await links.execute(read()) == "one"
+    told: list[str] = []
+    links.watchers.watch(lambda: told.append(links.primary_of(KEY)), lambda: None)
+    one.errors = [f"MOVED {SLOT} {two.address}"]
+    assert await links.execute(read()) == "two"
+    assert told[0] == "", "before a connection to the other one stands"
+
+
 # --- Sentinels ------------------------------------------------------------------------------------------------------
 
 
