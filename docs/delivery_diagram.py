@@ -7,12 +7,12 @@ python docs/delivery_diagram.py --check   exit status 1 when the page is not wha
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from made import ROOT, write_or_check
+
 sys.path.insert(0, str(ROOT))
 
-from eventbus.delivery import TABLE, Phase  # noqa: E402 - the package of this checkout, installed or not
+from eventbus.delivery import TABLE, Phase
 
 PAGE = ROOT / "docs" / "delivery.md"
 BEGIN = "<!-- made by docs/delivery_diagram.py -->\n"
@@ -42,18 +42,5 @@ def page(text: str) -> str:
     return head + BEGIN + diagram() + END + rest.partition(END)[2]
 
 
-def main() -> int:
-    """Write or check the page; the exit status."""
-    text = PAGE.read_text(encoding="utf-8")
-    made = page(text)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(made, encoding="utf-8")
-        return 0
-    if made == text:
-        return 0
-    sys.stderr.write("docs/delivery.md is not what the table says: run python docs/delivery_diagram.py\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page(PAGE.read_text(encoding="utf-8"))))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from made import ROOT, write_or_check
+
 sys.path.insert(0, str(ROOT))
 
-from eventbus import errors  # noqa: E402 - the package of this checkout, installed or not
-from eventbus.errors import CloseCode, EventBusError  # noqa: E402
+from eventbus import errors
+from eventbus.errors import CloseCode, EventBusError
 
 PAGE = ROOT / "docs" / "errors.md"
 
@@ -65,17 +65,5 @@ def page() -> str:
     )
 
 
-def main() -> int:
-    """Write or check the page; the exit status."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write("docs/errors.md is not what eventbus/errors.py says: run python docs/generate.py\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page()))

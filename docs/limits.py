@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 import sys
 import tomllib
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from made import ROOT, write_or_check
+
 sys.path.insert(0, str(ROOT))
 
-from eventbus.settings import entries  # noqa: E402 - the package of this checkout, installed or not
-from gateway.config import NodeSettings  # noqa: E402
+from eventbus.settings import entries
+from gateway.config import NodeSettings
 
 REGISTER = ROOT / "docs" / "limits.toml"
 PAGE = ROOT / "docs" / "limits.md"
@@ -91,17 +91,5 @@ def page() -> str:
     return text
 
 
-def main() -> int:
-    """Write or check the page; the exit status."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write("docs/limits.md is not what docs/limits.toml and the code say: run python docs/limits.py\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page()))

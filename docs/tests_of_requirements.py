@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from made import ROOT, write_or_check
+
 PAGE = ROOT / "docs" / "requirements.md"
 SHOWN = 4
 """So many tests are named in a row; the ones on real processes first."""
@@ -67,18 +67,5 @@ def page(text: str) -> str:
     return _ROW.sub(row, text)
 
 
-def main() -> int:
-    """Write or check the page; the exit status."""
-    text = PAGE.read_text(encoding="utf-8")
-    filled = page(text)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(filled, encoding="utf-8")
-        return 0
-    if filled == text:
-        return 0
-    sys.stderr.write("docs/requirements.md is not what the tests say: run python docs/tests_of_requirements.py\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page(PAGE.read_text(encoding="utf-8"))))
