@@ -1,4 +1,8 @@
-"""What an open console costs its node and the server: the same load with none and with one, alternately."""
+"""What an open console costs its node and the server: with nothing to do, and under loads.
+
+It is little beside a load, and what a load costs changes from one moment to the next by more than that. So the figure
+to look at is that of sessions with nothing to do; the loads show that it is not more when there is much to do.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,8 @@ FLOODED = 10_000
 SPARE_S = 60.0
 """A flood takes as long as it takes."""
 TIMEOUT_S = 30.0
+IDLE = 6
+"""With nothing to do it is measured for so many times the length of a load: a look comes every few seconds."""
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "CPU of node and server": ("node", "server"),
@@ -112,7 +118,8 @@ def measure_console(
     seconds: float,
     say: Callable[[str], object] = print,
 ) -> list[Measured]:
-    """One run: for each load two pairs, in the order without, with, with, without, in the same processes.
+    """One run: with nothing to do; then for each load two pairs, in the order without, with, with, without. All in the
+    same processes.
 
     Args:
         binary: the server.
@@ -129,6 +136,7 @@ def measure_console(
         world.connect(sessions)
         world.load(1_000, 2 * sessions)  # the first events of a stream make its keys
         world.load(FLOOD, int(FLOODED * min(1.0, seconds)), spare_s=SPARE_S)
+        found += _idle(world, f"{sessions:,} sessions with nothing to do", IDLE * seconds, say)
         for name, asked, events in (
             (f"{sessions:,} sessions at {rate:,}/s", rate, int(rate * seconds)),
             (f"{sessions:,} sessions, as fast as it goes", FLOOD, int(FLOODED * seconds)),
@@ -141,6 +149,33 @@ def measure_console(
                 found += _pair(name, without, with_one, looks)
                 say(f"console: {name}: {_told(without)} without, {_told(with_one)} with one, {looks} looks")
     return found
+
+
+def _idle(world: World, name: str, seconds: float, say: Callable[[str], object]) -> list[Measured]:
+    """What goes on without a load: with no console, and with one."""
+    without = _spent(world, seconds)
+    with Console(world.node.admin_url, world.node.secret) as console:
+        before = console.looks
+        with_one = _spent(world, seconds)
+        looks, faults = console.looks - before, [console.fault] if console.fault else []
+    say(f"console: {name}: {without} without, {with_one} with one, {looks} looks")
+    looked: Values = {("looks at the whole", "1/s"): looks / seconds}
+    more = {key: value - without[key] for key, value in with_one.items()}
+    return [
+        (f"{name}, no console", without, []),
+        (f"{name}, a console open", with_one | looked, faults),
+        (f"{name}, the difference", more, []),
+    ]
+
+
+def _spent(world: World, seconds: float) -> Values:
+    before, begin = world.cpu(), time.monotonic()
+    time.sleep(seconds)
+    after, took = world.cpu(), time.monotonic() - begin
+    return {
+        (name, "ms/s"): sum(after[process] - before[process] for process in processes) / 1e6 / took
+        for name, processes in PARTS.items()
+    }
 
 
 def _looked_at(world: World, console: Console, rate: float, events: int) -> tuple[Load, int]:

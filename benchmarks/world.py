@@ -155,7 +155,7 @@ class World:
         self._profile = profile
         try:
             directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="eventbus-bench-")))
-            # As DESIGN wants it to be run: what was written is on the disk a second later.
+            # As it is to be run (docs/redis.md): what was written is on the disk a second later.
             self.server = self._stack.enter_context(
                 EmbeddedServer(directory / "server", binary=binary, appendonly=True, appendfsync="everysec")
             )
