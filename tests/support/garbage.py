@@ -52,6 +52,10 @@ KINDS: dict[str, Callable[[], bytes]] = {
 }
 
 
+ADDRESSES = tuple(f"127.0.0.{number}" for number in range(2, 10))
+"""Where the connections come from: one address alone runs out of ports for tens of thousands of them in a minute."""
+
+
 class Attack:
     """Connections that send garbage, so many at a time.
 
@@ -60,7 +64,8 @@ class Attack:
         hold_ms: how long each stays when the node does not hang up.
 
     Attributes:
-        ends: how the connections ended: `hung_up` by the node, `held` until they left by themselves, `refused`.
+        ends: how the connections ended: `hung_up` by the node, `held` until they left by themselves, or `refused`
+            with what the system said.
     """
 
     def __init__(self, port: int, hold_ms: int = 300) -> None:
@@ -75,15 +80,16 @@ class Attack:
 
         async def worker() -> None:
             for number in numbers:
-                self.ends[await self._one(kinds[number % len(kinds)]())] += 1
+                address = ADDRESSES[number % len(ADDRESSES)]
+                self.ends[await self._one(kinds[number % len(kinds)](), address)] += 1
 
         await asyncio.gather(*(worker() for _ in range(at_a_time)))
 
-    async def _one(self, words: bytes) -> str:
+    async def _one(self, words: bytes, address: str) -> str:
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:
-            return "refused"
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(address, 0))
+        except OSError as error:
+            return f"refused: {error}"
         try:
             with suppress(OSError):
                 writer.write(words)
