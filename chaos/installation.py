@@ -29,7 +29,7 @@ from chaos.progress import Progress
 from chaos.stores import SingleStore, Store, until
 from eventbus.embedded import tied
 from tests.support import needs
-from tests.support.clusters import free_port
+from tests.support.ports import free_port
 from tests.support.processes import ROOT, Child, Processes
 from tests.support.proxy import Proxy
 
@@ -138,9 +138,8 @@ class Installation:
         self._stack = contextlib.AsyncExitStack()
         (directory / "output").mkdir(parents=True, exist_ok=True)
         self._processes = Processes(directory / "output")
-        taken: set[int] = set()
-        self.nodes = [Node(name, free_port(taken), _Skewed(directory / f"{name}.clock")) for name in _NODES]
-        self._balancer_port, self._operators_port = free_port(taken), free_port(taken)
+        self.nodes = [Node(name, free_port(), _Skewed(directory / f"{name}.clock")) for name in _NODES]
+        self._balancer_port, self._operators_port = free_port(), free_port()
         self._balancer: Child | None = None
         self._publishers = [
             _Publisher(place, _Skewed(directory / f"publisher-{place}.clock")) for place in range(size.publishers)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+
+from tests.support.plan import Plan
 
 __all__ = ["ClientPlan", "PublisherPlan", "SECRET", "STOP_FILE_POLL_S"]
 
@@ -15,20 +13,7 @@ STOP_FILE_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    def write(self, path: Path) -> Path:
-        """Writes it for a child process."""
-        path.write_text(json.dumps(dataclasses.asdict(self)))
-        return path
-
-    @classmethod
-    def read(cls, path: str) -> Self:
-        """Reads what `write` wrote."""
-        return cls(**json.loads(Path(path).read_text()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientPlan(_Plan):
+class ClientPlan(Plan):
     """What a process of clients does.
 
     Attributes:
@@ -63,7 +48,7 @@ class ClientPlan(_Plan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublisherPlan(_Plan):
+class PublisherPlan(Plan):
     """What a publisher process does.
 
     Attributes:

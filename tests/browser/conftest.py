@@ -12,7 +12,7 @@ from tests.browser.webdriver import Browser
 from tests.support.needs import program
 from tests.support.processes import Processes
 
-_COMMAND_TIMEOUT_S = 30
+_COMMAND_TIMEOUT_S = 60
 
 
 @pytest.fixture

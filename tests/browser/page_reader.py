@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from tests.browser.webdriver import Browser
+from tests.browser.webdriver import PACE_MS, Browser
 from tests.support.installation import Installation
 from tests.support.reader import Seen
 from tests.support.waiting import until
@@ -41,7 +41,7 @@ class PageReader(Seen):
         async def looked() -> bool:
             return bool(condition(await self.look()))
 
-        await until(looked, timeout_ms, lambda: f"{what}; the last it saw: {self.records[-6:]}")
+        await until(looked, timeout_ms, lambda: f"{what}; the last it saw: {self.records[-6:]}", pace_ms=PACE_MS)
 
     async def live(self, timeout_ms: int = 15_000) -> None:
         """Waits until it is live."""

@@ -12,7 +12,7 @@ import pytest
 
 from eventbus.ids import UserId
 from eventbus.store.keys import Keys
-from tests.browser.webdriver import Browser
+from tests.browser.webdriver import PACE_MS, Browser
 from tests.support.installation import USER, Installation, NewInstallation
 from tests.support.reader import Seen
 from tests.support.waiting import until
@@ -48,7 +48,9 @@ class Tab(Seen):
         async def looked() -> bool:
             return bool(condition(await self.look()))
 
-        await until(looked, timeout_ms, lambda: f"{self.name}: {what}; the last it saw: {self.records[-6:]}")
+        await until(
+            looked, timeout_ms, lambda: f"{self.name}: {what}; the last it saw: {self.records[-6:]}", pace_ms=PACE_MS
+        )
 
     async def live(self) -> None:
         """Waits until it is live."""

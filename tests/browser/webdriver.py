@@ -14,6 +14,7 @@ import httpx
 
 from tests.support.waiting import until
 
+PACE_MS = 20
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
@@ -83,27 +84,29 @@ class Browser:
 
     async def click(self, selector: str) -> None:
         """Clicks an element as a user does: it must be visible and not covered."""
-        await self._post(f"element/{await self._find(selector)}/click")
+        await self._to(selector, "click")
 
     async def write(self, selector: str, text: str) -> None:
         """Replaces what stands in a field; gives a file input the path of a file."""
-        found = await self._find(selector)
         if not await self.script("return document.querySelector(arguments[0]).type === 'file'", selector):
-            await self._post(f"element/{found}/clear")
-        await self._post(f"element/{found}/value", text=text)
+            await self._to(selector, "clear")
+        await self._to(selector, "value", text=text)
 
     async def choose(self, selector: str, value: str) -> None:
         """Chooses an option of a list by its value."""
         await self.click(f"{selector} option[value='{value}']")
 
-    async def wait_for(self, condition: str, timeout_ms: int = 10_000) -> Any:
-        """Waits until an expression in the page is true, and returns its value.
+    async def wait_for(self, condition: str, timeout_ms: int = 20_000) -> Any:
+        """Waits until an expression in the page is true, and returns its value, `true` for an element. It looks at a
+        pace that leaves the machine to the page.
 
         Raises:
             AssertionError: it was not in time; the message has what the page shows.
         """
+        # An element is not handed out: it may have left the page on the way.
+        look = f"const found = {condition}; return found instanceof Element || found"
         try:
-            return await until(lambda: self.script(f"return {condition}"), timeout_ms, condition)
+            return await until(lambda: self.script(look), timeout_ms, condition, pace_ms=PACE_MS)
         except AssertionError as error:
             shown = await self.script("return document.body.innerText")
             raise AssertionError(f"{error}\nThe page shows:\n{shown}") from None
@@ -159,9 +162,17 @@ class Browser:
         """Writes what the window shows as a PNG."""
         path.write_bytes(base64.b64decode(_value(await self._client.get(f"{self._path}/screenshot"))))
 
-    async def _find(self, selector: str) -> str:
-        found = await self._post("element", using="css selector", value=selector)
-        return str(found[_ELEMENT])
+    async def _to(self, selector: str, command: str, **body: object) -> None:
+        """Does something to the first element that fits: to the next one, when the page has just replaced it."""
+        while True:
+            found = await self._post("element", using="css selector", value=selector)
+            try:
+                await self._post(f"element/{found[_ELEMENT]}/{command}", **body)
+            except AssertionError as error:
+                if not str(error).startswith("stale element reference"):
+                    raise
+            else:
+                return
 
     async def _post(self, command: str, **body: object) -> Any:
         return _value(await self._client.post(f"{self._path}/{command}", json=body))

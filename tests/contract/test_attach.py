@@ -227,13 +227,13 @@ async def test_session_that_left_makes_room_for_another(world: World) -> None:
 @pytest.mark.corner("D16")
 async def test_session_that_crashed_makes_room_when_its_field_is_old(make_world: MakeWorld) -> None:
     """Also while another session of the user keeps the hash alive."""
-    world = await make_world(live_ttl_ms=600)
+    world = await make_world(live_ttl_ms=1_000)
     desk = fence_of("c2", session=SessionId("desk"))
     await world.open(FIRST, live_limit=2)
     await world.open(desk, live_limit=2)
-    await world.pass_time(350)
+    await world.pass_time(550)
     await world.store.heartbeat([desk], NODE)
-    await world.pass_time(350)
+    await world.pass_time(550)
 
     await world.open(fence_of("c3", session=SessionId("tv")), live_limit=2)
 
@@ -309,10 +309,10 @@ async def test_session_away_for_longer_than_its_life_is_forgotten(make_world: Ma
 
 @pytest.mark.corner("D16")
 async def test_heartbeats_keep_a_session_known(make_world: MakeWorld) -> None:
-    world = await make_world(session_ttl_ms=600, live_ttl_ms=500)
+    world = await make_world(session_ttl_ms=1_100, live_ttl_ms=1_000)
     await world.open(FIRST)
     for _ in range(4):
-        await world.pass_time(200)
+        await world.pass_time(300)
         (beat,) = await world.store.heartbeat([FIRST], NODE)
         assert beat == Beat(state=BeatState.HELD)
 

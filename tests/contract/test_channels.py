@@ -204,9 +204,13 @@ async def test_probe_comes_back_to_its_node_alone(world: World, listen: Listen) 
 
 
 @pytest.mark.requirement("R30")
-async def test_probe_of_a_deaf_node_does_not_fail(world: World) -> None:
-    """The write and the read worked; that nothing came back is for the node to see."""
+async def test_probe_of_a_deaf_node_does_not_fail(world: World, listen: Listen) -> None:
+    """The write and the read worked; that nothing came back is for the node to see, and nothing comes later."""
     await world.store.probe(NODE, "p1")
+
+    ear = await listen(world, NODE)
+    await quiet(world, (NODE, ear))
+    assert ear.probes == ["quiet-0"]
 
 
 async def test_closed_subscription_hears_nothing_more(world: World, listen: Listen) -> None:

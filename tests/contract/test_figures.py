@@ -200,7 +200,7 @@ async def test_who_follows_a_user_is_told_of_sessions_that_come_and_go_and_of_no
     told, other = Heard(), Heard()
     following = world.store.follow(ALICE, told)
     also = world.store.follow(BOB, other)
-    await until(lambda: told.looks and other.looks, 5_000, "both follow")
+    await until(lambda: told.looks and other.looks, message="both follow")
 
     steps = (
         world.open(PHONE),
@@ -210,11 +210,11 @@ async def test_who_follows_a_user_is_told_of_sessions_that_come_and_go_and_of_no
     )
     for number, step in enumerate(steps, 1):
         await step
-        await until(partial(told.has_heard, number), 5_000, f"change {number} is told")
+        await until(partial(told.has_heard, number), message=f"change {number} is told")
 
     # A session taken over, attached again, renewed, or ended while it was away changes nothing.
     await world.open(PHONE)
-    await until(lambda: told.changes == 5, 5_000, "phone is back")
+    await until(lambda: told.changes == 5, message="phone is back")
     taken = fence_of("phone-2")
     await world.open(taken, node=OTHER_NODE)
     await world.reattach(taken, node=OTHER_NODE)
@@ -222,9 +222,9 @@ async def test_who_follows_a_user_is_told_of_sessions_that_come_and_go_and_of_no
     await world.store.detach(PHONE, ENTRY_ZERO)
     await world.store.end_session(ALICE, TABLET.session)
     await world.store.detach(taken, ENTRY_ZERO)
-    await until(lambda: told.changes == 6, 5_000, "phone is away")
+    await until(lambda: told.changes == 6, message="phone is away")
     await world.open(fence_of("b", user=BOB))
-    await until(lambda: other.changes == 1, 5_000, "bob is there")
+    await until(lambda: other.changes == 1, message="bob is there")
     assert (told.changes, other.changes) == (6, 1)
     following.close()
     also.close()

@@ -146,7 +146,7 @@ async def test_full_server_still_watches_runs_and_tells_operators(full: World) -
         found[:] = page
         return bool(found)
 
-    await until(is_due, 5_000, "the lease is over")
+    await until(is_due, message="the lease is over")
     settlement = Settlement(due=found[0], run=(ALICE, RUN), counts={"breaches": 1}, announce={"kind": "run_abandoned"})
     (settled,) = await store.settle([settlement])
     assert not isinstance(settled, StoreError)

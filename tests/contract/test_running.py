@@ -61,7 +61,7 @@ async def waited_for(world: World, count: int = 1) -> list[DueRecord]:
         found[:] = await due(world)
         return len(found) >= count
 
-    await until(there, 5_000, f"{count} deadlines are due")
+    await until(there, message=f"{count} deadlines are due")
     return found
 
 

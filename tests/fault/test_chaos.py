@@ -107,8 +107,7 @@ async def test_ten_minutes_of_random_kills_lose_nothing(new_world: NewWorld) -> 
     await world.published_at_least(publishing, 1_000)
     while not publishing.log.read().done:
         await harm.anything()
-        # real time: as above, and long enough for everything to be quiet again now and then.
-        await asyncio.sleep(harm.chance.uniform(0, 8))
+        await asyncio.sleep(harm.chance.uniform(0, 8))  # real time: everything is quiet again now and then
 
     report = await world.settled(120_000)
     assert harm.hits >= 50, harm.kills

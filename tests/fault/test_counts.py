@@ -104,7 +104,7 @@ async def test_counts_are_those_of_the_clients_over_kills_takeovers_and_redelive
             async def equal() -> bool:
                 return await counted(store) == wanted
 
-            await until(equal, 5_000, f"counts of the clients: {wanted}")
+            await until(equal, message=f"counts of the clients: {wanted}")
         for task in following:
             task.cancel()
     assert sum(clients["fussy"].refused.values()) >= 3 * published["broken"], "there were redeliveries"

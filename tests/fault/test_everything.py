@@ -28,7 +28,7 @@ from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.requirement("R1", "R2", "R13", "R14", "R16", "R18", "R19", "R20"),
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(150),
 ]
 
 USERS = [UserId(f"user{number}") for number in range(6)]

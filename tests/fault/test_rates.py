@@ -94,7 +94,7 @@ async def test_rates_confirmations_and_presence_are_those_of_the_clients_when_a_
                 )
             )
             endless.append(group.create_task(client.follow(subscriber)))
-        await until(lambda: len(came) == 2, 5_000, "both sessions are live")
+        await until(lambda: len(came) == 2, message="both sessions are live")
 
         watching = []
         for number in range(RUNS):

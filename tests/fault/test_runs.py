@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +35,9 @@ async def installation(new_installation: NewInstallation) -> Installation:
     return await new_installation(nodes=2, watch_ms=100, node_heartbeat_ms=500, run_lease_ms=LEASE_MS)
 
 
-def agents(installation: Installation, mode: str) -> Child:
+def agents(installation: Installation, mode: str, *more: Path) -> Child:
     env = {"EVENTBUS_REDIS_URL": installation.server.url, "EVENTBUS_RUN_LEASE_MS": str(LEASE_MS)}
-    return installation.processes.python("-m", "tests.support.load.agents", mode, str(RUNS), env=env)
+    return installation.processes.python("-m", "tests.support.load.agents", mode, str(RUNS), *more, env=env)
 
 
 def all_runs() -> list[tuple[UserId, RunId]]:
@@ -122,14 +123,17 @@ async def test_an_agent_that_thaws_after_its_lease_adds_nothing_to_runs_that_wer
         await store.aclose()
 
 
-async def test_runs_of_a_killed_agent_are_resumed_by_its_restart(installation: Installation) -> None:
+async def test_runs_of_a_killed_agent_are_resumed_by_its_restart(installation: Installation, tmp_path: Path) -> None:
     """The restart comes within the lease, so no node has closed them; child runs that nobody resumes are closed."""
     store = RedisStore(installation.server.url)
     try:
+        # It is up before it is needed: a slow machine needs longer for that than the lease is.
+        restarted = agents(installation, "finish", tmp_path / "go")
+        await restarted.line("^ready$")
         agent = agents(installation, "work")
         await agent.line("^inside$")
         agent.kill()
-        restarted = agents(installation, "finish")
+        (tmp_path / "go").touch()
         assert await restarted.line("^finished") == f"finished {RUNS}"
         told = await all_completed(store)
         for timeline in told:

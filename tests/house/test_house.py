@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,17 @@ def _tracked_files() -> list[Path]:
     return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
+@cache
+def _modules() -> dict[Path, ast.Module]:
+    """All modules of the tests, parsed."""
+    return {path: ast.parse(path.read_text(), filename=str(path)) for path in sorted((ROOT / "tests").rglob("*.py"))}
+
+
 def _tests() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef, set[str]]]:
     """Each test function with the numbers of the requirements that it, its class or its module names."""
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        module = ast.parse(path.read_text(), filename=str(path))
+    for path, module in _modules().items():
+        if not path.name.startswith("test_"):
+            continue
         marks = [node for node in module.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node)]
         named = {number for node in marks for number in _marked(node)}
         for node in module.body:
@@ -120,19 +128,46 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
 def test_tests_do_not_sleep() -> None:
     """A wait has a condition and a deadline; a line that must spend real time says why."""
     wrong = []
-    for path in (ROOT / "tests").rglob("*.py"):
-        if path.is_relative_to(ROOT / "tests" / "support"):
-            continue
-        text = path.read_text()
-        lines = text.splitlines()
-        for call in ast.walk(ast.parse(text)):
+    for path, module in _modules().items():
+        lines = path.read_text().splitlines()
+        for call in ast.walk(module):
             if not isinstance(call, ast.Call) or ast.unparse(call.func) not in ("time.sleep", "asyncio.sleep", "sleep"):
                 continue
             turn_of_the_loop = len(call.args) == 1 and ast.unparse(call.args[0]) == "0"
-            explained = any(_REAL_TIME in line for line in lines[max(0, call.lineno - 2) : call.lineno])
+            explained = any(_REAL_TIME in line for line in lines[call.lineno - 1 : call.end_lineno])
             if not turn_of_the_loop and not explained:
                 wrong.append(f"{path.relative_to(ROOT)}:{call.lineno}")
     assert not wrong
+
+
+def test_every_test_asserts_something_itself_or_by_what_it_calls() -> None:
+    """Functions are known by their names alone, so this is a net with wide meshes: it catches who calls nothing."""
+    functions: dict[str, list[ast.AST]] = {}
+    for module in _modules().values():
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions.setdefault(node.name, []).append(node)
+    asserting = {name for name, nodes in functions.items() if any(map(_asserts, nodes))}
+    calls = {name: set().union(*map(_called, nodes)) for name, nodes in functions.items()}
+    while more := {name for name in calls.keys() - asserting if calls[name] & asserting}:
+        asserting |= more
+    assert not sorted(name for name in functions.keys() - asserting if name.startswith("test_"))
+
+
+def _asserts(function: ast.AST) -> bool:
+    return any(
+        isinstance(node, ast.Assert)
+        or (isinstance(node, ast.Attribute) and node.attr in ("raises", "fail"))
+        or (isinstance(node, ast.Name) and node.id == "AssertionError")
+        or (isinstance(node, ast.keyword) and node.arg == "check" and ast.unparse(node.value) == "True")
+        for node in ast.walk(function)
+    )
+
+
+def _called(function: ast.AST) -> set[str]:
+    called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    named = {one.id for one in called if isinstance(one, ast.Name)}
+    return named | {one.attr for one in called if isinstance(one, ast.Attribute)}
 
 
 def test_test_directories_are_packages_so_that_file_names_may_repeat() -> None:

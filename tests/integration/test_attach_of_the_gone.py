@@ -36,9 +36,9 @@ async def test_an_attach_that_waited_for_a_connection_is_made_only_for_a_client_
         await here.ping()
         proxy.stall()
         proxy.cut()
-        await until(lambda: not here.connected, 5_000, "the connection is gone")
+        await until(lambda: not here.connected, message="the connection is gone")
         waiting = asyncio.create_task(open_session(here, old, wanted=lambda: is_there))
-        await until(lambda: proxy.accepted > 1, 5_000, "the node connects again, and nothing comes through")
+        await until(lambda: proxy.accepted > 1, message="the node connects again, and nothing comes through")
         await open_session(there, new)
         proxy.heal()
         if is_there:

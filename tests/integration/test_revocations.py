@@ -45,7 +45,7 @@ async def issued_later(node: Node, user: str = "ada", **claims: Any) -> str:
         token = token_of(user, **claims)
         return await is_accepted(node, token)
 
-    await until(good, 3_000, "a token that is issued later is taken")
+    await until(good, message="a token that is issued later is taken")
     return token
 
 

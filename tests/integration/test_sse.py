@@ -19,7 +19,6 @@ from eventbus.ids import ENTRY_ZERO, SessionId, UserId
 from eventbus.testing import ManualClock
 from gateway.node import Node
 from tests.support.proxy import Proxy
-from tests.support.raw_websocket import READ_TIMEOUT_S
 from tests.support.sse_client import SseClient, sse
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, bearer, ids, opened, pass_time, publish, settled, texts, token_of
@@ -371,7 +370,7 @@ async def test_a_token_that_expires_ends_the_response_with_4004_within_two_secon
 async def test_a_node_that_ends_at_once_does_not_wait_for_its_responses(nodes: Nodes) -> None:
     node = await nodes.start()
     async with listening(node) as client:
-        async with asyncio.timeout(READ_TIMEOUT_S / 2):
+        async with asyncio.timeout(2.5):
             await node.aclose()
         await client.gone()
 

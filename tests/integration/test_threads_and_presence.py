@@ -99,7 +99,7 @@ async def test_after_a_switch_of_threads_only_the_new_one_comes_and_history_has_
             (session,) = await node.store.sessions("alice")  # type: ignore[arg-type]
             return not session.pending and not session.unread
 
-        await until(settled, 5_000, "what is not wanted is released")
+        await until(settled, message="what is not wanted is released")
         await client.nothing_more()
 
     for thread, wanted in (("a", ["a1", "a2", "a3"]), ("b", ["b1", "b2"])):
@@ -150,7 +150,7 @@ async def test_a_user_sees_own_sessions_and_a_publisher_those_of_anyone(node: No
     async def offline() -> bool:
         return not (await asked(http, ALICE))["online"]
 
-    await until(offline, 5_000, "the session is left")
+    await until(offline, message="the session is left")
 
 
 @pytest.mark.requirement("R22")

@@ -161,8 +161,16 @@ async def test_a_requested_run_that_nobody_starts_is_told_within_seconds(nodes: 
     assert await command.json("runs", "--state", "running") == []
     assert await command.json("runs", "--user", "bob") == []
     assert "started" in (await command.run("runs", "--user", "alice")).stdout
+    shown = await command.run("runs", "run_17")
+    assert "missed: started" in shown.stdout
+    assert "No agent has begun it" in shown.stderr
     (event,) = await command.json("operator-events")
     assert event.items() >= {"kind": "missed_deadline", "user": "alice", "deadline": "started"}.items()
+    (timeline,) = await command.json("runs", "--user", "alice", "run_17")
+    assert (timeline["breaches"], timeline["state"], timeline["events"]) == (1, "requested", [])
+    assert await command.json("runs", "--user", "bob", "run_17", status=1) == []
+    await node.store.request_run(RunRequest(user=UserId("bob"), run=RunId("run_17"), fields=fields, watch={}))
+    assert "alice, bob" in (await command.run("runs", "run_17", status=1)).stderr
     assert await command.json("operator-events", "--kind", "run_abandoned") == []
     assert await command.json("operator-events", "--user", "alice", "--since", "1h") == [event]
     assert "planner was late: started" in (await command.run("operator-events")).stdout
@@ -215,7 +223,8 @@ async def test_a_node_that_stops_hands_its_share_over_and_one_that_starts_catche
         request = RunRequest(user=UserId(f"user{number}"), run=RunId("run_2"), fields={}, watch={"started": 0})
         await third.store.request_run(request)
     await third.start()
-    await told(third, 80)
+    missed = await told(third, 80)
+    assert len({(one["user"], one["run"]) for one in missed}) == 80, "each run is told once"
 
 
 @pytest.mark.requirement("R16")

@@ -9,6 +9,7 @@ import hmac
 import json
 from ipaddress import ip_address, ip_network
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,14 @@ from hypothesis import strategies as st
 from eventbus.errors import AuthError
 from eventbus.ids import parse_session_id, parse_user_id
 from eventbus.tokens import make_token
-from gateway.auth import BEARER_SUBPROTOCOL, Authenticator, AuthSettings, check_origin, find_token
+from gateway.auth import (
+    BEARER_SUBPROTOCOL,
+    Authenticator,
+    AuthSettings,
+    TokenWay,
+    check_origin,
+    find_token,
+)
 from gateway.keys import Algorithm, key_from_secret
 from gateway.limits import limited_address
 
@@ -69,9 +77,11 @@ def test_a_token_with_one_changed_character_is_refused(data: st.DataObject) -> N
 
 
 @given(header=headers, claims=claim_sets | json_values)
-def test_any_header_is_answered(header: dict[str, Any], claims: object) -> None:
+def test_any_header_is_refused_or_says_how_the_token_is_signed(header: dict[str, Any], claims: object) -> None:
+    identity = None
     with contextlib.suppress(AuthError):
-        Authenticator(SETTINGS).verify(sign(header, claims), NOW_MS)
+        identity = Authenticator(SETTINGS).verify(sign(header, claims), NOW_MS)
+    assert identity is None or header["alg"] == "HS256"
 
 
 @given(claims=claim_sets)
@@ -101,8 +111,30 @@ queries = texts | texts.map(lambda text: "ticket=" + text) | st.lists(texts, max
 def test_any_request_has_a_source_of_its_token_or_is_refused(
     headers: list[tuple[str, str]], subprotocols: list[str], query: str
 ) -> None:
+    source = None
     with contextlib.suppress(AuthError):
-        find_token(headers, subprotocols, query)
+        source = find_token(headers, subprotocols, query)
+    if source is None:
+        return
+    said = {
+        TokenWay.HEADER: [value for _, value in headers],
+        TokenWay.SUBPROTOCOL: [_text(name) for name in subprotocols],
+        TokenWay.TICKET: [unquote_plus(query)],
+    }
+    if source.way is TokenWay.HELLO:
+        assert source.value is None
+        assert not any(name.startswith(BEARER_SUBPROTOCOL) for name in subprotocols)
+    else:
+        assert source.value
+        assert any(source.value in value for value in said[source.way])
+
+
+def _text(subprotocol: str) -> str:
+    encoded = subprotocol.removeprefix(BEARER_SUBPROTOCOL)
+    try:
+        return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    except ValueError:
+        return ""
 
 
 @given(origin=texts, host=st.none() | texts, allowed=st.lists(texts, max_size=3))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import socket
 import zipfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -19,8 +18,8 @@ import pytest
 
 from eventbus.embedded import EmbeddedServer
 from tests.support import needs
-from tests.support.load.plans import PublisherPlan
-from tests.support.load.world import SECRET, Node, Publishing, World
+from tests.support.load.world import Node, Publishing, World, maker
+from tests.support.ports import free_port
 from tests.support.processes import ROOT, Child, Processes
 from tests.support.servers import NewServer
 from tests.support.waiting import until
@@ -72,7 +71,7 @@ class Balancer:
                 return {row["svname"]: row["status"] for row in rows if row["svname"] in NAMES}
         return {}
 
-    async def has(self, name: str, status: str, timeout_ms: int = 10_000) -> None:
+    async def has(self, name: str, status: str, timeout_ms: int = 20_000) -> None:
         """Waits until it thinks so of a node."""
 
         async def look() -> bool:
@@ -106,17 +105,7 @@ class Fleet(World):
         of = env.pop("of", None)
         if of is None:
             return super().launch(name, port=port, redis_url=redis_url, **env)
-        settings = {
-            "EVENTBUS_REDIS_URL": redis_url or self.server.url,
-            "EVENTBUS_JWT_SECRET": SECRET,
-            "EVENTBUS_PORT": str(port),
-            "EVENTBUS_ADMIN_PORT": "0",
-            "EVENTBUS_NODE": name,
-            "EVENTBUS_HANDSHAKES_PER_ADDRESS": "0",
-            **self._env,
-            **{f"EVENTBUS_{key}": str(value) for key, value in env.items()},
-            "PYTHONPATH": str(of),
-        }
+        settings = {**self._settings(name, port, redis_url, env), "PYTHONPATH": str(of)}
         # -P: the directory in which it is started is the checkout, and must not come first.
         return self._processes.python("-P", "-m", "gateway", "serve", name=name, env=settings)
 
@@ -136,7 +125,7 @@ class Fleet(World):
 
     async def start_balancer(self) -> None:
         """Starts HAProxy before the nodes; returns when it has all of them."""
-        port, operators_port = _free_port(), _free_port()
+        port, operators_port = free_port(), free_port()
         env = {f"NODE_{number}": node.address for number, node in enumerate(self.nodes, 1)}
         child = self._processes.start(
             needs.program("haproxy"),
@@ -148,7 +137,7 @@ class Fleet(World):
         )
         self.balancer = Balancer(child, port, operators_port)
         for node in self.nodes:
-            await self.balancer.has(node.name, "UP", 20_000)
+            await self.balancer.has(node.name, "UP")
         self.publish_addresses(self.balancer.address)
 
     async def replace(self, node: Node, *, of: Path | None = None, **env: Any) -> None:
@@ -161,32 +150,12 @@ class Fleet(World):
 
     async def start_publisher_of(self, of: Path, users: list[str], events: int, **plan: Any) -> Publishing:
         """As `start_publisher`, with the library of a release."""
-        number = next(self._numbers)
-        made = PublisherPlan(
-            users=users,
-            events=events,
-            log=str(self._files / f"publisher-{number}.log"),
-            **{"url": self.server.url, **plan},
-        )
-        path = made.write(self._files / f"publisher-{number}.json")
         env = {**self._env, "PYTHONPATH": f"{of}:{ROOT}"}
-        child = self._processes.python(
-            "-P", "-m", "tests.support.load.publisher", path, name=f"publisher-{number}", env=env
-        )
-        publishing = Publishing(made, child)
-        self.publishers.append(publishing)
-        await self.wait(lambda: publishing.log.read().ready, 30_000, "the publisher is ready")
-        return publishing
+        return await self._start_publisher(users, events, plan, ("-P",), env)
 
     async def sessions_on(self, name: str, users: list[str]) -> list[str]:
         """Those of the users whose session a node holds, as the store has it."""
         return [user for user in users if (await self.holder(user) or ("",))[0] == name]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 NewFleet = Callable[..., Fleet]
@@ -196,16 +165,5 @@ NewFleet = Callable[..., Fleet]
 async def new_fleet(tmp_path: Path, processes: Processes, new_server: NewServer) -> AsyncIterator[NewFleet]:
     """Makes the parts of a test, as `new_world` does."""
     needs.program("haproxy")
-    made: list[Fleet] = []
-
-    def make(*, server: Mapping[str, Any] | None = None, **env: object) -> Fleet:
-        directory = tmp_path / f"fleet-{len(made)}"
-        directory.mkdir()
-        upper = {name.upper(): value for name, value in env.items()}
-        fleet = Fleet(directory, processes, new_server(**(server or {})), {"LOG_LEVEL": "warning", **upper})
-        made.append(fleet)
-        return fleet
-
-    yield make
-    for fleet in made:
-        await fleet.aclose()
+    async with maker(Fleet, tmp_path, processes, new_server) as make:
+        yield make

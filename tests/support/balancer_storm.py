@@ -15,19 +15,19 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from eventbus.client.state import STABLE_MS, Backoff, retry_after_ms
 from eventbus.tokens import make_token
 from tests.support.load.link import Link
+from tests.support.plan import Plan
 
 HELLO_MS: Final = 20_000
 REPORT_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StormPlan:
+class StormPlan(Plan):
     """What a storm's process does.
 
     Attributes:
@@ -45,11 +45,6 @@ class StormPlan:
     prefix: str
     clients: int
     at_once: int = 200
-
-    def write(self, path: Path) -> Path:
-        """Writes it for the process."""
-        path.write_text(json.dumps(dataclasses.asdict(self)))
-        return path
 
 
 @dataclass(slots=True, kw_only=True)
@@ -241,4 +236,4 @@ async def _main(plan: StormPlan) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(StormPlan(**json.loads(Path(sys.argv[1]).read_text()))))
+    asyncio.run(_main(StormPlan.read(sys.argv[1])))

@@ -6,8 +6,6 @@ Everything here blocks; a test with an event loop calls what takes long by `asyn
 from __future__ import annotations
 
 import contextlib
-import random
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from eventbus.embedded import EmbeddedServer, ServerBinary
 from eventbus.store.topology import SLOTS, Address, SlotMap, slot_of
 from tests.support.certificates import Authority
 from tests.support.places import Place
+from tests.support.ports import free_port
 from tests.support.resp import Refused, Talk, ask, info
 from tests.support.servers import ServerPool, freeze, thaw
 from tests.support.waiting import until_blocking
@@ -111,9 +110,8 @@ class Cluster:
         self._authority = authority
         self.node_timeout_ms = node_timeout_ms
         self.members: list[Member] = []
-        taken: set[int] = set()
         for number in range(2 * primaries):
-            port, bus, tls_port = free_port(taken), free_port(taken), free_port(taken)
+            port, bus, tls_port = free_port(), free_port(), free_port()
             server = EmbeddedServer(
                 directory / f"member-{number}",
                 binary=binary,
@@ -377,18 +375,6 @@ def refuse_replicas(port: int) -> None:
 def accept_replicas(port: int) -> None:
     """Ends `refuse_replicas`."""
     ask(port, "ACL", "SETUSER", _REPLICATION[0], "on")
-
-
-def free_port(taken: set[int]) -> int:
-    """A free port below the ones that systems give to outgoing connections."""
-    while True:
-        port = random.randint(16_000, 31_999)
-        if port in taken:
-            continue
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            taken.add(port)
-            return port
 
 
 NewCluster = Callable[..., Cluster]

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ import yaml
 
 from eventbus.embedded import EmbeddedServer
 from tests.support import needs
+from tests.support.ports import free_port
 from tests.support.processes import ROOT, Child, Processes
 from tests.support.servers import NewServer
 from tests.support.waiting import until
@@ -137,7 +137,7 @@ class Topology:
     def port(self, service: str, port: int) -> int:
         """The port of the loopback that stands for a service's."""
         if (service, port) not in self._ports:
-            self._ports[service, port] = self._free_port()
+            self._ports[service, port] = free_port()
         return self._ports[service, port]
 
     def url(self, service: str, port: int) -> str:
@@ -200,14 +200,6 @@ class Topology:
                 path = self._mounted(service, target)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
-
-    def _free_port(self) -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port: int = probe.getsockname()[1]
-            if port not in self._ports.values():
-                return port
 
     # --- starting -----------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from eventbus.ids import UserId
 from eventbus.store.keys import Keys
 from eventbus.tokens import make_token
 from tests.support.pages import PageServer
+from tests.support.ports import free_port
 from tests.support.processes import ROOT, Child, Processes
 from tests.support.proxy import Proxy
 from tests.support.servers import NewServer
@@ -134,7 +135,7 @@ class Installation:
             **self._env,
             **{f"EVENTBUS_{key}": str(value) for key, value in env.items()},
             "EVENTBUS_NODE": name,
-            "EVENTBUS_PORT": str(port),
+            "EVENTBUS_PORT": str(port or free_port()),  # its own, for it may be killed and come back
         }
         return self.processes.gateway("serve", name=name, env=settings)
 
@@ -152,7 +153,7 @@ class Installation:
         step = _AT_ONCE if pace_s else count
         for few in [numbers[at : at + step] for at in range(0, count, step)]:
             await asyncio.gather(*(self._publish(number, more) for number in few))
-            await asyncio.sleep(pace_s * len(few))
+            await asyncio.sleep(pace_s * len(few))  # real time: the pace of a publisher
         return [f"e{number}" for number in numbers]
 
     async def _publish(self, number: int, more: dict[str, Any]) -> None:
@@ -183,17 +184,6 @@ class Installation:
         groups = await self.redis.xinfo_groups(self._stream)
         return sum(group["lag"] or 0 for group in groups)
 
-    async def delivered_again(self, timeout_ms: int = 10_000) -> bool:
-        """Waits until an event that is pending was delivered more than once."""
-
-        async def again() -> bool:
-            found: list[dict[str, Any]] = []
-            for session in await self.sessions():
-                found += await self.redis.xpending_range(self._stream, session, "-", "+", 1_000)
-            return any(item["times_delivered"] > 1 for item in found)
-
-        return bool(await until(again, timeout_ms, "a redelivery"))
-
     async def sessions(self) -> list[str]:
         """The sessions that the store has for the user."""
         return [group["name"] for group in await self.redis.xinfo_groups(self._stream)]
@@ -202,12 +192,9 @@ class Installation:
         """Waits until every event was sent to every session, and acked, as the store has it."""
 
         async def nothing() -> bool:
-            if await self.pending() + await self.unread() == 0:
-                return True
-            await asyncio.sleep(0.05)
-            return False
+            return await self.pending() + await self.unread() == 0
 
-        await until(nothing, timeout_ms, "everything is acked in the store")
+        await until(nothing, timeout_ms, "everything is acked in the store", pace_ms=50)
 
     async def aclose(self) -> None:
         """Lets go of the store; the processes are the fixture's."""
@@ -244,7 +231,7 @@ class Storm:
             count = share if place else self._events - share * (len(order) - 1)
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(self._installation.publish(count, pace_s=_PACE_S))
-                await asyncio.sleep(self.random.random() * count * _PACE_S)
+                await asyncio.sleep(self.random.random() * count * _PACE_S)  # real time: harm at any moment
                 self.struck += len(self._installation.published) > await self._arrived() or not publishing.done()
                 await getattr(self, harm)()
             await self._goes_on(harm)
@@ -255,12 +242,9 @@ class Storm:
         wanted = self._installation.published.index(event)
 
         async def came() -> bool:
-            if await self._arrived() > wanted:
-                return True
-            await asyncio.sleep(0.02)
-            return False
+            return await self._arrived() > wanted
 
-        await until(came, 20_000, f"an event that was published after the harm {harm!r}")
+        await until(came, 20_000, f"an event that was published after the harm {harm!r}", pace_ms=20)
 
     async def _reconnected(self, before: int) -> None:
         await until(lambda: self._installation.proxy.accepted > before, 20_000, "the client connects again")
@@ -295,7 +279,7 @@ class Storm:
             proxy.to_server.delay_ms = self.random.randint(0, 120)
             if self.random.random() < 0.5:
                 proxy.stall()
-            await asyncio.sleep(self.random.random() * 0.15)
+            await asyncio.sleep(self.random.random() * 0.15)  # real time: how long the network is so
             proxy.to_client.flow()
             proxy.to_server.flow()
         proxy.heal()

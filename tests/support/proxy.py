@@ -124,7 +124,7 @@ class _Connection:
             chunk = await reader.read(_CHUNK_BYTES)
             await way.wait_until_it_flows()
             if way.delay_ms:
-                await asyncio.sleep(way.delay_ms / 1000)
+                await asyncio.sleep(way.delay_ms / 1000)  # real time: a slow network
             if way.swallow:
                 way.swallowed_bytes += len(chunk)
                 if not chunk:

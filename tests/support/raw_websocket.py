@@ -14,7 +14,7 @@ from gateway.listener import Listener, ListenerSettings, serve
 from gateway.websocket import Connection
 
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
-READ_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 10.0
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from eventbus.embedded import EmbeddedServer, ServerBinary, tied
-from tests.support.clusters import free_port, refuse_replicas, replication_settings
+from tests.support.clusters import refuse_replicas, replication_settings
 from tests.support.places import Place
+from tests.support.ports import free_port
 from tests.support.resp import Refused, ask, info
 from tests.support.servers import ServerPool, freeze, thaw
 from tests.support.waiting import until_blocking
@@ -84,12 +85,11 @@ class SentinelSet:
         extra: Sequence[str] = (),
         appendonly: bool = True,
     ) -> None:
-        taken: set[int] = set()
         self.servers = [
             EmbeddedServer(
                 directory / f"server-{number}",
                 binary=binary,
-                port=free_port(taken),
+                port=free_port(),
                 appendonly=appendonly,
                 extra=(*replication_settings(), "--replica-priority", str(10 * (number + 1)), *extra),
             )
@@ -100,9 +100,7 @@ class SentinelSet:
             f"sentinel down-after-milliseconds {MASTER} {down_after_ms}",
             f"sentinel failover-timeout {MASTER} 4000",
         )
-        self.sentinels = [
-            Sentinel(directory / f"sentinel-{number}", binary, free_port(taken), lines) for number in range(3)
-        ]
+        self.sentinels = [Sentinel(directory / f"sentinel-{number}", binary, free_port(), lines) for number in range(3)]
 
     @property
     def url(self) -> str:

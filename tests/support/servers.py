@@ -19,6 +19,7 @@ import pytest
 
 from eventbus.embedded import EmbeddedServer, ServerBinary, find_servers
 from tests.support.leaks import check_keys
+from tests.support.ports import free_port
 from tests.support.waiting import until_blocking
 
 KINDS = ("valkey", "redis")
@@ -107,6 +108,8 @@ def new_server(tmp_path: Path, server_pool: ServerPool) -> Iterator[NewServer]:
     def make(kind: str | None = None, **settings: Any) -> EmbeddedServer:
         binary = server_pool.preferred() if kind is None else server_pool.binary(kind)
         settings.setdefault("binary", binary)
+        if "listen" not in settings:
+            settings.setdefault("port", free_port())  # its own, for it may be killed and come back
         server = EmbeddedServer(settings.pop("directory", tmp_path / f"server-{len(made)}"), **settings)
         made.append(server)
         server.start()

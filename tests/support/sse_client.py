@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-READ_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

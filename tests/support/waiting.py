@@ -10,17 +10,34 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
-_POLL_MS = 5
+DEADLINE_MS = 15_000
+"""How long a test waits that does not say how long: it has failed then, however slow the machine is."""
+PACE_MS = 5
+"""The pause between two looks; longer where a look costs those who are looked at."""
 
 
 @overload
 async def until(
-    condition: Callable[[], Awaitable[T]], timeout_ms: int = 5_000, message: str | Callable[[], str] = ""
+    condition: Callable[[], Awaitable[T]],
+    timeout_ms: int = DEADLINE_MS,
+    message: str | Callable[[], str] = "",
+    *,
+    pace_ms: int = PACE_MS,
 ) -> T: ...
 @overload
-async def until(condition: Callable[[], T], timeout_ms: int = 5_000, message: str | Callable[[], str] = "") -> T: ...
 async def until(
-    condition: Callable[[], T | Awaitable[T]], timeout_ms: int = 5_000, message: str | Callable[[], str] = ""
+    condition: Callable[[], T],
+    timeout_ms: int = DEADLINE_MS,
+    message: str | Callable[[], str] = "",
+    *,
+    pace_ms: int = PACE_MS,
+) -> T: ...
+async def until(
+    condition: Callable[[], T | Awaitable[T]],
+    timeout_ms: int = DEADLINE_MS,
+    message: str | Callable[[], str] = "",
+    *,
+    pace_ms: int = PACE_MS,
 ) -> T:
     """Waits until `condition()` (or what it returns, awaited) is true, and returns that value.
 
@@ -28,6 +45,7 @@ async def until(
         condition: Asked every few milliseconds; an exception it raises passes on.
         timeout_ms: The deadline, of real time.
         message: What was waited for; a function is called when the deadline has passed.
+        pace_ms: The pause between two looks.
 
     Raises:
         AssertionError: The deadline passed; the message has the last value.
@@ -40,10 +58,12 @@ async def until(
             return value
         if time.monotonic() >= deadline:
             raise AssertionError(_explain(message, timeout_ms, value))
-        await asyncio.sleep(_POLL_MS / 1000)
+        await asyncio.sleep(pace_ms / 1000)  # real time: between two looks
 
 
-def until_blocking(condition: Callable[[], T], timeout_ms: int = 5_000, message: str | Callable[[], str] = "") -> T:
+def until_blocking(
+    condition: Callable[[], T], timeout_ms: int = DEADLINE_MS, message: str | Callable[[], str] = ""
+) -> T:
     """As `until`, for tests without an event loop."""
     deadline = time.monotonic() + timeout_ms / 1000
     while True:
@@ -52,7 +72,7 @@ def until_blocking(condition: Callable[[], T], timeout_ms: int = 5_000, message:
             return value
         if time.monotonic() >= deadline:
             raise AssertionError(_explain(message, timeout_ms, value))
-        time.sleep(_POLL_MS / 1000)
+        time.sleep(PACE_MS / 1000)  # real time: between two looks
 
 
 def _explain(message: str | Callable[[], str], timeout_ms: int, value: object) -> str:

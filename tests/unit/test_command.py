@@ -40,6 +40,15 @@ JSON = st.recursive(
 )
 
 
+def refused_field(kind: str, data: dict[str, Any]) -> str | None:
+    """The field for which a command is refused; None when it is taken."""
+    try:
+        check_command(kind, data)
+    except InvalidCommand as refused:
+        return refused.field
+    return None
+
+
 @pytest.mark.parametrize(
     "kind, data",
     [
@@ -54,7 +63,7 @@ JSON = st.recursive(
     ],
 )
 def test_a_command_of_its_form_is_taken(kind: str, data: dict[str, Any]) -> None:
-    check_command(kind, data)
+    assert refused_field(kind, data) is None
 
 
 @pytest.mark.parametrize(
@@ -70,9 +79,7 @@ def test_a_command_of_its_form_is_taken(kind: str, data: dict[str, Any]) -> None
     ],
 )
 def test_a_command_of_another_form_is_refused_with_its_field(kind: str, data: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidCommand) as refused:
-        check_command(kind, data)
-    assert refused.value.field == field
+    assert refused_field(kind, data) == field
 
 
 def test_data_that_is_no_object_is_refused() -> None:

@@ -158,9 +158,12 @@ def test_stopping_and_killing_twice_is_no_error(tmp_path: Path, server_pool: Ser
     server.stop()
     server.kill()
     server.start()
+    pid = server.pid
     server.stop()
     server.stop()
     server.kill()
+    assert not server.running
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_frozen_server_is_stopped_all_the_same(new_server: NewServer) -> None:

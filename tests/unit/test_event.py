@@ -362,11 +362,13 @@ def test_an_envelope_of_unbounded_size_is_not_even_decoded() -> None:
 @pytest.mark.parametrize("value", [b"raw", msgpack.ExtType(3, b"x"), msgpack.Timestamp(1), {b"k": 1}])
 def test_what_json_does_not_know_is_refused_before_anything_is_sent(value: object) -> None:
     body = msgpack.packb({**LEAST, "data": {"x": value}})
-    for read in (decode_envelope, peek, envelope_json):
-        problem_of(read, body)
+    assert problem_of(decode_envelope, body).field == "data.x"
+    for read in (peek, envelope_json):
+        assert "holds what JSON does not know" in problem_of(read, body).problem
     body = msgpack.packb({**LEAST, "extra": value})
-    for read in (decode_envelope, peek, envelope_json):
-        problem_of(read, body)
+    assert problem_of(decode_envelope, body).field == "extra"
+    for read in (peek, envelope_json):
+        assert "holds what JSON does not know" in problem_of(read, body).problem
 
 
 # --- what a node needs ------------------------------------------------------------------------------------------------

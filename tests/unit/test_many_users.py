@@ -112,7 +112,7 @@ async def test_an_event_for_a_thousand_users_is_handed_over_in_one_turn_in_as_fe
         work = asyncio.ensure_future(
             bus.publish(users=[f"user-{number}" for number in range(1_000)], type="note", data={})
         )
-        await until(lambda: bool(store.batches), 1_000, "the first call")
+        await until(lambda: bool(store.batches), message="the first call")
         assert [len(batch) for batch in store.batches] == [500, 500], "both before the first was answered"
         store.gate.set()
         assert len(await work) == 1_000

@@ -169,6 +169,7 @@ async def test_a_handler_may_be_an_ordinary_function(node: ScriptedNode, log: Lo
         await peer.events(item(1))
         await peer.acks(1)
         await subscriber.close()
+    assert log.numbers == [1]
 
 
 async def test_the_acks_of_a_turn_share_a_frame(node: ScriptedNode, log: Log) -> None:
@@ -305,6 +306,23 @@ async def test_a_failed_event_is_nacked_and_the_ones_behind_it_go_on(node: Scrip
     assert isinstance(error, HandlerFailed)
     assert error.event.id == "e1"  # type: ignore[attr-defined]
     assert isinstance(error.__cause__, ValueError)
+
+
+async def test_an_error_whose_words_are_no_unicode_nacks_and_ends_nothing(node: ScriptedNode, log: Log) -> None:
+    def handle(delivery: Delivery) -> None:
+        log.take(delivery)
+        if delivery.event.data["number"] == 1:
+            raise OSError("no such file: caf\udce9")
+
+    subscriber = client(node, log, on_event=handle)
+    async with background(subscriber.run):
+        peer = await node.peer()
+        await peer.greet()
+        await peer.events(item(1), item(2))
+        assert (await peer.frame("nack"))["reason"] == "no such file: caf?"
+        await log.has(1, 2)
+        await peer.acks(2)
+        await subscriber.close()
 
 
 async def test_a_failed_event_may_be_skipped(node: ScriptedNode, log: Log) -> None:
@@ -695,6 +713,13 @@ async def test_a_token_callback_that_fails_is_asked_again(node: ScriptedNode, lo
     assert all(error.__cause__ is not None for error in log.errors)
 
 
+@pytest.mark.parametrize("given", ["jwt\n", lambda: " jwt\r\n"])
+async def test_a_token_may_end_with_a_line_as_a_file_does(node: ScriptedNode, log: Log, given: Any) -> None:
+    async with client(node, log, token=given):
+        peer = await node.peer()
+        assert peer.headers["Authorization"] == "Bearer jwt"
+
+
 async def test_a_token_callback_must_give_a_token(node: ScriptedNode, log: Log) -> None:
     given: list[Any] = [None, "", "jwt"]
     async with client(node, log, token=lambda: given.pop(0)):
@@ -995,6 +1020,8 @@ async def test_a_subscriber_is_opened_once_and_iterated_by_one_task(node: Script
         ({"window": True}, "window"),
         ({"format": "xml"}, "format"),
         ({"token": ""}, "token"),
+        ({"token": "two words"}, "token"),
+        ({"token": "jetón"}, "token"),
         ({"token": None}, "token"),
         ({"failed_events": "ignore"}, "failed_events"),
         ({"nack_delay_ms": 3_600_001}, "nack_delay_ms"),

@@ -12,6 +12,7 @@ import redis
 
 from tests.support import needs
 from tests.support.leaks import check_keys, endless_keys, leaked_descriptors, leaked_tasks, open_descriptors
+from tests.support.ports import free_port, ports_of
 from tests.support.processes import ROOT, Processes
 from tests.support.waiting import until, until_blocking
 
@@ -140,6 +141,14 @@ async def test_a_childs_output_and_end_can_be_waited_for(processes: Processes) -
         await child.line("never")
 
 
+def test_the_port_of_a_server_that_comes_back_is_looked_for_by_nobody_else() -> None:
+    given = [free_port() for _ in range(100)]
+    assert len(set(given)) == 100, "it may be dead just now, and free for whoever asks"
+    assert set(given) <= set(ports_of(os.environ.get("PYTEST_XDIST_WORKER", "")))
+    shares = [set(ports_of(f"gw{number}")) for number in range(8)]
+    assert len(set().union(*shares)) == sum(map(len, shares))
+
+
 async def test_a_child_sees_no_settings_but_those_given(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENTBUS_REDIS_URL", "redis://elsewhere")
     child = processes.python(
@@ -168,6 +177,6 @@ async def test_children_are_reaped_frozen_or_not_with_their_own_children(tmp_pat
         except FileNotFoundError:
             return True
 
-    await until(lambda: all(map(gone, pids)), 2_000, "the processes end")
+    await until(lambda: all(map(gone, pids)), message="the processes end")
     with pytest.raises(ChildProcessError):
         os.waitpid(pids[0], os.WNOHANG)

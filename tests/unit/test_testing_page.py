@@ -18,7 +18,9 @@ def examples() -> dict[str, Callable[[], Awaitable[None]]]:
     program = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
     names: dict[str, Any] = {}
     exec(compile(program, str(PAGE), "exec"), names)  # noqa: S102 - the project's own page
-    return {name: value for name, value in names.items() if name.startswith("test_")}
+    found = {name: value for name, value in names.items() if name.startswith("test_")}
+    assert len(found) == program.count("async def test_"), "two tests of the page have the same name"
+    return found
 
 
 @pytest.mark.parametrize("name", sorted(examples()))

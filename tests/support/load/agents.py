@@ -1,18 +1,20 @@
 """Agents as a process: some runs at once, each with a tool open, a child run and steady progress, until it is killed.
 
 `python -m tests.support.load.agents work <runs>` says `inside` when every run is in the midst of it; `... finish
-<runs>` takes the same runs over, ends each as a success, and says `finished <count>`. Runs that turn out to be
-another's are told by `closed <run>`. Settings come from the environment.
+<runs> <file>` says `ready`, waits for the file, takes the same runs over, ends each as a success, and says `finished
+<count>`. Runs that turn out to be another's are told by `closed <run>`. Settings come from the environment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Final
 
 from eventbus import Bus, Run
 from eventbus.errors import RunClosed
+from tests.support.waiting import until
 
 USERS: Final = 5
 
@@ -46,7 +48,7 @@ async def _go_on(run: Run, child: Run, inside: asyncio.Event) -> None:
         if step == 3:
             await run.flush()
             inside.set()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # real time: the pace of an agent
 
 
 async def _finish(bus: Bus, number: int) -> int:
@@ -62,10 +64,12 @@ async def _finish(bus: Bus, number: int) -> int:
     return 1
 
 
-async def main(mode: str, count: int) -> None:
+async def main(mode: str, count: int, go: str = "") -> None:
     """Runs all of them."""
     async with Bus.from_env() as bus:
         if mode == "finish":
+            _say("ready")
+            await until(Path(go).exists, 60_000, go)
             done = await asyncio.gather(*(_finish(bus, number) for number in range(count)))
             _say(f"finished {sum(done)}")
             return
@@ -79,4 +83,4 @@ async def main(mode: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

@@ -73,14 +73,14 @@ class _Client:
                     await self._loop.create_connection(lambda link=link: link, host, int(port))  # type: ignore[misc]
             except (OSError, TimeoutError):
                 link.abort()
-                await asyncio.sleep(self._chance.uniform(0.05, 0.2))
+                await asyncio.sleep(self._chance.uniform(0.05, 0.2))  # real time: the pause before it tries again
                 continue
             self._link = link
             await self._watch(link)
             wait_ms, self._away_ms = self._away_ms, None
             if wait_ms is None:
                 wait_ms = 0 if self._flapping else self._chance.randrange(20, 150)
-            await asyncio.sleep(wait_ms / 1000)
+            await asyncio.sleep(wait_ms / 1000)  # real time: the pause before it comes back
 
     async def _watch(self, link: Link) -> None:
         """Waits for the end of a connection, and makes one when nothing is heard."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Self
+
+from tests.support.plan import Plan
 
 
 class Mode(StrEnum):
@@ -30,20 +28,7 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    def write(self, path: Path) -> Path:
-        """Writes it for a child process."""
-        path.write_text(json.dumps(dataclasses.asdict(self)))
-        return path
-
-    @classmethod
-    def read(cls, path: str) -> Self:
-        """Reads what `write` wrote."""
-        return cls(**json.loads(Path(path).read_text()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientPlan(_Plan):
+class ClientPlan(Plan):
     """What a client process does.
 
     Attributes:
@@ -78,7 +63,7 @@ class ClientPlan(_Plan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublisherPlan(_Plan):
+class PublisherPlan(Plan):
     """What a publisher process does.
 
     Attributes:

@@ -54,7 +54,7 @@ async def run(plan: PublisherPlan) -> None:
             if plan.rate:
                 early_s = begin + (number - plan.first) / plan.rate - time.monotonic()
                 if early_s > 0.002:
-                    await asyncio.sleep(early_s)
+                    await asyncio.sleep(early_s)  # real time: the rate of the plan
             await room.acquire()
             user = plan.users[number % len(plan.users)]
             log.write("try", user, f"{user}.{number}")

@@ -15,7 +15,7 @@ import redis
 
 from eventbus.ids import UserId
 from tests.support.clusters import Cluster, NewCluster
-from tests.support.load.world import Clients, Publishing, World
+from tests.support.load.world import Clients, Publishing, World, fresh_directory, settings_of
 from tests.support.processes import Processes
 from tests.support.sentinels import NewSentinels, SentinelSet
 
@@ -142,7 +142,7 @@ def new_cluster_world(tmp_path: Path, processes: Processes, new_cluster: NewClus
     """Makes the parts of a test over a Cluster: `new_cluster_world(cluster={"kind": "redis"}, ack_timeout_ms=500)`."""
 
     def make(*, cluster: Mapping[str, Any] | None = None, **env: object) -> ReplicatedWorld[Cluster]:
-        return ReplicatedWorld(_directory(tmp_path), processes, new_cluster(**(cluster or {})), _named(env))
+        return ReplicatedWorld(fresh_directory(tmp_path), processes, new_cluster(**(cluster or {})), settings_of(env))
 
     return make
 
@@ -152,16 +152,8 @@ def new_sentinel_world(tmp_path: Path, processes: Processes, new_sentinels: NewS
     """Makes the parts of a test over a Sentinel set, as `new_cluster_world`."""
 
     def make(*, sentinels: Mapping[str, Any] | None = None, **env: object) -> ReplicatedWorld[SentinelSet]:
-        return ReplicatedWorld(_directory(tmp_path), processes, new_sentinels(**(sentinels or {})), _named(env))
+        return ReplicatedWorld(
+            fresh_directory(tmp_path), processes, new_sentinels(**(sentinels or {})), settings_of(env)
+        )
 
     return make
-
-
-def _directory(parent: Path) -> Path:
-    directory = parent / f"world-{len(list(parent.glob('world-*')))}"
-    directory.mkdir()
-    return directory
-
-
-def _named(env: Mapping[str, object]) -> dict[str, object]:
-    return {"LOG_LEVEL": "warning", **{name.upper(): value for name, value in env.items()}}

@@ -5,12 +5,13 @@ and does harm.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -22,12 +23,13 @@ from eventbus.store.keys import Keys
 from tests.support.checker import Report
 from tests.support.load.logs import ClientLog, PublisherLog, SessionSeen, judge
 from tests.support.load.plans import ClientPlan, PublisherPlan
+from tests.support.ports import free_port
 from tests.support.processes import Child, Processes
 from tests.support.servers import NewServer
 from tests.support.waiting import until
 
 SECRET = "a secret of the fault tests, 32 bytes and more"
-_POLL_S = 0.05
+_PACE_MS = 50
 # Who expects these tests to fail (the mutants) does not wait long for what can not come.
 _PATIENCE_MS = int(os.environ.get("EVENTBUS_TEST_PATIENCE_MS", "3600000"))
 
@@ -120,17 +122,19 @@ class World:
 
     def launch(self, name: str, *, port: int = 0, redis_url: str | None = None, **env: object) -> Child:
         """Starts a node's process and returns at once."""
-        settings = {
+        return self._processes.gateway("serve", name=name, env=self._settings(name, port, redis_url, env))
+
+    def _settings(self, name: str, port: int, redis_url: str | None, env: Mapping[str, object]) -> dict[str, str]:
+        return {
             "EVENTBUS_REDIS_URL": redis_url or self.server.url,
             "EVENTBUS_JWT_SECRET": SECRET,
-            "EVENTBUS_PORT": str(port),
+            "EVENTBUS_PORT": str(port or free_port()),  # its own, for it may be killed and come back
             "EVENTBUS_ADMIN_PORT": "0",
             "EVENTBUS_NODE": name,
             "EVENTBUS_HANDSHAKES_PER_ADDRESS": "0",
             **self._env,
             **{f"EVENTBUS_{key}": str(value) for key, value in env.items()},
         }
-        return self._processes.gateway("serve", name=name, env=settings)
 
     async def start_nodes(self, *names: str, redis_url: str | None = None, **env: Any) -> list[Node]:
         """Starts nodes and tells the clients' processes of them; returns when they accept."""
@@ -197,6 +201,12 @@ class World:
 
     async def start_publisher(self, users: Sequence[str], events: int, **plan: Any) -> Publishing:
         """Starts a publisher; returns when it is about to publish."""
+        return await self._start_publisher(users, events, plan, (), self._env)
+
+    async def _start_publisher(
+        self, users: Sequence[str], events: int, plan: Mapping[str, Any], words: Sequence[str], env: Mapping[str, str]
+    ) -> Publishing:
+        """As `start_publisher`; `words` are for the interpreter."""
         number = next(self._numbers)
         made = PublisherPlan(
             users=list(users),
@@ -206,7 +216,7 @@ class World:
         )
         path = made.write(self._directory / f"publisher-{number}.json")
         child = self._processes.python(
-            "-m", "tests.support.load.publisher", path, name=f"publisher-{number}", env=self._env
+            *words, "-m", "tests.support.load.publisher", path, name=f"publisher-{number}", env=env
         )
         publishing = Publishing(made, child)
         self.publishers.append(publishing)
@@ -223,24 +233,11 @@ class World:
                 assert child.exit_code in (None, -9), f"{child!r}: {child.stderr[-2000:]}"
             return condition()
 
-        async def paced() -> Any:
-            result = look()
-            if not result:
-                await asyncio.sleep(_POLL_S)
-            return result
-
-        return await until(paced, min(timeout_ms, _PATIENCE_MS), what)
+        return await until(look, min(timeout_ms, _PATIENCE_MS), what, pace_ms=_PACE_MS)
 
     async def wait_async(self, condition: Callable[[], Awaitable[bool]], timeout_ms: int, what: str) -> None:
         """As `wait`, for a condition that asks the store or a node."""
-
-        async def paced() -> bool:
-            result = await condition()
-            if not result:
-                await asyncio.sleep(_POLL_S)
-            return result
-
-        await until(paced, min(timeout_ms, _PATIENCE_MS), what)
+        await until(condition, min(timeout_ms, _PATIENCE_MS), what, pace_ms=_PACE_MS)
 
     async def pending(self) -> Counter[str]:
         """What waits for an ack in the store now: entries by the node that holds their session, "" when none does."""
@@ -381,21 +378,40 @@ def _merged(logs: Sequence[PublisherLog]) -> PublisherLog:
 
 
 NewWorld = Callable[..., World]
+AnyWorld = TypeVar("AnyWorld", bound=World)
 
 
-@pytest.fixture
-async def new_world(tmp_path: Path, processes: Processes, new_server: NewServer) -> AsyncIterator[NewWorld]:
-    """Makes the parts of a test: `new_world(server={"appendfsync": "always"}, ack_timeout_ms=500)`."""
-    made: list[World] = []
+def fresh_directory(parent: Path) -> Path:
+    """A directory of its own for each world of a test."""
+    directory = parent / f"world-{len(list(parent.glob('world-*')))}"
+    directory.mkdir()
+    return directory
 
-    def make(*, server: Mapping[str, Any] | None = None, **env: object) -> World:
-        directory = tmp_path / f"world-{len(made)}"
-        directory.mkdir()
-        upper = {name.upper(): value for name, value in env.items()}
-        world = World(directory, processes, new_server(**(server or {})), {"LOG_LEVEL": "warning", **upper})
+
+def settings_of(env: Mapping[str, object]) -> dict[str, object]:
+    """Keyword arguments as settings of every process, which log little."""
+    return {"LOG_LEVEL": "warning", **{name.upper(): value for name, value in env.items()}}
+
+
+@contextlib.asynccontextmanager
+async def maker(
+    kind: type[AnyWorld], parent: Path, processes: Processes, new_server: NewServer
+) -> AsyncIterator[Callable[..., AnyWorld]]:
+    """Makes worlds of a kind, each with a server of its own; they are closed at the end."""
+    made: list[AnyWorld] = []
+
+    def make(*, server: Mapping[str, Any] | None = None, **env: object) -> AnyWorld:
+        world = kind(fresh_directory(parent), processes, new_server(**(server or {})), settings_of(env))
         made.append(world)
         return world
 
     yield make
     for world in made:
         await world.aclose()
+
+
+@pytest.fixture
+async def new_world(tmp_path: Path, processes: Processes, new_server: NewServer) -> AsyncIterator[NewWorld]:
+    """Makes the parts of a test: `new_world(server={"appendfsync": "always"}, ack_timeout_ms=500)`."""
+    async with maker(World, tmp_path, processes, new_server) as make:
+        yield make
