@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,11 +15,13 @@ from eventbus.fields import Level
 from eventbus.ids import ConnectionId, EntryId
 from eventbus.store import Confirmed, ConfirmRequest, EntryFacts, Store
 from gateway.counters import Counters
+from gateway.refused import put_off
+from gateway.room import Place, Room
 
 if TYPE_CHECKING:
     from gateway.session import Session
 
-__all__ = ["Confirming"]
+__all__ = ["Confirming", "room_of_confirmations"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,11 @@ class _Wait:
         return self.note is None and self.ref is None
 
 
+def room_of_confirmations() -> Room:
+    """For the confirmations of all lanes of a node, in entries."""
+    return Room(WAITING_ALL_MAX, WAITING_MAX)
+
+
 class Confirming:
     """The confirmations of a node's sessions, also of those that are gone.
 
@@ -57,17 +64,29 @@ class Confirming:
         clock: the node's.
         counters: what the node counts.
         store_wait_ms: so long may one wait before a client that wants an answer is told.
+        room: for those of all lanes; its own when absent.
+        wanted: called when there is something to record again.
     """
 
-    def __init__(self, store: Store, clock: Clock, counters: Counters, *, store_wait_ms: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        counters: Counters,
+        *,
+        store_wait_ms: int,
+        room: Room | None = None,
+        wanted: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._counters = counters
         self._store_wait_ms = store_wait_ms
+        self._wanted = wanted
         self._waits: list[_Wait] = []
         self._plain: dict[tuple[ConnectionId, Level], _Wait] = {}
         self._entries: Counter[ConnectionId] = Counter()
-        self._weight = 0
+        self._place = Place(room or room_of_confirmations())
 
     @property
     def waiting(self) -> int:
@@ -79,10 +98,9 @@ class Confirming:
         connection = session.connection_id
         # An empty one weighs as much as one entry: it has a place in the list as well.
         weight = max(1, len(ids))
-        if self._entries[connection] + weight > WAITING_MAX or self._weight + weight > WAITING_ALL_MAX:
+        if self._entries[connection] + weight > WAITING_MAX or not self._place.take(weight):
             return False
         self._entries[connection] += weight
-        self._weight += weight
         since_ms = self._clock.monotonic_ms()
         wait = _Wait(session, ack.level, list(ids), list(facts), ack.note, ack.ref, since_ms, weight)
         known = self._plain.get((connection, ack.level)) if wait.is_plain else None
@@ -124,18 +142,36 @@ class Confirming:
                 self._counters.store_errors[answer.code] += 1
                 logger.debug("the store failed: %s", answer)
                 self._tell_late(wait)
-                kept.append(wait)
+                if answer.retryable:
+                    kept.append(wait)
+                else:
+                    self._put_off(wait)
             else:
                 self._stored(wait, answer)
         self._waits[: len(batch)] = kept
         return not kept
 
-    def _stored(self, wait: _Wait, answer: Confirmed) -> None:
+    def _put_off(self, wait: _Wait) -> None:
+        """Records a confirmation later that is refused. One of a session that is gone is given up."""
+
+        def again() -> None:
+            if wait.session.is_closed:
+                self._let_go(wait)
+            else:
+                self._waits.append(wait)
+                self._wanted()
+
+        put_off(again)
+
+    def _let_go(self, wait: _Wait) -> None:
         connection = wait.session.connection_id
         self._entries[connection] -= wait.weight
-        self._weight -= wait.weight
+        self._place.give_back(wait.weight)
         if self._entries[connection] <= 0:
             del self._entries[connection]
+
+    def _stored(self, wait: _Wait, answer: Confirmed) -> None:
+        self._let_go(wait)
         self._counters.events_confirmed[wait.level] += answer.recorded
         wait.session.acks_stored(wait.ids, answer.released, wait.ref)
 

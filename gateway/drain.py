@@ -5,7 +5,8 @@ nobody.
 2. Every client is told `goaway`, each with a wait of its own, so that they do not come back in one moment: the more
    nodes there are that take them, and the more each of these takes, the sooner.
 3. Nothing new is read. Acks that come within the grace are taken.
-4. Acks are stored, holds are given up, connections close with 4001.
+4. Acks are stored, holds are given up, connections close with 4001: all of them now, whenever they are to come back.
+   Whoever was opened meanwhile is told `goaway` first.
 5. The listener ends when the last connection has gone, at least a second after the signal; the node leaves `eb:nodes`.
 """
 
@@ -22,8 +23,7 @@ from eventbus.errors import CloseCode, StoreError
 from eventbus.store import NodeRecord
 from eventbus.wire import GoAway, GoAwayReason
 from gateway.hub import Hub
-from gateway.lanes import Readers
-from gateway.sending import Sending
+from gateway.lanes import Readers, Senders
 from gateway.session import Session
 
 __all__ = ["Draining", "drain", "reconnect_after_ms", "taken_per_second"]
@@ -53,7 +53,7 @@ class Draining(Protocol):
     clock: Clock
     hub: Hub[Session]
     reader: Readers
-    sending: Sending
+    sending: Senders
     drain_ms: int
 
     async def announce(self, state: str) -> None:
@@ -119,15 +119,13 @@ async def drain(node: Draining) -> None:
         async with asyncio.timeout(seconds(ANNOUNCE_MS)):
             await node.announce("draining")
             others = await node.others()
-    sessions = [session for session in node.hub if session.is_open]
-    per_second = taken_per_second(len(sessions), others)
-    for index, session in enumerate(sessions):
-        wait_ms = reconnect_after_ms(index, len(sessions), per_second)
-        session.send(GoAway(reason=GoAwayReason.DRAINING, reconnect_after_ms=wait_ms))
+    told: dict[Session, None] = {}
+    _tell(node, told, others)
     node.reader.stop_reading()
     await _settle(node, min(GRACE_MS, node.drain_ms // 4))
     await node.sending.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 4))
     await node.reader.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 2))
+    _tell(node, told, others)
     for session in node.hub:
         session.end(CloseCode.DRAINING)
     stored = await node.reader.flush(max(1, (end_ms - node.clock.monotonic_ms()) // 2))
@@ -140,6 +138,17 @@ async def drain(node: Draining) -> None:
     if left_ms > 0:
         await asyncio.sleep(seconds(left_ms))
     await node.leave()
+
+
+def _tell(node: Draining, told: dict[Session, None], others: Iterable[NodeRecord]) -> None:
+    """Tells those who have not been told yet, the last to come, when to come back."""
+    sessions = [session for session in node.hub if session.is_open and session not in told]
+    count = len(told) + len(sessions)
+    per_second = taken_per_second(count, others)
+    for index, session in enumerate(sessions, len(told)):
+        wait_ms = reconnect_after_ms(index, count, per_second)
+        session.send(GoAway(reason=GoAwayReason.DRAINING, reconnect_after_ms=wait_ms))
+    told.update(dict.fromkeys(sessions))
 
 
 async def _settle(node: Draining, grace_ms: int) -> None:

@@ -146,7 +146,7 @@ class LivenessSettings:
     drain_ms: int = setting(
         10_000,
         "DRAIN_MS",
-        "Longest time from SIGTERM to the end; connections are told to leave, spread over it.",
+        "Longest time from SIGTERM to the end.",
         Integer(1_000, HOUR_MS),
         unit="ms",
     )

@@ -102,6 +102,11 @@ class Holding:
             session.send(GoAway(reason=GoAwayReason.DRAINING, reconnect_after_ms=wait_ms))
         if sessions:
             await asyncio.sleep(seconds(GRACE_MS))
+        told = set(sessions)
         for session in list(self._hub):
+            if session.is_open and session not in told:
+                # It was opened meanwhile, and comes after the others.
+                wait_ms = reconnect_after_ms(len(told), len(told) + 1)
+                session.send(GoAway(reason=GoAwayReason.DRAINING, reconnect_after_ms=wait_ms))
             session.close(CloseCode.DRAINING, "the node is draining")
         self._close_rest()

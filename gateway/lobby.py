@@ -101,6 +101,13 @@ class Lobby:
 
     def _turn(self) -> None:
         self._timer = None
+        try:
+            self._let_in()
+        finally:
+            # Also when one of them could not be taken: the others wait for their turn.
+            self._arm()
+
+    def _let_in(self) -> None:
         now = self._loop.time()
         while self._waiting:
             first = self._waiting[0]
@@ -114,7 +121,6 @@ class Lobby:
                 self._upgrades.begin(first.transport, first.head, first.early, first.route)
             else:
                 break
-        self._arm()
 
     def _away(self, one: _Waiting) -> None:
         if one.transport.is_closing() or self._door is None:

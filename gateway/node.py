@@ -1,7 +1,8 @@
 """The composition root: one gateway node, from its settings to its last word. Everything is made and owned here.
 
-It is long because all parts meet here, and decides little: what the store tells goes to `gateway.hearing`, who loses a
-right to `gateway.striking`, and what a part has to know of the settings is in `gateway.derived`.
+All parts meet here, and little is decided: what sessions ask goes to `gateway.hosting`, what the store tells to
+`gateway.hearing`, who loses a right to `gateway.striking`; whether the node is well is known to `gateway.health`, and
+what a part has to know of the settings is in `gateway.derived`.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from typing import Final
 
 from starlette.types import ASGIApp
 
-from eventbus import moves, wire
 from eventbus.bus import Bus
 from eventbus.clock import Clock, SystemClock, seconds
-from eventbus.errors import CloseCode, StoreError
-from eventbus.ids import NodeName, SessionId
+from eventbus.errors import CloseCode
+from eventbus.ids import NodeName
 from eventbus.runs.closing import close_run
 from eventbus.store import Listening, NodeRecord, Store
 from eventbus.store.redis_store import RedisStore
 from eventbus.store.revoking import Revocation
 from eventbus.store.running import RunRecord
-from eventbus.tiers import Tier
 from eventbus.tracing import load_tracing
-from gateway.auth import Identity
-from gateway.clockwork import STALL_MS, TICK_MS, Clockwork
+from gateway.announcing import Announcing
+from gateway.clockwork import TICK_MS, Clockwork
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
 from gateway.derived import listener_settings, session_settings, tls_context
 from gateway.drain import drain
 from gateway.gatekeeper import Doorkeeper
+from gateway.health import Health
 from gateway.hearing import Hearing
 from gateway.holding import Holding
+from gateway.hosting import Hosting
 from gateway.hub import Hub
-from gateway.lanes import Keepers, Readers
+from gateway.lanes import Keepers, Readers, Senders
 from gateway.listener import Listener, serve
 from gateway.moving import Moving
 from gateway.quotas import Quotas
@@ -44,7 +45,6 @@ from gateway.readiness import Readiness, StoreClock
 from gateway.revocations import Revocations
 from gateway.rotation import Rotation
 from gateway.routes import make_app
-from gateway.sending import Sending
 from gateway.session import Session
 from gateway.shedding import Shedding
 from gateway.sockets import Sockets
@@ -53,7 +53,6 @@ from gateway.sweep import Sweep
 from gateway.tally import Tally
 from gateway.texting import Texting
 from gateway.tracing import DeliverySpans
-from gateway.version import VERSION
 from gateway.watching import Watcher
 from gateway.webhook import Webhook
 from gateway.wheel import Wheel
@@ -66,7 +65,7 @@ FIRST_PROOF_MS: Final = 10_000
 """How long a start waits for the store before it says that it is not there; the node goes on trying."""
 
 
-class Node:
+class Node(Hosting):
     """One node. Listens to the store's channels, serves sockets and HTTP, ends by a drain.
 
     Args:
@@ -81,28 +80,47 @@ class Node:
         self.store: Store = store or RedisStore(settings.redis_url, settings.store)
         self.name: NodeName = settings.node_name
         self.counters = Counters()
-        tracing = load_tracing(settings.trace.traces)
-        self.spans = None if tracing is None else DeliverySpans(tracing, self.name)
         self.hub: Hub[Session] = Hub()
         self.drain_ms = settings.liveness.drain_ms
         self.is_ending = False
         self.started_ms = self.clock.now_ms()
         self.settings = session_settings(settings)
         self.authenticator = load_authenticator(settings)
-        self.striking = Striking(self.hub, self.authenticator, self.clock)
+        self._make_delivery()
+        self._make_judges()
+        self._make_door()
+        self._make_watch()
+        self.announcing = Announcing(self)
+        if isinstance(self.store, RedisStore):
+            self.store.link.watchers.on_change(self._primary_changed)
+        self._watching: asyncio.Task[None] | None = None
+        self.listener: Listener | None = None
+        self._listening: Listening | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failed = asyncio.Event()
+
+    def _make_delivery(self) -> None:
+        """What sessions are served by."""
+        settings = self.node_settings
+        tracing = load_tracing(settings.trace.traces)
+        self.spans = None if tracing is None else DeliverySpans(tracing, self.name)
         self.wheel: Wheel[Session] = Wheel(tick_ms=TICK_MS, now_ms=self.clock.monotonic_ms())
         self.clockwork = Clockwork(self.clock, self.wheel, due=self._due, stalled=self._stalled)
         self.readiness = Readiness(self.store, self.name, self.clock, probe_ms=settings.liveness.ready_probe_ms)
         # Whether an event is past its time all nodes must see alike, whatever their machines' clocks say.
-        store_clock = StoreClock(self.clock, self.readiness)
-        self.reader = Readers(
-            self.store,
-            store_clock,
-            self.counters,
-            store_wait_ms=settings.liveness.store_wait_ms,
-        )
-        self.sending = Sending(self.store, store_clock, self.counters, store_wait_ms=settings.liveness.store_wait_ms)
+        self._store_clock = StoreClock(self.clock, self.readiness)
+        wait_ms = settings.liveness.store_wait_ms
+        self.reader = Readers(self.store, self._store_clock, self.counters, store_wait_ms=wait_ms)
+        self.sending = Senders(self.store, self._store_clock, self.counters, store_wait_ms=wait_ms)
         self.texting = Texting(self.store, self.counters, held_bytes=settings.limits.text_held_bytes)
+        self.keeper = Keepers(self.store, self.name, self.counters)
+
+    def _make_judges(self) -> None:
+        """What says who may stay, and whether the node can do its work."""
+        settings = self.node_settings
+        self.striking = Striking(self.hub, self.authenticator, self.clock)
+        self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._struck)
+        self.rotation = Rotation(settings, [self.authenticator], self.counters, gone=self.striking.keys_gone)
         self.holding = Holding(
             self.store,
             self.name,
@@ -110,21 +128,16 @@ class Node:
             self.counters,
             lambda: self.close_sockets(CloseCode.DRAINING, "the node is draining"),
         )
-        self.keeper = Keepers(self.store, self.name, self.counters)
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
         self.moving = Moving(self.hub, self.readiness, others=self.others)
-        self.revocations = Revocations(self.store, self.clock, self.counters, struck=self._struck)
-        self.rotation = Rotation(settings, [self.authenticator], self.counters, gone=self.striking.keys_gone)
-        self.quotas = Quotas(self.store, settings.limits, settings.listen, self.clock, self.counters)
-        self.doorkeeper = Doorkeeper(
-            settings,
-            host=self,
-            openness=self,
-            store=self.store,
-            authenticator=self.authenticator,
-            clock=self.clock,
-            counters=self.counters,
+        self.health = Health(
+            self.hub,
+            self.clock,
+            readiness=self.readiness,
+            reader=self.reader,
+            revocations=self.revocations,
+            store_down_ms=settings.liveness.store_down_ms,
         )
         self.hearing = Hearing(
             self.hub,
@@ -136,7 +149,25 @@ class Node:
             revocations=self.revocations,
             holding=self.holding,
         )
+
+    def _make_door(self) -> None:
+        """What comes from outside, and the node's own publisher."""
+        settings = self.node_settings
+        self.quotas = Quotas(self.store, settings.limits, settings.listen, self.clock, self.counters)
+        self.doorkeeper = Doorkeeper(
+            settings,
+            host=self,
+            openness=self,
+            store=self.store,
+            authenticator=self.authenticator,
+            clock=self.clock,
+            counters=self.counters,
+        )
         self.bus = Bus(settings=settings.for_agents(), store=self.store, clock=self.clock)
+
+    def _make_watch(self) -> None:
+        """What looks after deadlines and counts."""
+        settings = self.node_settings
         self.webhook = Webhook(self.store, settings.watch, self.clock, self.counters)
         self.watcher = Watcher(
             self.store,
@@ -154,17 +185,10 @@ class Node:
             self.store,
             self.hub,
             lambda: () if self.draining else self.watcher.partitions,
-            store_clock,
+            self._store_clock,
             self.counters,
             every_ms=settings.watch.tally_ms,
         )
-        if isinstance(self.store, RedisStore):
-            self.store.link.watchers.on_change(self._primary_changed)
-        self._watching: asyncio.Task[None] | None = None
-        self.listener: Listener | None = None
-        self._listening: Listening | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self.failed = asyncio.Event()
 
     def __repr__(self) -> str:
         state = "draining" if self.draining else "open"
@@ -222,7 +246,7 @@ class Node:
             self.shedding.run,
             self.tally.run,
             self.clockwork.run,
-            self._watch_store,
+            self.health.run,
         ):
             self._own(run)
         try:
@@ -230,7 +254,7 @@ class Node:
                 await self.readiness.first.wait()
                 await self.revocations.loaded.wait()
         except TimeoutError:
-            logger.warning("the store is not there yet: %s", self._store_problem())
+            logger.warning("the store is not there yet: %s", self.health.problem())
         listen = self.node_settings.listen
         self.listener = await serve(
             app or make_app(self),
@@ -243,7 +267,7 @@ class Node:
             clock=self.clock,
         )
         # Only now is there an address to tell of.
-        self._own(self._beat_node)
+        self._own(self.announcing.run)
         self._watching = self._own(self.watcher.run)
 
     def _own(self, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -301,34 +325,12 @@ class Node:
     # --- what a drain needs -----------------------------------------------------------------------------------------
 
     async def announce(self, state: str) -> None:
-        """Writes what the node is and does to `eb:nodes`."""
-        figures = {
-            "connections": self.connections,
-            "sessions": len(self.hub),
-            "users": self.hub.users,
-            "delivered": self.counters.events_delivered,
-            "acked": self.counters.events_acked,
-            # By these a node that drains tells how fast its clients may come here.
-            "room": max(0, self.node_settings.limits.max_connections - self.connections),
-            "handshakes_per_second": self.node_settings.limits.handshakes_per_second,
-            # By these operators' tools tell the late from the young, whatever their own settings say.
-            "ack_timeout_ms": self.node_settings.delivery.ack_timeout_ms,
-            "max_wait_ms": self.node_settings.delivery.max_wait_ms,
-        }
-        listen = self.node_settings.listen
-        record = NodeRecord(
-            node=self.name,
-            address=f"{listen.host}:{self.port}",
-            version=VERSION,
-            state=state,
-            started_ms=self.started_ms,
-            figures=figures,
-        )
-        await self.store.beat_node(record)
+        """Writes what the node is and does to `eb:nodes`. Raises: StoreError."""
+        await self.announcing.announce(state)
 
     async def others(self) -> Sequence[NodeRecord]:
         """The other nodes, as they tell of themselves. Raises: StoreError."""
-        return [record for record in await self.store.nodes() if record.node != self.name]
+        return await self.announcing.others()
 
     async def wait_closed(self, timeout_ms: int) -> bool:
         """Waits until no socket is left."""
@@ -338,10 +340,7 @@ class Node:
         """Ends the listener and takes the node off `eb:nodes`."""
         if self.listener is not None:
             await self.listener.stop()
-        try:
-            await self.store.leave_node(self.name)
-        except StoreError as error:
-            logger.info("the node stays in the list for 15 s more: %s", error)
+        await self.announcing.leave()
 
     # --- openness ---------------------------------------------------------------------------------------------------
 
@@ -359,14 +358,15 @@ class Node:
 
     @property
     def attaching(self) -> int:
-        """Sessions that wait for Redis to open them."""
-        return self.keeper.waiting
+        """Sessions that wait for Redis to open them; not those whose part of it is away, for they would keep all others
+        from coming.
+        """
+        return self.keeper.waiting_in(self.readiness.proven)
 
     @property
     def store_is_down(self) -> bool:
         """Whether the store is away for so long that nobody is let in."""
-        failed_ms = max(self.readiness.store_failed_ms(), self.revocations.unread_ms())
-        return not self.revocations.loaded.is_set() or failed_ms >= self.node_settings.liveness.store_down_ms
+        return self.health.store_is_down
 
     @property
     def store_ahead_ms(self) -> int:
@@ -375,79 +375,14 @@ class Node:
 
     def not_ready(self) -> str | None:
         """Why no new connection should come here; None when it may."""
-        return "the node is draining" if self.draining else self._store_problem()
+        return "the node is draining" if self.draining else self.health.problem()
 
     @property
     def draining(self) -> bool:
         """Whether it takes no connections: it ends, or an operator holds it."""
         return self.is_ending or self.holding.hold is not None
 
-    def _store_problem(self) -> str | None:
-        return self.readiness.problem() or self.reader.problem() or self.revocations.problem()
-
-    # --- host of the sessions ---------------------------------------------------------------------------------------
-
-    def authenticate(self, token: str) -> Identity:
-        """Verifies a token. Raises: AuthError."""
-        return self.authenticator.verify(token, self.clock.now_ms())
-
-    def check_revoked(self, identity: Identity, session: SessionId | None = None) -> None:
-        self.revocations.check(identity, session)
-        self.authenticator.check_key(identity)
-
-    def tier(self, name: str) -> Tier:
-        """The settings of a tier; a token can not name one that is not there."""
-        return self.node_settings.tiers[name]
-
-    def seat(self, session: Session) -> None:
-        self.hub.add(session)
-
-    def unseat(self, session: Session) -> None:
-        self.wheel.remove(session)
-        if session.user:
-            self.hub.remove(session)
-            self.texting.leave(session)
-            self.keeper.forget(session)
-
-    def attach(self, session: Session) -> None:
-        self.keeper.attach(session)
-
-    def want_read(self, session: Session) -> None:
-        self.reader.want_read(session)
-
-    def acknowledge(self, session: Session, acks: moves.Acknowledge, ref: wire.Ref | None) -> None:
-        self.reader.acknowledge(session, acks, ref)
-
-    def confirm(self, session: Session, acks: moves.Acknowledge, ack: wire.Ack) -> bool:
-        return self.reader.confirm(session, acks, ack)
-
-    def step(self, session: Session, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
-        self.reader.step(session, effect)
-
-    def caught_up(self, session: Session) -> None:
-        self.texting.follow(session)
-        self.sending.ask_again(session)
-
-    def take_command(self, session: Session, frame: wire.Send) -> None:
-        self.sending.take(session, frame)
-
-    def leave_session(self, session: Session) -> None:
-        self.reader.leave(session)
-
-    def writable(self, session: Session) -> None:
-        self.texting.ready(session)
-
-    def filtered(self, session: Session) -> None:
-        self.texting.filtered(session)
-
-    def place(self, session: Session) -> None:
-        self.wheel.place(session)
-
     # --- the store ---------------------------------------------------------------------------------------------------
-
-    @property
-    def store_was_in_trouble(self) -> bool:
-        return self.hearing.store_was_in_trouble
 
     def _primary_changed(self) -> None:
         self.counters.primary_changes += 1
@@ -474,23 +409,3 @@ class Node:
 
     async def _close_run(self, record: RunRecord) -> bool:
         return await close_run(self.store, self.clock, record)
-
-    async def _beat_node(self) -> None:
-        while True:
-            try:
-                state = "draining" if self.draining else "ready" if self._store_problem() is None else "not_ready"
-                await self.announce(state)
-            except StoreError as error:
-                self.counters.store_errors[error.code] += 1
-            await asyncio.sleep(seconds(self.node_settings.liveness.node_heartbeat_ms))
-
-    async def _watch_store(self) -> None:
-        """Closes connections, a few at a time, when the store is away for too long."""
-        while True:
-            begin_ms = self.clock.monotonic_ms()
-            await asyncio.sleep(1)
-            # After a stall of the node itself the clockwork says first how long it was.
-            stood_still = self.clock.monotonic_ms() - begin_ms > 1_000 + STALL_MS
-            if self.store_is_down and not stood_still:
-                for session, _ in zip(self.hub, range(500), strict=False):
-                    session.close(CloseCode.STORE_UNAVAILABLE, "the store is away")

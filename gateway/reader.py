@@ -1,8 +1,7 @@
 """Where a node talks to the store for its sessions: reads, acks, and the steps that only Redis can take, in cycles.
 
 A cycle takes up all that has gathered and leaves in one write; the next one begins when it is answered. So the batches
-grow by themselves with the load, and a session has at most one read under way. Acks are kept until Redis answered (D1),
-also those of sessions that are gone; a session's hold is given up only after its acks.
+grow by themselves with the load, and a session has at most one read under way.
 """
 
 from __future__ import annotations
@@ -11,32 +10,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from eventbus import moves, wire
 from eventbus.clock import Clock, seconds
 from eventbus.errors import StoreError
-from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, UserId
-from eventbus.store import (
-    LOST,
-    AckRequest,
-    DeadLetter,
-    DeadOutcome,
-    EntryFacts,
-    Fence,
-    NewRead,
-    PendingPage,
-    ReadRequest,
-    ReadState,
-    ReleaseReason,
-    Store,
-)
+from eventbus.ids import EntryId, UserId
+from eventbus.store import NewRead, PendingPage, ReadRequest, ReadState, ReleaseReason, Store
 from gateway.confirming import Confirming
 from gateway.counters import Counters
-from gateway.histogram import Histogram
+from gateway.kept_acks import KeptAcks, count_age
 from gateway.payload import Payload, facts_of, payload_of
+from gateway.refused import put_off
+from gateway.room import Room
 from gateway.session import Session
+from gateway.steps import Step, Steps
 
 __all__ = ["Reader"]
 
@@ -45,11 +33,8 @@ logger = logging.getLogger(__name__)
 READS_MAX: Final = 512
 """Most sessions that one cycle reads for; the others go first in the next."""
 
-STEPS_MAX: Final = 128
-"""Most pages and steps under way in one cycle."""
-
-REFS_MAX: Final = 1_024
-"""Most acks of one connection that wait with an answer to give; one more is kept, and its client told so at once."""
+PAGES_MAX: Final = 128
+"""Most pages of pending entries under way in one cycle."""
 
 CYCLE_MAX_MS: Final = 3_000
 """A cycle that stands for longer reads for nobody: the node is not ready."""
@@ -57,42 +42,32 @@ CYCLE_MAX_MS: Final = 3_000
 PAUSE_MS: Final = 100
 """How long a cycle waits after the store failed."""
 
-Step = moves.Release | moves.Redeliver | moves.GiveUp
-
-
-@dataclass(slots=True)
-class _Acks:
-    """The acks of one session that Redis has not answered yet; kept when the session is gone. Those with an answer to
-    give are asked for one by one.
-    """
-
-    fence: Fence
-    session: Session | None
-    ids: list[EntryId] = field(default_factory=list)
-    facts: list[EntryFacts | None] = field(default_factory=list)
-    refs: list[tuple[wire.Ref, AckRequest, int]] = field(default_factory=list)
-    leaving: EntryId | None = None
-
 
 class Reader:
-    """The cycles of a node.
+    """The cycles of one lane.
 
     Args:
         store: where everything is.
         clock: the node's.
         counters: what the node counts.
         store_wait_ms: so long may an ack wait before a client that wants an answer is told.
+        room: for the confirmations of all lanes; its own when absent.
     """
 
-    def __init__(self, store: Store, clock: Clock, counters: Counters, *, store_wait_ms: int) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, counters: Counters, *, store_wait_ms: int, room: Room | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
         self._counters = counters
-        self._store_wait_ms = store_wait_ms
         self._dirty: dict[Session, None] = {}
-        self._acks: dict[ConnectionId, _Acks] = {}
-        self._confirming = Confirming(store, clock, counters, store_wait_ms=store_wait_ms)
-        self._steps: list[tuple[Session, Step]] = []
+        self._acks = KeptAcks(
+            store, clock, counters, store_wait_ms=store_wait_ms, failed=self._failed, wanted=self._begin
+        )
+        self._confirming = Confirming(
+            store, clock, counters, store_wait_ms=store_wait_ms, room=room, wanted=self._begin
+        )
+        self._steps = Steps(store, counters, failed=self._failed, wanted=self._begin)
         self._wanted = asyncio.Event()
         self._ack_came = asyncio.Event()
         self._idle = asyncio.Event()
@@ -136,16 +111,7 @@ class Reader:
 
     def acknowledge(self, session: Session, said: moves.Acknowledge, ref: wire.Ref | None) -> None:
         """Puts acks on their way; with `ref`, the answer is counted for these ids alone."""
-        acks = self._acks_of(session)
-        if ref is not None and len(acks.refs) >= REFS_MAX:
-            session.ack_is_late(ref)
-            ref = None
-        if ref is None:
-            acks.ids.extend(said.ids)
-            acks.facts.extend(facts_of(said.payloads))
-        else:
-            request = _request(acks.fence, said.ids, facts_of(said.payloads))
-            acks.refs.append((ref, request, self._clock.monotonic_ms()))
+        self._acks.add(session, said, ref)
         self._ack_came.set()
         self._begin()
 
@@ -153,7 +119,7 @@ class Reader:
         """Puts a confirmation above `received` on its way. Returns False when too many of its connection wait."""
         if acks.ids:
             wall_ms, now_ms = self._clock.now_ms(), self._clock.monotonic_ms()
-            _count(self._counters.ack_seconds, session, acks.ids[0], len(acks.ids), wall_ms, now_ms)
+            count_age(self._counters.ack_seconds, session, acks.ids[0], len(acks.ids), wall_ms, now_ms)
         taken = self._confirming.add(session, acks.ids, facts_of(acks.payloads), ack)
         self._ack_came.set()
         self._begin()
@@ -166,26 +132,18 @@ class Reader:
 
     def step(self, session: Session, effect: Step) -> None:
         """Puts a step on its way."""
-        self._steps.append((session, effect))
+        self._steps.add(session, effect)
         self._begin()
 
     def leave(self, session: Session) -> None:
         """Gives the session's hold up, after its acks."""
         self._dirty.pop(session, None)
-        acks = self._acks_of(session)
-        acks.session = None
-        acks.leaving = session.last_cursor
+        self._acks.leave(session)
         self._begin()
 
     def _begin(self) -> None:
         self._wanted.set()
         self._idle.clear()
-
-    def _acks_of(self, session: Session) -> _Acks:
-        acks = self._acks.get(session.connection_id)
-        if acks is None:
-            acks = self._acks[session.connection_id] = _Acks(session.fence, session)
-        return acks
 
     # --- the cycles -------------------------------------------------------------------------------------------------
 
@@ -217,17 +175,17 @@ class Reader:
 
     async def _cycle(self) -> bool:
         """One write to the store and its answers. Returns whether the store answered."""
-        acks, self._acks = self._acks, {}
-        steps, self._steps = self._steps[:STEPS_MAX], self._steps[STEPS_MAX:]
+        acks = self._acks.take()
+        steps = self._steps.take()
         reads, pages = self._take_reads()
         # Acks go first: an entry that is acked in this cycle is not pending for a page that is read in it.
-        work = [self._ack(list(acks.values()))] if acks else []
+        work = [self._acks.store(acks)] if acks else []
         if self._confirming.waiting:
             work.append(self._confirming.carry_out())
         if reads:
             work.append(self._read(reads))
         work += [self._page(session, read, attaches) for session, read, attaches in pages]
-        work += [self._carry_out(session, step) for session, step in steps]
+        work += [self._steps.carry_out(session, step) for session, step in steps]
         # One thing is the rule while little happens, and a task for it would cost more than the rest of the cycle.
         answers = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         answered = all(answers)
@@ -244,7 +202,7 @@ class Reader:
         pages: list[tuple[Session, moves.ReadPending, int]] = []
         later: dict[Session, None] = {}
         for session in self._dirty:
-            if len(reads) >= READS_MAX or len(pages) >= STEPS_MAX:
+            if len(reads) >= READS_MAX or len(pages) >= PAGES_MAX:
                 later[session] = None
                 continue
             read = session.delivery.take_read() if self._reading else None
@@ -276,9 +234,7 @@ class Reader:
         for (session, _), answer in zip(reads, answers, strict=True):
             session.count_read()
             if isinstance(answer, StoreError):
-                answered = False
-                self._failed(answer)
-                session.apply(moves.ReadFailed())
+                answered = self._read_failed(session, answer) and answered
             elif answer.state is ReadState.LOST:
                 session.disowned()
                 session.apply(moves.ReadFailed())
@@ -289,7 +245,7 @@ class Reader:
             else:
                 if answer.entries:
                     first, count = answer.entries[0].id, len(answer.entries)
-                    _count(self._counters.delivery_seconds, session, first, count, wall_ms, now_ms)
+                    count_age(self._counters.delivery_seconds, session, first, count, wall_ms, now_ms)
                 items = []
                 released = answer.released
                 for entry in answer.entries:
@@ -304,14 +260,30 @@ class Reader:
                 session.apply(moves.NewItems(items=items, gap=answer.gap))
         return answered
 
+    def _read_failed(self, session: Session, error: StoreError) -> bool:
+        """The session attaches again; one whose read is refused does so later, and alone. Returns whether the store
+        answered.
+        """
+        self._failed(error)
+        if error.retryable:
+            session.apply(moves.ReadFailed())
+            return False
+        attaches = session.attaches
+
+        def again() -> None:
+            # Unless an attach that was answered meanwhile began anew.
+            if session.attaches == attaches:
+                session.apply(moves.ReadFailed())
+
+        put_off(again)
+        return True
+
     async def _page(self, session: Session, read: moves.ReadPending, attaches: int) -> bool:
         try:
             page = await self._store.read_pending(session.fence, read.after, read.count)
         except StoreError as error:
-            self._failed(error)
             session.count_read()
-            session.apply(moves.ReadFailed())
-            return False
+            return self._read_failed(session, error)
         session.count_read()
         if session.attaches != attaches:
             # An attach that was answered meanwhile began the pending list anew: this page is none of its.
@@ -353,149 +325,3 @@ class Reader:
             attempts=attempts,
             shared=payload.is_shared,
         )
-
-    # --- acks and leaving -------------------------------------------------------------------------------------------
-
-    async def _ack(self, batch: Sequence[_Acks]) -> bool:
-        requests: list[AckRequest] = []
-        owners: list[tuple[_Acks, wire.Ref | None, int]] = []
-        for acks in batch:
-            if acks.ids:
-                requests.append(_request(acks.fence, acks.ids, acks.facts))
-                owners.append((acks, None, 0))
-            for wanted, request, since_ms in acks.refs:
-                requests.append(request)
-                owners.append((acks, wanted, since_ms))
-        answers: Sequence[int | StoreError] = ()
-        if requests:
-            try:
-                answers = await self._store.ack_many(requests)
-            except StoreError as error:
-                answers = [error] * len(requests)
-        wall_ms, now_ms = self._clock.now_ms(), self._clock.monotonic_ms()
-        failed: set[ConnectionId] = set()
-        for (acks, ref, since_ms), request, answer in zip(owners, requests, answers, strict=True):
-            if isinstance(answer, StoreError):
-                self._failed(answer)
-                failed.add(acks.fence.connection)
-                self._keep(acks, request, ref, since_ms)
-            elif acks.session is not None:
-                if request.entries:
-                    first, count = request.entries[0], len(request.entries)
-                    _count(self._counters.ack_seconds, acks.session, first, count, wall_ms, now_ms)
-                acks.session.acks_stored(request.entries, answer, ref)
-            else:
-                self._counters.events_acked += answer
-        leaving = [acks for acks in batch if acks.leaving is not None and acks.fence.connection not in failed]
-        results = await asyncio.gather(*(self._detach(acks) for acks in leaving)) if leaving else ()
-        return not failed and all(results)
-
-    def _keep(self, acks: _Acks, request: AckRequest, ref: wire.Ref | None, since_ms: int) -> None:
-        """Keeps acks whose fate is unknown: XACK may be repeated."""
-        kept = self._acks.setdefault(acks.fence.connection, _Acks(acks.fence, acks.session))
-        kept.leaving = kept.leaving or acks.leaving
-        late = acks.session is not None and since_ms <= self._clock.monotonic_ms() - self._store_wait_ms
-        if ref is not None and not late:
-            kept.refs.append((ref, request, since_ms))
-            return
-        if ref is not None and acks.session is not None:
-            acks.session.ack_is_late(ref)
-        kept.ids[:0] = request.entries
-        kept.facts[:0] = request.facts
-
-    async def _detach(self, acks: _Acks) -> bool:
-        try:
-            await self._store.detach(acks.fence, acks.leaving or ENTRY_ZERO)
-        except StoreError as error:
-            # Its field in the live hash ages out by itself; nothing is lost.
-            self._failed(error)
-            return False
-        return True
-
-    # --- steps ------------------------------------------------------------------------------------------------------
-
-    async def _carry_out(self, session: Session, step: Step) -> bool:
-        try:
-            match step:
-                case moves.Release():
-                    facts = facts_of(step.payloads)
-                    released = await self._store.release(session.fence, step.ids, step.reason, facts)
-                    if released is LOST:
-                        # What is still pending comes with the pages of the next attach, and is released then.
-                        session.apply(moves.Stored(step.ids))
-                        session.disowned()
-                    else:
-                        self._counters.events_released[step.reason] += released
-                        session.apply(moves.Stored(step.ids))
-                case moves.Redeliver():
-                    await self._redeliver(session, step)
-                case moves.GiveUp():
-                    await self._give_up(session, step)
-        except StoreError as error:
-            self._failed(error)
-            if session.is_closed:
-                return False  # nobody waits for it any more: the next connection of the session takes it up
-            if isinstance(step, moves.Release):
-                self.step(session, step)
-            elif isinstance(step, moves.Redeliver):
-                session.apply(moves.StepFailed([entry.id for entry in step.entries]))
-            else:
-                session.apply(moves.StepFailed([step.id]))
-            return False
-        return True
-
-    async def _redeliver(self, session: Session, step: moves.Redeliver) -> None:
-        outcomes = await self._store.redeliver(session.fence, step.entries)
-        if outcomes is LOST:
-            session.apply(moves.StepFailed([entry.id for entry in step.entries]))
-            session.disowned()
-            return
-        pairs = [(entry.id, outcome) for entry, outcome in zip(step.entries, outcomes, strict=True)]
-        session.apply(moves.Redelivered(pairs))
-
-    async def _give_up(self, session: Session, step: moves.GiveUp) -> None:
-        payload = step.payload
-        known = isinstance(payload, Payload)
-        letter = DeadLetter(
-            id=step.id,
-            event=payload.head.id if known else EventId(""),
-            type=payload.head.type if known else "",
-            reason=step.reason,
-            attempts=step.attempts,
-            body=payload.body if known else b"",
-        )
-        outcome = await self._store.dead_letter(session.fence, letter)
-        if outcome is LOST:
-            session.apply(moves.StepFailed([step.id]))
-            session.disowned()
-            return
-        if outcome is DeadOutcome.DEAD:
-            # What makes an entry unreadable stands behind the colon: a label must not hold it.
-            self._counters.events_dead_lettered[step.reason.partition(":")[0]] += 1
-            logger.warning(
-                "an event is given up and becomes a dead letter",
-                extra={
-                    "user": session.user,
-                    "session": session.session_id,
-                    "entry": step.id,
-                    "event": letter.event,
-                    "reason": step.reason,
-                    "deliveries": step.attempts,
-                },
-            )
-        session.apply(moves.GivenUp(step.id, dead=outcome is DeadOutcome.DEAD))
-
-
-def _count(seconds: Histogram, session: Session, first: EntryId, count: int, wall_ms: int, now_ms: int) -> None:
-    """Counts how long ago entries were stored; the first stands for those that came with it. What was stored before its
-    client came waited for that, and says nothing of the bus.
-    """
-    took_ms = wall_ms - int(first.partition("-")[0])
-    if took_ms <= now_ms - session.opened_ms:
-        seconds.add(took_ms, count)
-
-
-def _request(fence: Fence, ids: Sequence[EntryId], facts: Sequence[EntryFacts | None]) -> AckRequest:
-    return AckRequest(
-        user=fence.user, session=fence.session, entries=tuple(ids), facts=tuple(facts), connection=fence.connection
-    )

@@ -121,6 +121,7 @@ class Revocations:
     Attributes:
         known: the list.
         loaded: set when all of it has been read once.
+        is_refused: the store answered the last look, and it can not be done: no time heals that.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Revocations:
         self._wanted = asyncio.Event()
         self.known = RevokedList()
         self.loaded = asyncio.Event()
+        self.is_refused = False
 
     def __repr__(self) -> str:
         return f"<Revocations {len(self.known)} {self.problem() or 'read'}>"
@@ -196,6 +198,7 @@ class Revocations:
             if fresh:
                 self._struck(fresh)
         self._read_ms = self._clock.monotonic_ms()
+        self.is_refused = False
         self.loaded.set()
 
     async def run(self) -> None:
@@ -207,6 +210,7 @@ class Revocations:
                 await self.load()
             except StoreError as error:
                 self._counters.store_errors[error.code] += 1
+                self.is_refused = not error.retryable
                 if not self.unread_ms():
                     logger.info("the revocations can not be read: %s", error)
             looks += 1

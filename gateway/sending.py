@@ -21,18 +21,18 @@ from eventbus.clock import Clock, seconds
 from eventbus.commands.answering import user_answer
 from eventbus.commands.command import ANSWER, check_command, pick_question, ref_word, refused_answer
 from eventbus.errors import EventBusError, RateLimited, RunClosed, StoreError, StoreUnavailable
-from eventbus.event import peek
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, UserId
 from eventbus.jsonvalue import unpack
 from eventbus.store import Store
 from eventbus.store.inbound import Answered, CommandRefusal, NewCommand, QuestionRecord
 from gateway.counters import Counters
-from gateway.payload import Payload
+from gateway.payload import Payload, payload_of
+from gateway.room import Place, Room
 
 if TYPE_CHECKING:
     from gateway.session import Session
 
-__all__ = ["Sending"]
+__all__ = ["Sender", "room_of_commands"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ WAITING_MAX: Final = 64
 """Most commands of one connection that wait for the store."""
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 """Most that the commands of all connections may weigh while they wait; one more is refused."""
+LANE_BYTES: Final = 1024 * 1024
+"""What those of a lane may weigh all the same, when others have filled the room."""
 COMMAND_BYTES: Final = 500
 """What a command that waits weighs beside its data, about."""
 FULL_MS: Final = 1_000
@@ -72,17 +74,25 @@ class _Wait:
         return len(self.data) + COMMAND_BYTES
 
 
-class Sending:
-    """The commands of a node's sessions, also of those that are gone, and what agents ask them.
+def room_of_commands() -> Room:
+    """For the commands of all lanes of a node."""
+    return Room(WAITING_BYTES_MAX, LANE_BYTES)
+
+
+class Sender:
+    """The commands of the sessions of one lane, also of those that are gone, and what agents ask them.
 
     Args:
         store: where they go.
         clock: the node's.
         counters: what the node counts.
         store_wait_ms: so long may a command wait before its client is told.
+        room: for the commands of all lanes; its own when absent.
     """
 
-    def __init__(self, store: Store, clock: Clock, counters: Counters, *, store_wait_ms: int) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, counters: Counters, *, store_wait_ms: int, room: Room | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
         self._counters = counters
@@ -90,14 +100,14 @@ class Sending:
         self._lines: dict[ConnectionId, deque[_Wait]] = {}
         self._asking: dict[Session, None] = {}
         self._full: dict[UserId, int] = {}
-        self._waiting_bytes = 0
+        self._place = Place(room or room_of_commands())
         self._reminding = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def __repr__(self) -> str:
-        return f"<Sending waiting={self.waiting} asking={len(self._asking)}>"
+        return f"<Sender waiting={self.waiting} asking={len(self._asking)}>"
 
     @property
     def waiting(self) -> int:
@@ -118,15 +128,14 @@ class Sending:
             return
         wait = _Wait(session, replace(frame, data={}), msgpack.packb(frame.data), self._clock.monotonic_ms())
         line = self._lines.get(session.connection_id, ())
-        if len(line) >= WAITING_MAX or self._waiting_bytes + wait.size_bytes > WAITING_BYTES_MAX:
+        if len(line) >= WAITING_MAX or not self._place.take(wait.size_bytes):
             busy = RateLimited(
-                f"{len(line)} commands of this connection, and {self._waiting_bytes} bytes of all, wait for the store"
-                " already; send this one again later"
+                f"{len(line)} commands of this connection, and {self._place.held_by_all} bytes of all, wait for the"
+                " store already; send this one again later"
             )
             self._refuse(session, frame, busy)
             return
         self._lines.setdefault(session.connection_id, deque()).append(wait)
-        self._waiting_bytes += wait.size_bytes
         self._idle.clear()
         self._wanted.set()
 
@@ -150,15 +159,18 @@ class Sending:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            lines = list(islice(self._lines.values(), BATCH_MAX))
+            lines = list(islice(self._lines.items(), BATCH_MAX))
             sessions = list(islice(self._asking, BATCH_MAX))
             for session in sessions:
                 del self._asking[session]
             self._reminding = len(sessions)
-            done = await asyncio.gather(*(self._store_next(line) for line in lines), self._remind_all(sessions))
+            done = await asyncio.gather(*(self._store_next(line) for _, line in lines), self._remind_all(sessions))
             self._reminding = 0
-            for connection in [connection for connection, line in self._lines.items() if not line]:
+            for connection, line in lines:
+                # Who has more to say has it after the others: those who never fall silent would keep them waiting.
                 del self._lines[connection]
+                if line:
+                    self._lines[connection] = line
             if not self._lines:
                 self._idle.set()
             if self._lines or self._asking:
@@ -198,7 +210,7 @@ class Sending:
             if wait.session.is_open:
                 wait.session.send(wire.Sent(ref=wait.frame.ref, id=entry))
         line.popleft()
-        self._waiting_bytes -= wait.size_bytes
+        self._place.give_back(wait.size_bytes)
         return True
 
     async def _stored(self, wait: _Wait) -> EntryId:
@@ -219,6 +231,7 @@ class Sending:
         )
         result = await self._store.send_command(command)
         if result is CommandRefusal.FULL:
+            self._forget_full()
             self._full[session.user] = self._clock.monotonic_ms() + FULL_MS
             raise RateLimited(_AT_CAP)
         if result is CommandRefusal.RUN_CLOSED:
@@ -229,12 +242,14 @@ class Sending:
         """Raises: RateLimited: the user's commands were at the cap just now. Looking for room among them is dear, and
         a client that floods must not have the store do it for each frame.
         """
-        if user not in self._full:
-            return
+        if user in self._full:
+            self._forget_full()
+            if user in self._full:
+                raise RateLimited(_AT_CAP)
+
+    def _forget_full(self) -> None:
         now_ms = self._clock.monotonic_ms()
         self._full = {known: until_ms for known, until_ms in self._full.items() if until_ms > now_ms}
-        if user in self._full:
-            raise RateLimited(_AT_CAP)
 
     async def _answered(self, wait: _Wait) -> EntryId:
         user, frame = wait.session.user, wait.frame
@@ -299,6 +314,11 @@ class Sending:
         except StoreError as error:
             self._missed(session, error)
             return False
+        except Exception:
+            # One user's questions are no reason for the node to stop looking after those of others.
+            logger.exception(
+                "open questions could not be asked again", extra={"user": session.user, "session": session.session_id}
+            )
         return True
 
     async def _open_questions(self, session: Session) -> Sequence[tuple[EntryId, Payload]]:
@@ -316,7 +336,9 @@ class Sending:
         entries = await _all(
             self._store.entry(user, record.entry) for record in asked if record.entry is not None and is_asked(record)
         )
-        return [(entry.id, Payload(entry.id, entry.body, peek(entry.body))) for entry in entries if entry is not None]
+        found = [(entry.id, payload_of(user, entry.id, entry.body)) for entry in entries if entry is not None]
+        # What somebody else wrote into the stream is no question; it ends as a dead letter where it is read.
+        return [(entry, payload) for entry, payload in found if isinstance(payload, Payload)]
 
 
 async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:

@@ -3,19 +3,21 @@ and Redis.
 
 A session is a handler of callbacks and owns no task. What must wait (the attach, the store) is handed to its `Host`,
 which calls back. The order of a life: `on_open` -> `open` (the client's `hello`) -> `attached` -> frames and reads ->
-`close` -> `on_close`. What the client says goes through its `Dialogue`, what it asked for at first is its `Opening`.
+`close` -> `on_close`. What the client says goes through its `Dialogue`, what it asked for at first is its `Opening`,
+and what its machine says is carried out in `gateway.effects`.
+
 The class is long on purpose: a node holds tens of thousands of them, and each object more would cost memory in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import assert_never
 
 from eventbus import moves, wire
 from eventbus.delivery import Delivery, Phase
-from eventbus.errors import CloseCode
+from eventbus.errors import CloseCode, EventBusError
 from eventbus.event import EventHead
 from eventbus.fields import Level
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, SessionId, UserId
@@ -24,6 +26,7 @@ from eventbus.store.revoking import RevocationKind
 from eventbus.tracing import Outcome
 from gateway.auth import Identity
 from gateway.dialogue import Dialogue
+from gateway.effects import carry_out, confirm, ended, send_again
 from gateway.framing import Framing
 from gateway.host import Host, SessionSettings
 from gateway.liveness import Liveness
@@ -33,6 +36,8 @@ from gateway.sockets import ClientConnection
 from gateway.wheel import NEVER_MS
 
 __all__ = ["Host", "Session", "SessionSettings", "State"]
+
+logger = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -222,6 +227,12 @@ class Session:
 
     def attached(self, answer: Attached | AttachRefused) -> None:
         """The store answered an attach."""
+        try:
+            self._attached(answer)
+        except Exception as error:
+            self._failed(error)
+
+    def _attached(self, answer: Attached | AttachRefused) -> None:
         self.attaching = False
         if self.state is State.CLOSED:
             if isinstance(answer, Attached):
@@ -292,7 +303,7 @@ class Session:
         """The client acks; every level releases, and the later ones imply it."""
         event: moves.Input = moves.Acked(ack.ids) if ack.ids is not None else moves.AckedUpTo(ack.upto or ENTRY_ZERO)
         effects = self.delivery.handle(event, self._host.clock.monotonic_ms())
-        if ack.level is not Level.RECEIVED and self._confirm(ack, effects):
+        if ack.level is not Level.RECEIVED and confirm(self, self._host, ack, effects):
             self._after_input()
             return
         if not effects and ack.ref is not None:
@@ -302,18 +313,6 @@ class Session:
             if isinstance(effect, moves.Acknowledge):
                 self._host.acknowledge(self, effect, ack.ref)
         self._after_input()
-
-    def _confirm(self, ack: wire.Ack, effects: Iterable[moves.Effect]) -> bool:
-        """Has the level recorded, also of what was acked before. Returns False when it is only to be released."""
-        known: dict[EntryId, object] = dict.fromkeys(ack.ids or ())
-        for effect in effects:
-            if isinstance(effect, moves.Acknowledge):
-                known.update(zip(effect.ids, effect.payloads, strict=True))
-        if self._host.confirm(self, moves.Acknowledge(tuple(known), tuple(known.values())), ack):
-            return True
-        message = "too many confirmations wait for the store; these are taken as received"
-        self.send(wire.ErrorFrame(code="overloaded", message=message, ref=ack.ref))
-        return False
 
     def refresh(self, frame: wire.Refresh) -> None:
         """The client brings a new token.
@@ -336,10 +335,13 @@ class Session:
         """Gives the machine an input and carries out what it says."""
         if self.state is State.CLOSED:
             return
-        effects = self.delivery.handle(event, self._host.clock.monotonic_ms())
-        if effects:
-            self._carry_out(effects)
-        self._after_input()
+        try:
+            effects = self.delivery.handle(event, self._host.clock.monotonic_ms())
+            if effects:
+                carry_out(self, self._host, effects)
+            self._after_input()
+        except Exception as error:
+            self._failed(error)
 
     def _after_input(self) -> None:
         delivery = self.delivery
@@ -353,55 +355,10 @@ class Session:
             if delivery.reattach_wanted and not self.attaching:
                 self.reattach("read_failed")
 
-    def _carry_out(self, effects: Iterable[moves.Effect]) -> None:
-        counters = self._host.counters
-        for effect in effects:
-            match effect:
-                case moves.Send():
-                    again = sum([event.delivery > 1 for event in effect.events])
-                    counters.events_delivered += len(effect.events) - again
-                    counters.events_redelivered += again
-                    for data in self.framing.events(effect.events):
-                        self.connection.send(data)
-                    if self._host.spans is not None:
-                        self._host.spans.sent(self.connection_id, self.user, self.session_id, effect.events)
-                case moves.Acknowledge():
-                    self._host.acknowledge(self, effect, None)
-                case moves.Release() | moves.Redeliver() | moves.GiveUp():
-                    self._step(effect)
-                case moves.AnnounceGap():
-                    gap = effect.gap
-                    counters.gaps[gap.reason] += 1
-                    self.send(wire.Gap(reason=gap.reason, after=gap.after, before=gap.before, count=gap.count))
-                case moves.Dropped():
-                    self._ended(effect.ids, Outcome(effect.reason.value))
-                    self.send(wire.Dropped(ids=effect.ids, reason=effect.reason))
-                case moves.Withdrawn():
-                    self._ended(effect.ids, Outcome.RELEASED)
-                    self.send(wire.Released(ids=effect.ids))
-                case moves.CaughtUp():
-                    self.send(wire.CaughtUp(cursor=effect.cursor))
-                    self._host.caught_up(self)
-                case _:
-                    assert_never(effect)
-
-    def _ended(self, ids: Iterable[EntryId], outcome: Outcome) -> None:
-        if self._host.spans is not None:
-            self._host.spans.ended(self.connection_id, ids, outcome)
-
-    def _step(self, effect: moves.Release | moves.Redeliver | moves.GiveUp) -> None:
-        connection, most_bytes = self.connection, self._host.settings.liveness.backlog_bytes
-        unread = not connection.writable or connection.buffered_bytes > most_bytes
-        if unread and isinstance(effect, moves.Redeliver):
-            # The client has not even read the copies before: another one would only pile up, and count against it.
-            self.apply(moves.StepFailed([entry.id for entry in effect.entries]))
-        else:
-            self._host.step(self, effect)
-
     def acks_stored(self, ids: Sequence[EntryId], released: int, ref: wire.Ref | None) -> None:
         """Acks are in Redis."""
         self._host.counters.events_acked += released
-        self._ended(ids, Outcome.ACKED)
+        ended(self, self._host, ids, Outcome.ACKED)
         if self.state is State.CLOSED:
             return
         self.apply(moves.Stored(ids))
@@ -416,7 +373,7 @@ class Session:
 
     def acked_elsewhere(self, ids: Sequence[EntryId]) -> None:
         """Entries of this session were acked through another door (D11)."""
-        self._ended(ids, Outcome.ACKED)
+        ended(self, self._host, ids, Outcome.ACKED)
         if self.state is State.OPEN:
             self.apply(moves.AckedElsewhere(ids))
 
@@ -437,10 +394,7 @@ class Session:
             for entry, payload in items
             if self.delivery.may_remind(entry) and self.skip_of(payload.head, now_wall_ms) is None
         ]
-        if again:
-            self._host.counters.events_redelivered += len(again)
-            for data in self.framing.events(again):
-                self.connection.send(data)
+        send_again(self, self._host, again)
 
     def send_again(self, ids: Sequence[EntryId]) -> None:
         """An operator wants these to be sent again at once, as far as they are in flight. Their time goes on, and no
@@ -449,10 +403,7 @@ class Session:
         if self.state is not State.OPEN:
             return
         again = [sending for entry in ids if (sending := self.delivery.again(entry)) is not None]
-        if again:
-            self._host.counters.events_redelivered += len(again)
-            for data in self.framing.events(again):
-                self.connection.send(data)
+        send_again(self, self._host, again)
 
     def skip_of(self, head: EventHead, now_wall_ms: int) -> ReleaseReason | None:
         """Why an entry is not for this session; None when it is."""
@@ -477,6 +428,13 @@ class Session:
 
     def on_clock(self, now_ms: int) -> bool:
         """Does what is due. Returns whether a heartbeat in Redis is wanted."""
+        try:
+            return self._on_clock(now_ms)
+        except Exception as error:
+            self._failed(error)
+            return False
+
+    def _on_clock(self, now_ms: int) -> bool:
         if self.state is not State.OPEN:
             if self.state is not State.CLOSED and self._silence_due_ms <= now_ms:
                 self._too_late()
@@ -567,6 +525,18 @@ class Session:
         if self.state is not State.CLOSED:
             self.end(code)
             self.connection.close(int(code), reason)
+
+    def _failed(self, error: Exception) -> None:
+        """Something was raised that nobody expected, in a loop that serves all sessions of the node. One connection
+        ends by it, as by a frame that its socket can not handle; what was pending comes with the next.
+        """
+        logger.error(
+            "a session failed, and its connection ends",
+            exc_info=error,
+            extra={"user": self.user, "session": self.session_id},
+        )
+        code = error.close_code if isinstance(error, EventBusError) else None
+        self.close(code or CloseCode.OVERLOADED, "internal error" if code is None else str(error))
 
     def revoked(self, kind: RevocationKind) -> None:
         """Its token, or the session itself, was revoked."""

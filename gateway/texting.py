@@ -1,7 +1,8 @@
 """Token streams on a node: read once a run, sent to every session that follows.
 
-As the reader does, it works in cycles: what has gathered leaves in one write, and the next cycle begins when that is
-answered. So a stream that is fast is read in larger steps, and costs a read a cycle, not a read a piece.
+As the reader does, it works in cycles, in each lane of the store: what has gathered leaves in one write, and the next
+cycle begins when that is answered. So a stream that is fast is read in larger steps, and costs a read a cycle, not a
+read a piece.
 
 A wake-up may be lost: after each (re)subscription the index of every user who is here is read, and the runs from their
 beginning; and while streams are open here, every few seconds.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from eventbus import wire
@@ -22,6 +23,7 @@ from eventbus.store.texts import OpenText, TextPage, TextRead, TextStore
 from eventbus.text import TEXT_EVENT
 from gateway.counters import Counters
 from gateway.framing import Framing
+from gateway.lanes import Lanes, run_together
 from gateway.texts import Part, RunTexts, Texts
 
 if TYPE_CHECKING:
@@ -56,12 +58,10 @@ class Texting:
         self._most_bytes = held_bytes
         self._sweep_ms = sweep_ms
         self._texts: Texts[Session] = Texts(wants=_wants, may_want=_may_want, is_ready=_is_ready)
-        self._dirty: dict[RunTexts, None] = {}
-        self._unsure: dict[UserId, None] = {}
-        self._wanted = asyncio.Event()
+        self._lanes = Lanes(store, lambda: _Lane(self._texts, store, counters, self._serve))
 
     def __repr__(self) -> str:
-        return f"<Texting {self._texts!r} dirty={len(self._dirty)}>"
+        return f"<Texting {self._texts!r} dirty={sum(len(lane.dirty) for lane in self._lanes.all)}>"
 
     @property
     def held_bytes(self) -> int:
@@ -109,23 +109,19 @@ class Texting:
             self._look(user)
 
     def _read(self, run: RunTexts) -> None:
-        self._dirty[run] = None
-        self._wanted.set()
+        self._lanes.of(run.user).read(run)
 
     def _look(self, user: UserId) -> None:
-        self._unsure[user] = None
-        self._wanted.set()
+        self._lanes.of(user).look(user)
 
     # --- the cycles ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Runs cycles until it is cancelled."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            if not await self._cycle():
-                self._wanted.set()
-                await asyncio.sleep(seconds(PAUSE_MS))
+        """Runs the cycles of all lanes until it is cancelled."""
+        await run_together(lane.run(self._shrink) for lane in self._lanes.all)
+
+    def _shrink(self) -> None:
+        self._texts.shrink(self._most_bytes)
 
     async def run_sweep(self) -> None:
         """Looks after the streams that are open here, again and again, until it is cancelled."""
@@ -140,39 +136,103 @@ class Texting:
                 self._read(run)
                 self._look(run.user)
 
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def _serve(self, run: RunTexts, only: Session | None = None) -> None:
+        parts, missing = self._texts.owed(run, only)
+        frames: dict[tuple[int, Framing], bytes] = {}
+        for session, part in parts:
+            key = id(part), session.framing
+            frame = frames.get(key)
+            if frame is None:
+                frame = frames[key] = _frame(part, session.framing)
+            self._counters.text_frames += 1
+            session.connection.send(frame)
+        if missing:
+            self._texts.again(run)
+            self._read(run)
+
+
+class _Lane:
+    """The cycles of one lane.
+
+    Args:
+        texts: of all lanes.
+        store: where they are.
+        counters: what the node counts.
+        serve: sends what followers of a run are owed.
+
+    Attributes:
+        dirty: the runs to be read.
+    """
+
+    def __init__(
+        self, texts: Texts[Session], store: TextStore, counters: Counters, serve: Callable[[RunTexts], None]
+    ) -> None:
+        self._texts = texts
+        self._store = store
+        self._counters = counters
+        self._serve = serve
+        self._unsure: dict[UserId, None] = {}
+        self._wanted = asyncio.Event()
+        self.dirty: dict[RunTexts, None] = {}
+
+    def read(self, run: RunTexts) -> None:
+        """The run is read in the next cycle."""
+        self.dirty[run] = None
+        self._wanted.set()
+
+    def look(self, user: UserId) -> None:
+        """The index of the user's streams is read in the next cycle."""
+        self._unsure[user] = None
+        self._wanted.set()
+
+    async def run(self, after: Callable[[], None]) -> None:
+        """Runs cycles until it is cancelled; `after` is called at the end of each."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            answered = await self._cycle()
+            after()
+            if not answered:
+                self._wanted.set()
+                await asyncio.sleep(seconds(PAUSE_MS))
+
     async def _cycle(self) -> bool:
         """One write to the store and its answers. Returns whether the store answered."""
         users = list(self._unsure)[:READS_MAX]
-        runs = [run for run in list(self._dirty)[:READS_MAX] if self._texts.run(run.user, run.run) is run]
+        runs = [run for run in list(self.dirty)[:READS_MAX] if self._texts.run(run.user, run.run) is run]
         for user in users:
             del self._unsure[user]
-        for run in list(self._dirty)[:READS_MAX]:
+        for run in list(self.dirty)[:READS_MAX]:
             # Taken off as the read is written: a message that comes from here on marks it again.
-            del self._dirty[run]
-        if self._dirty or self._unsure:
+            del self.dirty[run]
+        if self.dirty or self._unsure:
             self._wanted.set()
         begun = [run.begun for run in runs]
         reads = [TextRead(user=run.user, run=run.run, after=run.cursor, count=PIECES_MAX) for run in runs]
         self._counters.text_reads += len(reads)
         pages, indexes = await asyncio.gather(self._read_pages(reads), self._read_indexes(users))
+        # What no time heals (somebody else wrote into a log) is left to its event: others do not wait for it.
         answered = True
         for run, number, page in zip(runs, begun, pages, strict=True):
             if isinstance(page, StoreError):
-                answered = False
                 self._failed(page)
-                self._read(run)
+                if page.retryable:
+                    answered = False
+                    self.read(run)
             elif run.begun == number:
                 self._took(run, page)
         # After the pages: only what is read from here on shows the end of a stream that the index does not name.
         for user, index in zip(users, indexes, strict=True):
             if isinstance(index, StoreError):
-                answered = False
                 self._failed(index)
-                self._look(user)
+                if index.retryable:
+                    answered = False
+                    self.look(user)
             else:
                 for run in self._texts.opened(user, index):
-                    self._read(run)
-        self._texts.shrink(self._most_bytes)
+                    self.read(run)
         return answered
 
     async def _read_pages(self, reads: Sequence[TextRead]) -> Sequence[TextPage | StoreError]:
@@ -194,27 +254,11 @@ class Texting:
     def _took(self, run: RunTexts, page: TextPage) -> None:
         if self._texts.took(run, page.deltas, more=page.more):
             self._texts.again(run)
-            self._read(run)
+            self.read(run)
             return
         if page.more:
-            self._read(run)
+            self.read(run)
         self._serve(run)
-
-    # --- sending ------------------------------------------------------------------------------------------------------
-
-    def _serve(self, run: RunTexts, only: Session | None = None) -> None:
-        parts, missing = self._texts.owed(run, only)
-        frames: dict[tuple[int, Framing], bytes] = {}
-        for session, part in parts:
-            key = id(part), session.framing
-            frame = frames.get(key)
-            if frame is None:
-                frame = frames[key] = _frame(part, session.framing)
-            self._counters.text_frames += 1
-            session.connection.send(frame)
-        if missing:
-            self._texts.again(run)
-            self._read(run)
 
 
 def _frame(part: Part, framing: Framing) -> bytes:

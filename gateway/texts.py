@@ -256,10 +256,14 @@ class Texts(Generic[F]):
         run.again()
 
     def shrink(self, most_bytes: int) -> None:
-        """Let text go until at most so much is held, that of the longest untouched runs first."""
+        """Let text go until at most so much is held, that of the longest untouched runs first. A run that is in the
+        midst of its first reading keeps what it has: it would be read from the beginning again, and never to its end.
+        """
         for run in list(self._by_use):
             if self.held_bytes <= most_bytes:
                 return
+            if run.from_start:
+                continue
             self.held_bytes -= run.held_bytes
             run.let_go()
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from eventbus.breach import (
     OperatorKind,
@@ -31,11 +31,12 @@ from eventbus.breach import (
 )
 from eventbus.clock import Clock, seconds
 from eventbus.config import ConfirmationRecords, StoreSettings
-from eventbus.errors import EventBusError, StoreError
+from eventbus.errors import EventBusError, StoreError, StoreTimeout
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import EntryId, NodeName, UserId, entry_order
 from eventbus.store import ConfirmationRecord, Store
 from eventbus.store.running import DueRecord, RunRecord, Settlement
+from eventbus.store.topology import lane_of, slot_of
 from eventbus.watch import LEASE, DemandMember, RunMember, WebhookMember, parse_member
 from gateway.counters import Counters
 from gateway.histogram import Worst
@@ -69,12 +70,19 @@ RECORDS: Final = 500
 CLOCK_STEP_MS: Final = 60_000
 """How far the id of a record may be behind that of its entry: after a failover the store's clock may have gone back."""
 
+STRAGGLER_MS: Final = 1_000
+"""So much longer than the others the partitions of one primary may take: when it is away, the deadlines of the others
+do not wait for it.
+"""
+
 LATE_MS: Final = 10_000
 """From here on the log says how late a look was."""
 
 
 WORST_MS: Final = 30_000
 """The latest of so long, at least, is what the metrics tell."""
+
+T = TypeVar("T")
 
 
 class Posting(Protocol):
@@ -157,6 +165,7 @@ class Watcher:
         self._looks: dict[int, _Look] = {}
         self.late_ms = 0
         self._worst = Worst(WORST_MS)
+        self._has_lanes = hasattr(store, "lane_of")
         self.calls = 0
 
     def __repr__(self) -> str:
@@ -198,9 +207,10 @@ class Watcher:
         if self._nodes_at_ms is not None and now_ms < self._nodes_at_ms:
             return
         try:
-            records = await self._store.nodes()
-        except StoreError as error:
-            self._counters.store_errors[error.code] += 1
+            async with asyncio.timeout(seconds(STRAGGLER_MS)):
+                records = await self._store.nodes()
+        except (StoreError, TimeoutError) as error:
+            self._counters.store_errors[getattr(error, "code", StoreTimeout.code)] += 1
             return
         # A node that drains has stopped watching.
         self._living = [record.node for record in records if record.state != "draining"]
@@ -245,6 +255,23 @@ class Watcher:
 
     async def _read(self, numbers: Sequence[int]) -> Mapping[int, Sequence[DueRecord]]:
         self.calls += len(numbers)
+        lanes: dict[int, list[int]] = {}
+        for number in numbers:
+            lanes.setdefault(self._lane_of(number), []).append(number)
+        pages: dict[int, Sequence[DueRecord]] = {}
+        for found in await _but_stragglers([self._read_lane(lane) for lane in lanes.values()]):
+            pages.update(found)
+        missed = len(numbers) - len(pages)
+        if missed:
+            logger.debug("%d of %d partitions could not be read", missed, len(numbers))
+        return pages
+
+    def _lane_of(self, number: int) -> int:
+        """Where a partition lies in a store with several primaries, of which one may be away."""
+        return lane_of(slot_of(f"{{{number}}}")) if self._has_lanes else 0
+
+    async def _read_lane(self, numbers: Sequence[int]) -> Mapping[int, Sequence[DueRecord]]:
+        answers: Sequence[Sequence[DueRecord] | StoreError]
         try:
             answers = await self._store.due(numbers, PAGE)
         except StoreError as error:
@@ -399,6 +426,22 @@ class Watcher:
             return decode_envelope(stored.body)
         except EventBusError:
             return None
+
+
+async def _but_stragglers(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What these calls answer; those that come long after the first are given up, and asked again the next time."""
+    if not calls:
+        return []
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, timeout=seconds(STRAGGLER_MS))
+        return [task.result() for task in tasks if task.done()]
+    finally:
+        late = [task for task in tasks if not task.done()]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 def _fields(record: RunRecord) -> dict[str, object]:

@@ -108,7 +108,7 @@ class RedisMending(Operating):
     async def held_nodes(self) -> Sequence[Hold]:
         raw = await self._call(Command(("HGETALL", self.keys.held_nodes), _raw))
         pairs = sorted(zip(raw[::2], raw[1::2], strict=True))
-        return [Hold(node=NodeName(name.decode()), **orjson.loads(told)) for name, told in pairs]
+        return [_hold(NodeName(name.decode()), told) for name, told in pairs]
 
     # --- a user's data ----------------------------------------------------------------------------------------------
 
@@ -253,6 +253,17 @@ def _raw(reply: Any, _primary: str) -> list[bytes]:
 
 def _text(reply: Any, _primary: str) -> str:
     return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+def _hold(node: NodeName, raw: bytes) -> Hold:
+    """A hold as it was written. One that can not be read is one all the same: every node reads the whole list, and
+    what a later release or a slip of the hand wrote there must not end them.
+    """
+    try:
+        told = orjson.loads(raw)
+        return Hold(node=node, by=str(told["by"]), reason=str(told["reason"]), since_ms=int(told["since_ms"]))
+    except (ValueError, TypeError, KeyError):
+        return Hold(node=node, by="", reason="what is written of it can not be read", since_ms=0)
 
 
 def _audits(reply: Any, _primary: str) -> list[AuditRecord]:

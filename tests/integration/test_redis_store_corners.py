@@ -11,7 +11,7 @@ import redis
 
 from eventbus.config import StoreSettings
 from eventbus.errors import StoreError
-from eventbus.ids import EntryId, ThreadId, UserId
+from eventbus.ids import EntryId, NodeName, ThreadId, UserId
 from eventbus.store import LOST, AckRequest, GapReason, NewRead, ReadRequest, ReadState, Start, StoreGap
 from eventbus.store.redis_store import RedisStore
 from tests.support.redis_stores import ALICE, NODE, bodies, event_of, fence_of, open_session, publish, read
@@ -288,3 +288,19 @@ async def test_a_user_whose_data_is_broken_fails_alone_among_those_whose_events_
         if number not in (3, 20):
             page = await store.history(event.user, EntryId("0-0"), 10)
             assert [entry.body for entry in page.entries] == [event.body]
+
+
+async def test_a_hold_of_a_node_that_can_not_be_read_is_one_and_hides_no_other(
+    make_store: MakeStore, client: Any
+) -> None:
+    """Every node reads the whole list again and again: a word too many in it must not end them all."""
+    store = make_store()
+    await store.hold_node(NodeName("n2"), "ops", "new disk")
+    client.hset(
+        store.keys.held_nodes, mapping={"n1": "no JSON", "n3": '{"by": "ops", "reason": "", "since_ms": 7, "x": 1}'}
+    )
+    held = {hold.node: hold for hold in await store.held_nodes()}
+    assert held.keys() == {"n1", "n2", "n3"}
+    assert (held[NodeName("n2")].reason, held[NodeName("n3")].since_ms) == ("new disk", 7)
+    assert await store.free_node(NodeName("n1"))
+    assert [hold.node for hold in await store.held_nodes()] == ["n2", "n3"]

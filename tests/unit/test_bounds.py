@@ -23,7 +23,7 @@ from eventbus.store import Append
 from eventbus.testing import ManualClock, MemoryStore
 from gateway.confirming import WAITING_ALL_MAX, WAITING_MAX, Confirming
 from gateway.counters import Counters
-from gateway.reader import REFS_MAX
+from gateway.kept_acks import REFS_MAX
 from gateway.sending import COMMAND_BYTES, WAITING_BYTES_MAX
 from gateway.sending import WAITING_MAX as COMMANDS_MAX
 from gateway.session import Session

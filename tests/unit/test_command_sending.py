@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from eventbus import wire
 from eventbus.commands.command import Question
 from eventbus.errors import StoreFull, StoreMisconfigured
-from eventbus.ids import ENTRY_ZERO, EntryId, RunId, UserId
+from eventbus.ids import ENTRY_ZERO, EntryId, EventId, RunId, UserId
+from eventbus.store import Append, Appended
 from eventbus.store.inbound import COMMANDS_MAX, Ask, TakeCommands, inbox_group
-from gateway.sending import FULL_MS, PAUSE_MAX_MS, WAITING_MAX
+from gateway.sending import BATCH_MAX, FULL_MS, PAUSE_MAX_MS, WAITING_MAX
 from tests.support.bench import Bench, BenchClient
 from tests.support.waiting import until
 
@@ -204,3 +206,34 @@ async def test_a_client_that_has_gone_is_not_asked(bench: Bench) -> None:
     bench.node.sending.ask_again(session)
     await until(lambda: not bench.node.sending.is_busy)
     assert len(client.socket.frames) == before
+
+
+@pytest.mark.requirement("R9")
+async def test_those_who_never_fall_silent_do_not_keep_others_waiting(bench: Bench) -> None:
+    """More connections than are looked after at once have more to say all the time."""
+    loud = [await bench.open(f"loud{number}") for number in range(BATCH_MAX)]
+    quiet = await bench.open("quiet")
+    bench.store.hang()
+    for client in loud:
+        for _ in range(WAITING_MAX // 2):
+            bench.node.sending.take(client.session, wire.Send(type="message", data={"text": "a"}, ref=0))
+    say(quiet, 1)
+    bench.store.resume()
+    await until(lambda: quiet.of("sent"))
+    assert bench.node.sending.waiting > BATCH_MAX * (WAITING_MAX // 2 - 8), "it had its turn long before they were done"
+
+
+@pytest.mark.requirement("R1")
+async def test_a_question_that_somebody_else_wrote_into_the_stream_ends_nothing(bench: Bench) -> None:
+    """It is passed over, and what is a question is asked; the next command is stored."""
+    await bench.store.ask(
+        Ask(user=ALICE, run=RUN, question="q0", body=Question(text="Bad?").packed(), timeout_ms=60_000)
+    )
+    (stored_bad,) = await bench.store.append([Append(user=ALICE, event=EventId("bad"), body=b"no envelope")])
+    assert isinstance(stored_bad, Appended)
+    await bench.store.question_published(ALICE, RUN, "q0", stored_bad.entry)
+    entry = await ask(bench)
+    client = await bench.open(start="new")
+    await until(lambda: client.events() == [(entry, 2)])
+    say(client, 1)
+    await told(client, "sent")

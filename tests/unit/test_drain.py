@@ -11,8 +11,8 @@ import pytest
 from eventbus.clock import Clock
 from eventbus.errors import CloseCode, StoreUnavailable
 from eventbus.ids import NodeName
-from eventbus.store import NodeRecord
-from eventbus.testing import ManualClock
+from eventbus.store import Attach, Attached, AttachRefused, NodeRecord
+from eventbus.testing import ManualClock, MemoryStore
 from gateway.drain import ANNOUNCE_MS, LINGER_MS, SPREAD_MAX_MS, drain, reconnect_after_ms, taken_per_second
 from tests.support.bench import Bench, BenchClient
 from tests.support.waiting import until
@@ -92,6 +92,41 @@ async def test_a_drain_tells_then_settles_then_gives_holds_up_then_closes_then_l
     assert client.close_code() == 4001
     assert held == [(0, False)], "the holds are given up before the close"
     assert await bench.live() is None
+
+
+class GatedStore(MemoryStore):
+    """Opens sessions of `late` only when the gate is open."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self.gate = asyncio.Event()
+
+    async def attach(self, request: Attach) -> Attached | AttachRefused:
+        if request.fence.user == "late":
+            await self.gate.wait()
+        return await super().attach(request)
+
+
+@pytest.mark.requirement("R10")
+async def test_a_client_whose_session_opens_while_the_node_drains_is_told_too_and_comes_after_the_others() -> None:
+    clock = ManualClock()
+    store = GatedStore(clock)
+    async with Bench(store, clock) as bench:
+        early = await bench.open()
+        (entry,) = await bench.publish()
+        late = bench.connect("late")
+        late.say("hello", session="tab")
+        node = Drained(bench, early, late)
+        draining = asyncio.create_task(node.run())
+        await until(lambda: early.of("goaway"))
+        store.gate.set()
+        await until(lambda: late.session.is_open)
+        early.say("ack", ids=[entry])
+        await draining
+        (told,) = late.of("goaway")
+        assert told["reconnect_after_ms"] >= early.of("goaway")[0]["reconnect_after_ms"]
+        assert len(early.of("goaway")) == 1
+        assert (early.close_code(), late.close_code()) == (4001, 4001)
 
 
 @pytest.mark.requirement("R10")

@@ -1,16 +1,20 @@
-"""Users whose primary is away hold up nobody else: publishes, reads and attaches go in lanes."""
+"""Users whose primary is away hold up nobody else: publishes, reads, attaches, commands and texts go in lanes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from itertools import count
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from eventbus import Bus
+from eventbus import Bus, moves, wire
 from eventbus.config import PublishSettings, Settings
 from eventbus.errors import StoreError, StoreUnavailable
-from eventbus.ids import UserId
+from eventbus.fields import Level
+from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, UserId
 from eventbus.store import (
     Append,
     Appended,
@@ -21,9 +25,18 @@ from eventbus.store import (
     NewRead,
     ReadRequest,
 )
+from eventbus.store.inbound import CommandRefusal, CommandStored, NewCommand
+from eventbus.store.texts import OpenText, TextPage, TextPiece, TextRead
 from eventbus.store.topology import LANES
-from eventbus.testing import MemoryStore
-from tests.support.bench import Bench
+from eventbus.testing import ManualClock, MemoryStore
+from gateway.confirming import WAITING_ALL_MAX, WAITING_MAX
+from gateway.counters import Counters
+from gateway.lanes import Keepers, Readers
+from gateway.reader import CYCLE_MAX_MS
+from gateway.sending import COMMAND_BYTES, WAITING_BYTES_MAX
+from gateway.sending import WAITING_MAX as COMMANDS_MAX
+from gateway.session import Session
+from tests.support.bench import Bench, BenchClient
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.requirement("R2"), pytest.mark.requirement("R32")]
@@ -66,6 +79,22 @@ class LanedStore(MemoryStore):
     async def attach(self, request: Attach) -> Attached | AttachRefused:
         await self._pass(request.fence.user)
         return await super().attach(request)
+
+    async def send_command(self, command: NewCommand) -> CommandStored | CommandRefusal:
+        await self._pass(command.user)
+        return await super().send_command(command)
+
+    async def have_questions(self, users: Sequence[UserId]) -> Sequence[bool | StoreError]:
+        await self._pass(*users)
+        return await super().have_questions(users)
+
+    async def read_texts(self, reads: Sequence[TextRead]) -> Sequence[TextPage | StoreError]:
+        await self._pass(*(read.user for read in reads))
+        return await super().read_texts(reads)
+
+    async def open_texts(self, users: Sequence[UserId]) -> Sequence[Sequence[OpenText] | StoreError]:
+        await self._pass(*users)
+        return await super().open_texts(users)
 
 
 @pytest.fixture
@@ -150,3 +179,143 @@ async def test_sessions_of_others_read_and_attach_while_a_lane_stands_still(benc
     store.stands.set()
     await until(lambda: late.session.is_open)
     await until(lambda: not bench.node.reader.is_busy)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def sending(bench: Bench) -> AsyncIterator[Bench]:
+    task = asyncio.create_task(bench.node.sending.run())
+    yield bench
+    cast(LanedStore, bench.store).stands.set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def say(client: BenchClient, ref: int) -> None:
+    client.say("send", type="message", data={"text": "a"}, ref=ref)
+
+
+@pytest.mark.requirement("R20")
+async def test_commands_and_questions_of_others_go_on_while_a_lane_stands_still(
+    sending: Bench, store: LanedStore
+) -> None:
+    away, here = await sending.open(AWAY), await sending.open("here")
+    store.stands.clear()
+    say(away, 1)
+    sending.node.sending.ask_again(away.session)
+    await sending.settle()
+    for ref in range(3):
+        say(here, ref)
+    await until(lambda: len(here.of("sent")) == 3)
+    sending.node.sending.ask_again(here.session)
+    await sending.settle()
+    assert (sending.node.sending.waiting, away.of("sent")) == (1, [])
+    assert not await sending.node.sending.flush(1)
+    store.stands.set()
+    await until(lambda: away.of("sent"))
+    await until(lambda: not sending.node.sending.is_busy)
+    assert await sending.node.sending.flush(1_000)
+
+
+@pytest.mark.requirement("R9")
+async def test_a_lane_whose_commands_fill_the_room_leaves_some_to_the_others(sending: Bench, store: LanedStore) -> None:
+    data = {"text": "x" * 60_000}
+    fit = WAITING_BYTES_MAX // (60_000 + COMMAND_BYTES)
+    away = [await sending.open(f"{AWAY}{number}") for number in range(fit // COMMANDS_MAX + 1)]
+    here = await sending.open("here")
+    store.stands.clear()
+    for client in away:
+        for ref in range(COMMANDS_MAX):
+            # Not by its socket, on which its tier's rate would hold it back.
+            sending.node.sending.take(client.session, wire.Send(type="message", data=data, ref=ref))
+    assert [frame["code"] for frame in away[-1].of("error")][:1] == ["rate_limited"]
+    for ref in range(3):
+        say(here, ref)
+    await until(lambda: len(here.of("sent")) == 3)
+
+
+@pytest.mark.requirement("R9")
+def test_confirmations_that_wait_are_bounded_over_all_lanes_together() -> None:
+    store = LanedStore()
+    readers = Readers(store, ManualClock(), Counters(), store_wait_ms=1_000)
+    ids = tuple(EntryId(f"1-{number}") for number in range(WAITING_MAX))
+    ack = wire.Ack(ids=ids, level=Level.DISPLAYED)
+    taken = dict.fromkeys((AWAY, "here"), 0)
+    for user in taken:
+        for number in count():
+            connection = ConnectionId(f"{user}{number}")
+            known = SimpleNamespace(
+                user=UserId(user), session_id=SessionId("tab"), connection_id=connection, opened_ms=0
+            )
+            if not readers.confirm(cast(Session, known), moves.Acknowledge(ids, (None,) * len(ids)), ack):
+                break
+            taken[user] += len(ids)
+    assert WAITING_ALL_MAX - WAITING_MAX < taken[AWAY] <= WAITING_ALL_MAX
+    assert taken["here"] == WAITING_MAX, "that much is its own"
+
+
+# --- token texts ------------------------------------------------------------------------------------------------------
+
+
+def piece(user: str, offset: int, text: str) -> TextPiece:
+    return TextPiece(
+        user=UserId(user), run=RunId("run_1"), stream="text", thread=None, offset=offset, text=text, last=False
+    )
+
+
+@pytest.mark.requirement("R19")
+async def test_texts_of_others_flow_while_a_lane_stands_still(bench: Bench, store: LanedStore) -> None:
+    task = asyncio.create_task(bench.node.texting.run())
+    away, here = await bench.open(AWAY), await bench.open("here")
+    for user in (AWAY, "here"):
+        await store.append_text(piece(user, 0, "ab"))
+    await until(lambda: away.of("text") and here.of("text"))
+    store.stands.clear()
+    await store.append_text(piece(AWAY, 2, "cd"))
+    await bench.settle()
+    for number in range(1, 4):
+        await store.append_text(piece("here", 2 * number, "cd"))
+        await until(lambda number=number: len(here.of("text")) > number)  # type: ignore[misc]
+    assert len(away.of("text")) == 1
+    store.stands.set()
+    await until(lambda: len(away.of("text")) == 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+# --- how the node stands ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("R30")
+async def test_a_lane_that_is_away_is_no_reason_to_say_that_nothing_is_read(bench: Bench, store: LanedStore) -> None:
+    """Also when nobody else wants anything to be read."""
+    away = await bench.open(AWAY)
+    store.stands.clear()
+    bench.node.hearing.woken(UserId(AWAY))
+    await bench.settle()
+    bench.clock.advance(CYCLE_MAX_MS + 1)
+    reader = bench.node.reader
+    assert reader.problem([0]) is None
+    assert reader.problem([0, LANES - 1]) is None
+    assert "stood for 3001 ms" in (reader.problem([LANES - 1]) or ""), "where it is all that answers"
+    assert away.session.is_open
+
+
+class Waiter:
+    """A session as a keeper sees it."""
+
+    def __init__(self, user: str) -> None:
+        self.user = UserId(user)
+
+
+@pytest.mark.requirement("R2")
+async def test_clients_whose_lane_is_away_do_not_count_when_others_want_to_come_in(store: LanedStore) -> None:
+    """They wait for long and may be many, and nobody is let in while too many wait."""
+    keepers = Keepers(store, NodeName("n1"), Counters())
+    for number in range(1_500):
+        keepers.attach(cast(Session, Waiter(f"{AWAY}{number}")))
+    assert keepers.waiting == 1_500
+    assert keepers.waiting_in([0]) == 0
+    assert keepers.waiting_in([LANES - 1]) == keepers.waiting_in([]) == 1_500

@@ -131,6 +131,21 @@ async def test_who_has_left_takes_nobodys_turn_and_a_stop_answers_those_who_wait
 
 
 @pytest.mark.requirement("R25")
+async def test_one_that_can_not_be_let_in_keeps_nobody_else_out(caplog: pytest.LogCaptureFixture) -> None:
+    room = Room()
+    room.come(b"broken").resume_reading = fail  # type: ignore[method-assign]
+    room.come(b"b")
+    room.door.turns = 2
+    await until(lambda: room.begun.entered == [b"b"])
+    assert "a defect" in caplog.text
+    room.lobby.stop()
+
+
+def fail() -> None:
+    raise KeyError("a defect")
+
+
+@pytest.mark.requirement("R25")
 async def test_nobody_waits_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.lobby.WAIT_MAX_MS", 50)
     room = Room()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from zlib import crc32
 
 import pytest
 
 from eventbus.errors import StoreUnavailable
-from eventbus.ids import NodeName
+from eventbus.ids import NodeName, UserId
 from eventbus.testing import ManualClock, MemoryStore
 from gateway.readiness import Readiness
 from tests.support.waiting import until
@@ -191,3 +192,144 @@ async def test_a_store_that_never_answers_a_probe_does_not_stop_the_probing() ->
         await until(lambda: "does not answer" in (made.readiness.problem() or ""))
         made.store.resume()
         await until(lambda: made.readiness.problem() is None)
+
+
+# --- a store in parts -------------------------------------------------------------------------------------------------
+
+
+class Parts(Channel):
+    """A store of three parts: what goes to those in `away` fails, and from those in `mute` no wake-up comes.
+
+    Attributes:
+        is_one: it is one server after all.
+        lost: how many wake-ups did not come.
+        clock_is_away: whether its time can not be asked.
+    """
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.away: set[int] = set()
+        self.mute: set[int] = set()
+        self.is_one = False
+        self.lost = 0
+        self.clock_is_away = False
+
+    def lane_of(self, user: UserId) -> int:
+        return 0 if self.is_one else crc32(user.encode()) % 3
+
+    async def probe(self, node: NodeName, token: str) -> None:
+        lane = self.lane_of(UserId(token))
+        if lane in self.away:
+            raise StoreUnavailable("a primary is away")
+        async with self._call():
+            self.written.append(token)
+            if lane in self.mute:
+                self.lost += 1
+            elif self.readiness is not None:
+                self.readiness.probed(token)
+
+    async def ping(self) -> int:
+        if self.clock_is_away:
+            raise StoreUnavailable("a primary is away")
+        return await super().ping()
+
+
+class ProbedParts(Probed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = self.store = Parts(self.clock)
+        self.readiness = Readiness(self.store, NODE, self.clock, probe_ms=PROBE_MS)
+        self.store.readiness = self.readiness
+
+    async def proven(self, count: int) -> None:
+        await until(lambda: len(self.readiness.proven) == count)
+
+    async def pass_time(self, ms: int) -> None:
+        """In steps in which every part that answers is proven anew."""
+        while ms > 0:
+            self.clock.advance(PROBE_MS)
+            ms -= PROBE_MS
+            self.readiness.probe_at_once()
+            await self.probes(6)
+
+    def user(self, part: int) -> UserId:
+        return next(user for number in range(100) if self.parts.lane_of(user := UserId(f"user{number}")) == part)
+
+
+@pytest.mark.requirement("R30")
+@pytest.mark.requirement("R2")
+async def test_a_node_is_ready_while_one_of_three_primaries_is_away() -> None:
+    """All nodes have lost the same users: were none of them ready, the others would be shut out too."""
+    made = ProbedParts()
+    async with made.running():
+        await made.proven(3)
+        made.parts.away = {1}
+        await made.pass_time(2 * made.readiness.proof_life_ms)
+        assert made.readiness.problem() is None
+        assert sorted(made.readiness.proven) == [0, 2]
+        assert made.readiness.store_failed_ms() == 0
+        assert made.readiness.failed_ms_of(made.user(1)) >= 2 * made.readiness.proof_life_ms
+        assert made.readiness.failed_ms_of(made.user(0)) == 0
+        assert not made.readiness.is_deaf
+        made.parts.away = set()
+        await made.proven(3)
+        assert made.readiness.longest_failed_ms() == 0
+
+
+@pytest.mark.requirement("R30")
+async def test_a_node_is_not_ready_when_all_primaries_are_away() -> None:
+    made = ProbedParts()
+    async with made.running():
+        await made.proven(3)
+        made.parts.away = {0, 1, 2}
+        made.clock.advance(made.readiness.proof_life_ms + 1)
+        await until(lambda: "a primary is away" in (made.readiness.problem() or ""))
+        assert made.readiness.store_failed_ms() > 0
+        made.parts.away = {2}
+        await until(lambda: made.readiness.problem() is None)
+
+
+@pytest.mark.requirement("R30")
+async def test_a_node_that_hears_one_of_three_primaries_no_more_is_not_ready() -> None:
+    """That primary answers, so the fault is the node's own: another node may serve its users."""
+    made = ProbedParts()
+    async with made.running():
+        await made.proven(3)
+        made.parts.mute = {1}
+        await made.pass_time(2 * made.readiness.proof_life_ms)
+        assert "deaf" in (made.readiness.problem() or "")
+        made.parts.mute = set()
+        await until(lambda: made.readiness.problem() is None)
+
+
+@pytest.mark.requirement("R30")
+async def test_a_primary_that_took_a_wake_up_along_when_it_went_makes_nobody_deaf() -> None:
+    made = ProbedParts()
+    async with made.running():
+        await made.proven(3)
+        made.parts.mute = {1}
+        await until(lambda: made.parts.lost == 1)
+        made.parts.away = {1}
+        for _ in range(4):
+            await made.pass_time(made.readiness.proof_life_ms // 2)
+            assert made.readiness.problem() is None
+
+
+@pytest.mark.requirement("R2")
+async def test_a_primary_whose_time_can_not_be_asked_is_not_the_whole_store() -> None:
+    made = ProbedParts()
+    async with made.running():
+        await made.proven(3)
+        made.parts.clock_is_away = True
+        await made.pass_time(2 * made.readiness.proof_life_ms)
+        assert made.readiness.store_failed_ms() == 0
+
+
+async def test_a_store_that_turns_out_to_be_one_server_is_one_part() -> None:
+    """Before its first answer it may be a Cluster."""
+    made = ProbedParts()
+    async with made.running():
+        await made.proven(3)
+        made.parts.is_one = True
+        await until(lambda: made.readiness.parts == 1)
+        assert made.readiness.problem() is None

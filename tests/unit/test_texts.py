@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from eventbus.client.texts import TextFeed
-from eventbus.errors import EventBusError, SubscriberError
+from eventbus.errors import EventBusError, StoreError, StoreMisconfigured, SubscriberError
 from eventbus.event import make_event
 from eventbus.frames import Text
 from eventbus.ids import ENTRY_ZERO, EntryId, RunId, ThreadId, UserId
-from eventbus.store.texts import OpenText, TextDelta, TextPiece
+from eventbus.store.texts import OpenText, TextDelta, TextPage, TextPiece, TextRead
 from eventbus.testing import MemoryStore
 from eventbus.text import Chunk
 from gateway.node import Node
@@ -188,6 +188,17 @@ def test_text_that_was_let_go_is_read_again_for_who_lags_behind_it() -> None:
     assert told(quick) == [(0, "ab", False), (2, "cd", False)]
 
 
+def test_a_run_that_is_longer_than_what_may_be_held_is_read_to_its_end() -> None:
+    """Its first part is not let go while the others are read: it would have to be read again, for ever."""
+    world = World()
+    one = world.join("one")
+    for number in range(1, 4):
+        world.read(delta(number, 2 * number - 2, "ab"), more=number < 3)
+        world.texts.shrink(1)
+    assert told(one) == [(0, "ababab", False)]
+    assert world.texts.held_bytes == 0
+
+
 def test_what_was_touched_last_is_let_go_last() -> None:
     world = World()
     world.join("one")
@@ -338,6 +349,28 @@ async def test_reads_that_fail_are_made_again(store: MemoryStore, nodes: Nodes) 
         store.fail(calls=2)
         await client.until_op("text")
         assert client.seen[-1]["text"] == "cd"
+
+
+class BadLog(MemoryStore):
+    """A store in which somebody else wrote into the log of `run_bad`."""
+
+    async def read_texts(self, reads: Sequence[TextRead]) -> Sequence[TextPage | StoreError]:
+        pages = await super().read_texts(reads)
+        bad = StoreMisconfigured("an answer of Redis makes no sense")
+        return [bad if read.run == "run_bad" else page for read, page in zip(reads, pages, strict=True)]
+
+
+async def test_a_log_that_can_not_be_read_is_left_to_its_event_and_holds_nobody_up(nodes: Nodes) -> None:
+    node = await nodes.start(store=BadLog())
+    async with opened(node) as client:
+        await client.expect("caught_up")
+        await node.store.append_text(piece(0, "xx", run="run_bad"))
+        await until(lambda: node.counters.store_errors["store_misconfigured"])
+        reads = node.counters.text_reads
+        for number in range(5):
+            await node.store.append_text(piece(2 * number, "ab"))
+            await client.expect("text", offset=2 * number, text="ab")
+        assert node.counters.text_reads <= reads + 5, "it is not read again and again"
 
 
 async def test_a_node_that_may_hold_little_still_gives_everybody_everything(store: MemoryStore, nodes: Nodes) -> None:
