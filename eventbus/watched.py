@@ -16,7 +16,7 @@ from eventbus.ids import ENTRY_ZERO, EntryId, RunId, ThreadId, UserId, entry_ord
 from eventbus.store.running import OperatorEvent, RunRecord, RunStore
 from eventbus.watch import RunPhase, breaches_of, open_calls
 
-__all__ = ["RunRow", "RunRows", "run_row", "new_operator_events", "operator_events", "runs"]
+__all__ = ["RunRow", "RunRows", "run_row", "new_operator_events", "operator_events", "runs", "users_of_run"]
 
 PAGE: Final = 200
 
@@ -96,6 +96,22 @@ async def runs(
             break
     newest = heapq.nlargest(limit, seen.values(), key=lambda row: (row.since_ms, row.run))
     return RunRows(rows=newest[::-1], more=bool(cursor) or len(seen) > limit)
+
+
+async def users_of_run(store: RunStore, run: RunId) -> list[UserId]:
+    """Whose a run is, among the remembered runs that `runs` looks at: two users may have picked one run id.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    found: set[UserId] = set()
+    cursor, looked = "", 0
+    while True:
+        page, cursor = await store.runs(cursor, PAGE)
+        looked += len(page)
+        found.update(record.user for record in page if record.run == run)
+        if not cursor or looked >= LOOKED_MAX:
+            return sorted(found)
 
 
 def run_row(record: RunRecord) -> RunRow:

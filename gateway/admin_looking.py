@@ -158,7 +158,9 @@ class _Looking:
         if found is None:
             raise UnknownEvent(f"nothing is known of the run {run} (any more)")
         tier = self._tiers.get(found.tier or self._tiers.default_tier)
-        return {**plain_of(found), "limits": None if tier is None else plain_of(tier.limits)}
+        limits = None if tier is None else tier.limits
+        deadlines = inspection.deadlines_of(found, limits)
+        return {**plain_of(found), "deadlines": plain_of(deadlines), "limits": plain_of(limits)}
 
     async def dead(self, request: Request) -> object:
         page = await inspection.dead_letters(

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from eventbus.cli.common import as_json_option, as_user, duration_ms, opened, redis_option, settings_of
-from eventbus.cli.output import age, clock_time, note, objects, print_json, print_table
+from eventbus.cli.common import (
+    FOUND_PROBLEMS,
+    as_json_option,
+    as_user,
+    duration_ms,
+    opened,
+    redis_option,
+    settings_of,
+)
+from eventbus.cli.output import age, clock_time, note, objects, plain, print_json, print_table
+from eventbus.cli.timeline import show_timeline, timeline_object
+from eventbus.cli.watching import repeated, watch_option
 
 if TYPE_CHECKING:
     from eventbus.config import Settings
-    from eventbus.ids import UserId
+    from eventbus.ids import RunId, UserId
 
 __all__ = ["operator_events", "runs"]
 
@@ -28,34 +38,106 @@ _FOLLOW_S: Final = 1.0
 
 
 @click.command(short_help="Agents' runs, and the deadlines they missed.")
+@click.argument("run", required=False, metavar="[RUN]")
 @click.option("--user", callback=as_user, metavar="USER", help="This user's only.")
 @click.option("--state", type=click.Choice(STATES), help="Only those that stand there.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many.")
+@watch_option
 @redis_option
 @as_json_option
-def runs(user: UserId | None, state: str | None, limit: int, redis_url: str | None, as_json: bool) -> None:
-    """Show the runs that are remembered, the newest last.
+# As many arguments as the command has options.
+def runs(
+    run: str | None,
+    user: UserId | None,
+    state: str | None,
+    limit: int,
+    watch: str | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Show the runs that are remembered, the newest last; with RUN the timeline of one.
 
-    `breaches` counts the deadlines that a run missed; the table names them.
+    `breaches` counts the deadlines that a run missed; the table names them. The timeline has each step with the time
+    since the one before it, each deadline, and what is wrong with the order. Without --user the run is looked for
+    among all that are remembered, which takes a while. Exit status 1 when nothing is known of it.
     """
-    found = asyncio.run(_runs(settings_of(redis_url), user, state, limit))
+    settings = settings_of(redis_url)
+    if run is None:
+        repeated(lambda: _show_runs(settings, user, state, limit, as_json), watch)
+        return
+    if state is not None:
+        raise click.BadParameter("narrows a list; RUN names one run", param_hint="--state")
+    from eventbus.ids import parse_run_id
+
+    wanted, status = parse_run_id(run), 0
+
+    def show() -> None:
+        nonlocal status
+        status = _show_run(settings, user, wanted, as_json)
+
+    repeated(show, watch)
+    if status:
+        raise SystemExit(status)
+
+
+def _show_runs(settings: Settings, user: UserId | None, state: str | None, limit: int, as_json: bool) -> None:
+    found = asyncio.run(_runs(settings, user, state, limit))
     if as_json:
         print_json(objects(found.rows, RUN_NAMES))
     elif found.rows:
         headings = ("run", "user", "thread", "agent", "state", "started", "took", "breaches", "missed", "tools")
-        print_table(headings, (_run_cells(row) for row in found.rows))
+        spare = ("thread", "tools", "breaches", "took", "started", "agent")
+        print_table(headings, (_run_cells(row) for row in found.rows), spare=spare, text="missed")
+        last = found.rows[-1]
+        note(f"\nOne of them, step by step: eventbus runs --user {last.user} {plain(last.run)}")
     else:
         note("No runs. They are remembered for EVENTBUS_RETENTION_MS after their last event.")
     if found.more:
         note(f"There are more than these {len(found.rows)}: --limit, --user and --state narrow or widen the list.")
 
 
+def _show_run(settings: Settings, user: UserId | None, run: RunId, as_json: bool) -> int:
+    users, found, deadlines = asyncio.run(_run(settings, user, run))
+    if found is None:
+        if as_json:
+            print_json([])
+        if len(users) > 1:
+            note(f"{len(users)} users have a run {plain(run)}: {', '.join(users)}. Say whose with --user.")
+        else:
+            note(
+                f"Nothing is known of the run {plain(run)}{f' of {user}' if user else ''}: another user's, or its last"
+                " event is older than EVENTBUS_RETENTION_MS. A list: eventbus runs"
+            )
+        return FOUND_PROBLEMS
+    if as_json:
+        print_json([timeline_object(found, deadlines)])
+    else:
+        show_timeline(found, deadlines)
+    return 0
+
+
+async def _run(settings: Settings, user: UserId | None, run: RunId) -> tuple[list[UserId], Any, Any]:
+    """Whose it is, its timeline and its deadlines; no timeline when it is nobody's, or of several users."""
+    from eventbus import inspection, watched
+
+    async with opened(settings) as store:
+        users = [user] if user is not None else await watched.users_of_run(store, run)
+        if len(users) != 1:
+            return users, None, ()
+        found = await inspection.run_timeline(store, users[0], run)
+        if found is None:
+            return users, None, ()
+        # A run without a tier has that of those who name none; one of a tier that is not known here has no limits.
+        tier = settings.tiers.get(found.tier or settings.tiers.default_tier)
+        return users, found, inspection.deadlines_of(found, None if tier is None else tier.limits)
+
+
 def _run_cells(row: Any) -> tuple[object, ...]:
     took = age(row.ended_ms - row.started_ms) if row.ended_ms and row.started_ms else None
-    state = row.state if row.outcome is None else f"{row.state}, {row.outcome}"
+    state = row.outcome or row.state
     started = None if row.started_ms is None else clock_time(row.started_ms)
-    missed = ", ".join(row.missed) or None
-    return (row.run, row.user, row.thread, row.agent, state, started, took, row.breaches, missed, ", ".join(row.tools))
+    missed, tools = ", ".join(row.missed) or None, ", ".join(row.tools) or None
+    return (row.run, row.user, row.thread, row.agent, state, started, took, row.breaches, missed, tools)
 
 
 async def _runs(settings: Settings, user: UserId | None, state: str | None, limit: int) -> Any:
@@ -107,7 +189,8 @@ def operator_events(
     if as_json:
         print_json(rows)
     elif rows:
-        print_table(("when", "kind", "user", "run", "what", "found late"), (_told_cells(row) for row in rows))
+        headings = ("when", "kind", "user", "run", "what", "found late")
+        print_table(headings, (_told_cells(row) for row in rows), spare=("found late", "kind", "when"), text="what")
     else:
         note("Nothing was told to operators" + (" in that time." if since else "."))
 

@@ -50,7 +50,7 @@ from eventbus.inspection.waiting import (
     reindex,
 )
 from eventbus.inspection.way import Absence, EventWay, SessionWay, WayStep, absence, way_of
-from eventbus.timeline import RunTimeline, run_timeline
+from eventbus.timeline import DeadlineState, RunTimeline, TimelineDeadline, deadlines_of, run_timeline
 
 __all__ = [
     "COUNTED_MAX",
@@ -63,6 +63,7 @@ __all__ = [
     "DeadFilter",
     "DeadRow",
     "DeadRows",
+    "DeadlineState",
     "Done",
     "EventReport",
     "EventWay",
@@ -78,6 +79,7 @@ __all__ = [
     "SessionRow",
     "SessionState",
     "SessionWay",
+    "TimelineDeadline",
     "Timing",
     "UserPage",
     "Verdict",
@@ -86,6 +88,7 @@ __all__ = [
     "action_asked_for",
     "dead_letter",
     "dead_letters",
+    "deadlines_of",
     "fate",
     "nodes",
     "overview",

@@ -42,11 +42,14 @@ async def test_every_command_of_the_page_runs(processes: Processes, new_server: 
     address = dict(word.split("=", 1) for word in line.split()[1:])["url"]
     async with Bus(server.url) as bus:
         await bus.publish(user="bob", type="note", data={}, id="e-1")
+        async with bus.run(user="bob", agent="planner") as run:
+            await run.thinking("hm")
     given = {
         "USER": "bob",
         "SESSION": "phone",
         "EVENT": "e-1",
         "NODE": "gw-1",
+        "RUN": run.id,
         "SECRET": str(secret),
         "ADDRESS": address,
     }
