@@ -1,7 +1,8 @@
 """What waits, counted now and then: of this node's sessions, and of the partitions that are this node's to count.
 
 Nodes share the partitions as they do for the watch, so that the sum over all nodes is the installation's and nothing
-is counted twice. One small script a partition reads the index of who has something waiting; nobody scans users.
+is counted twice. One small script a partition reads the index of who has something waiting; nobody scans users. How
+much waits for those who are away is counted where few users wait, else taken from a sample of them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from eventbus.clock import Clock, seconds
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, UserId, entry_order
 from eventbus.store import StoreInfo
-from eventbus.store.waiting import SILENT_MS, PartitionFigures, WaitingMark, WaitingUser
+from eventbus.store.waiting import SILENT_MS, AwayPending, PartitionFigures, WaitingMark, WaitingPlace, WaitingUser
 from gateway.counters import Counters
 
-__all__ = ["Tallied", "Tally"]
+__all__ = ["Tallied", "Tally", "places_of"]
 
 T = TypeVar("T")
 
@@ -30,6 +31,12 @@ RECHECKED_MAX: Final = 50
 
 SILENT_MAX: Final = 20
 """So many users of a partition, of whom nobody has said anything for a while, are looked at again."""
+
+SAMPLED_MAX: Final = 256
+"""So many users of all partitions, for whom something waits, are asked how much it is."""
+
+_GOLDEN: Final = 0.618
+"""Steps of this part of the whole come near every place before they come near one again."""
 
 AT_ONCE: Final = 64
 """So many partitions are asked in one write: all 1,024 would hold up the loop for 10 ms."""
@@ -51,6 +58,8 @@ class Tallied:
         pending_oldest_ms: for how long at most one of them has been stored while its client was connected.
         waiting_users: users of the node's partitions for whom something waits, connected or not.
         waiting_oldest_ms: for how long, of the one for whom it waits longest.
+        pending_away: entries that wait for sessions of theirs that are away, each once for each session; taken from a
+            sample where many users wait.
         dead_letters: that are kept in the node's partitions.
         deadlines: that are watched there.
         operator_events: that are kept there.
@@ -62,6 +71,7 @@ class Tallied:
     pending_oldest_ms: int
     waiting_users: int = 0
     waiting_oldest_ms: int = 0
+    pending_away: int = 0
     dead_letters: int = 0
     deadlines: int = 0
     operator_events: int = 0
@@ -99,6 +109,7 @@ class Counted(Protocol):
         self, partitions: Sequence[int], silent_ms: int, count: int
     ) -> Sequence[Sequence[UserId] | StoreError]: ...
     async def recheck_waiting(self, users: Sequence[UserId]) -> Sequence[int | StoreError]: ...
+    async def away_pending(self, places: Sequence[WaitingPlace]) -> Sequence[AwayPending | StoreError]: ...
     async def infos(self) -> Sequence[StoreInfo]: ...
 
 
@@ -130,6 +141,7 @@ class Tally:
         self._clock = clock
         self._counters = counters
         self._every_ms = every_ms
+        self._turn = 0
         self._found: Tallied | None = None
 
     def __repr__(self) -> str:
@@ -192,6 +204,7 @@ class Tally:
             here,
             waiting_users=sum(one.waiting_users for one in figures),
             waiting_oldest_ms=oldest_ms,
+            pending_away=await self._away(figures),
             dead_letters=sum(one.dead_letters for one in figures),
             deadlines=sum(one.deadlines for one in figures),
             operator_events=sum(one.operator_events for one in figures),
@@ -206,6 +219,15 @@ class Tally:
         if users:
             _good(await self._store.recheck_waiting(users))
 
+    async def _away(self, figures: Sequence[PartitionFigures]) -> int:
+        """How much waits for sessions that are away; other users are asked each time where many wait."""
+        self._turn += 1
+        places = places_of(figures, self._turn)
+        found: list[AwayPending] = []
+        for at in range(0, len(places), AT_ONCE):
+            found += _good(await self._store.away_pending(places[at : at + AT_ONCE]))
+        return _estimate(figures, places, found)
+
     async def _oldest_of(self, figures: PartitionFigures) -> int:
         """Since when it waits in a partition, after another look at those who have waited for longest."""
         mark = WaitingMark(since_ms=1, partition=figures.partition)
@@ -214,6 +236,39 @@ class Tally:
             return self._clock.now_ms()
         since = _good(await self._store.recheck_waiting([one.user for one in page]))
         return min([one for one in since if one], default=page[-1].since_ms)
+
+
+def places_of(figures: Sequence[PartitionFigures], turn: int) -> list[WaitingPlace]:
+    """Whom to ask how much waits: everybody for whom something does, `SAMPLED_MAX` at most.
+
+    Where they are more, as many of each partition, or one of each of as many partitions; others in each turn.
+    """
+    waiting = [one for one in figures if one.waiting_users]
+    if sum(one.waiting_users for one in waiting) <= SAMPLED_MAX:
+        return [WaitingPlace(partition=one.partition, offset=0, count=one.waiting_users) for one in waiting]
+    step = -(-len(waiting) // SAMPLED_MAX)
+    chosen = waiting[turn % step :: step]
+    part, places = turn * _GOLDEN % 1, list[WaitingPlace]()
+    for one in chosen:
+        count = min(one.waiting_users, max(1, SAMPLED_MAX // len(chosen)))
+        offset = int(part * (one.waiting_users - count + 1))
+        places.append(WaitingPlace(partition=one.partition, offset=offset, count=count))
+    return places
+
+
+def _estimate(figures: Sequence[PartitionFigures], places: Sequence[WaitingPlace], found: Sequence[AwayPending]) -> int:
+    """How much waits for all, given how much waits for those who were asked: each stands for others of its partition,
+    and the partitions that were asked for the others.
+    """
+    waiting = {one.partition: one.waiting_users for one in figures}
+    stood_for = entries = 0.0
+    for place, one in zip(places, found, strict=True):
+        if one.users:  # else they have gone from the index meanwhile
+            # The index may have grown since it was counted: those who were asked stand at least for themselves.
+            users = max(waiting[place.partition], one.users)
+            stood_for += users
+            entries += one.entries * users / one.users
+    return round(entries * max(1.0, sum(waiting.values()) / stood_for)) if stood_for else 0
 
 
 def _good(answers: Sequence[T | StoreError]) -> list[T]:

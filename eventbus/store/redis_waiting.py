@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from eventbus.errors import StoreError
@@ -12,9 +13,9 @@ from eventbus.store.command import Command
 from eventbus.store.keys import Keys
 from eventbus.store.operating import Operating
 from eventbus.store.scripts import script
-from eventbus.store.waiting import PartitionFigures, WaitingMark, WaitingUser
+from eventbus.store.waiting import AwayPending, PartitionFigures, WaitingMark, WaitingPlace, WaitingUser
 
-__all__ = ["RedisWaiting", "partition_call", "recheck_call"]
+__all__ = ["RedisWaiting", "away_call", "partition_call", "recheck_call"]
 
 
 class RedisWaiting(Operating):
@@ -67,6 +68,17 @@ class RedisWaiting(Operating):
     async def partition_figures(self, partitions: Sequence[int]) -> Sequence[PartitionFigures | StoreError]:
         return await self.link.execute_all([partition_call(self.keys, number) for number in partitions])
 
+    async def away_pending(self, places: Sequence[WaitingPlace]) -> Sequence[AwayPending | StoreError]:
+        marks = [WaitingMark(since_ms=1, partition=place.partition) for place in places]
+        pages = await self.link.execute_all(
+            [self._page(mark, place.offset, place.count) for mark, place in zip(marks, places, strict=True)]
+        )
+        users = [one.user for page in pages if not isinstance(page, StoreError) for one in page]
+        calls = [away_call(self.keys, user, self.settings.live_ttl_ms) for user in users]
+        counts: list[int | StoreError] = await self.link.execute_all(calls)
+        left = iter(counts)
+        return [page if isinstance(page, StoreError) else _added(page, left) for page in pages]
+
 
 def recheck_call(keys: Keys, user: UserId, live_ttl_ms: int, retention_ms: int) -> Command[int]:
     """The call of recheck.lua."""
@@ -74,6 +86,13 @@ def recheck_call(keys: Keys, user: UserId, live_ttl_ms: int, retention_ms: int) 
     used = (named.stream, named.live, named.partition.waiting)
     words = (user, live_ttl_ms, retention_ms)
     return Command(("EVALSHA", script("recheck").sha, len(used), *used, *words), whole, scripted=True)
+
+
+def away_call(keys: Keys, user: UserId, live_ttl_ms: int) -> Command[int]:
+    """The call of away.lua."""
+    named = keys.user(user)
+    used = (named.stream, named.live)
+    return Command(("EVALSHA", script("away").sha, len(used), *used, live_ttl_ms), whole, scripted=True)
 
 
 def partition_call(keys: Keys, number: int) -> Command[PartitionFigures]:
@@ -94,6 +113,14 @@ def partition_call(keys: Keys, number: int) -> Command[PartitionFigures]:
         )
 
     return Command(("EVALSHA", script("partition").sha, len(used), *used), parse, scripted=True)
+
+
+def _added(page: Sequence[WaitingUser], counts: Iterator[int | StoreError]) -> AwayPending | StoreError:
+    """What the next counts say of the users of a page; the first error among them."""
+    of_page = list(islice(counts, len(page)))
+    failed = next((one for one in of_page if isinstance(one, StoreError)), None)
+    entries = sum(one for one in of_page if not isinstance(one, StoreError))
+    return failed or AwayPending(users=len(page), entries=entries)
 
 
 def _users(reply: Any, _primary: str) -> list[WaitingUser]:

@@ -24,6 +24,7 @@ NAMES: Final = (
     "asked",
     "attach",
     "audit",
+    "away",
     "beat_node",
     "claim_run",
     "close_inbound",

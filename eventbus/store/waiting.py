@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from eventbus.errors import StoreError
 from eventbus.ids import UserId
 
-__all__ = ["SILENT_MS", "PartitionFigures", "WaitingMark", "WaitingStore", "WaitingUser"]
+__all__ = ["SILENT_MS", "AwayPending", "PartitionFigures", "WaitingMark", "WaitingPlace", "WaitingStore", "WaitingUser"]
 
 SILENT_MS: Final = 90_000
 """A live user without anything waiting is written down once a minute; one who was not for so long is silent."""
@@ -62,6 +62,28 @@ class PartitionFigures:
     live_users: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingPlace:
+    """A stretch of a partition's index, those for whom it waits longest first: `count` users behind `offset` others."""
+
+    partition: int
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwayPending:
+    """What waits for the sessions of some users that are away.
+
+    Attributes:
+        users: so many were looked at.
+        entries: sent to such a session and not acked, or not read by it; each once for each session.
+    """
+
+    users: int
+    entries: int
+
+
 class WaitingStore(Protocol):
     """The index, and what partitions hold. For operators."""
 
@@ -86,3 +108,8 @@ class WaitingStore(Protocol):
 
     async def partition_figures(self, partitions: Sequence[int]) -> Sequence[PartitionFigures | StoreError]:
         """How much partitions hold; one result for each, in order."""
+
+    async def away_pending(self, places: Sequence[WaitingPlace]) -> Sequence[AwayPending | StoreError]:
+        """How much waits for the sessions that are away, of the users in each place; one result for each, in order. A
+        session counts as live until its field has run out (`EVENTBUS_LIVE_TTL_MS`).
+        """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eventbus.errors import StoreError
 from eventbus.ids import UserId
-from eventbus.store.waiting import PartitionFigures, WaitingMark, WaitingUser
+from eventbus.store.waiting import AwayPending, PartitionFigures, WaitingMark, WaitingPlace, WaitingUser
 from eventbus.testing.memory_base import MemoryBase
 
 __all__ = ["MemoryWaiting"]
@@ -53,6 +53,26 @@ class MemoryWaiting(MemoryBase):
                 return [self._figures_of(number) for number in partitions]
         except StoreError as error:
             return [error] * len(partitions)
+
+    async def away_pending(self, places: Sequence[WaitingPlace]) -> Sequence[AwayPending | StoreError]:
+        try:
+            async with self._call():
+                return [self._away_in(place) for place in places]
+        except StoreError as error:
+            return [error] * len(places)
+
+    def _away_in(self, place: WaitingPlace) -> AwayPending:
+        users = self._waiting_in(place.partition)[place.offset : place.offset + place.count]
+        return AwayPending(users=len(users), entries=sum(self._away_of(one.user) for one in users))
+
+    def _away_of(self, user: UserId) -> int:
+        found = self._user(user)
+        groups = {} if found.stream is None else found.stream.groups
+        return sum(
+            len(group.pending) + len(found.stream.after(group.position))
+            for session, group in groups.items()
+            if found.stream is not None and session not in found.live
+        )
 
     def _figures_of(self, number: int) -> PartitionFigures:
         waiting, partition = self._waiting_in(number), self._partitions.get(number)

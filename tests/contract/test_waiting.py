@@ -10,7 +10,7 @@ from eventbus.ids import ENTRY_ZERO, EntryId, SessionId, UserId, entry_order
 from eventbus.inspection import Timing
 from eventbus.store import Redelivery
 from eventbus.store.mending import TakenHow, TakeOff
-from eventbus.store.waiting import PartitionFigures, WaitingMark, WaitingUser
+from eventbus.store.waiting import AwayPending, PartitionFigures, WaitingMark, WaitingPlace, WaitingUser
 from tests.contract.conftest import MakeWorld
 from tests.contract.worlds import ALICE, NODE, World, fence_of
 
@@ -137,6 +137,34 @@ async def test_partitions_tell_how_much_they_hold(make_world: MakeWorld) -> None
         operator_events=0,
         live_users=1,
     )
+
+
+async def test_what_waits_for_sessions_that_are_away_is_counted_once_for_each(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=1)
+    await world.open(PHONE)
+    (first, _) = await world.publish("a", "b")
+    await world.received(PHONE)
+    await world.ack(PHONE, first)
+    await world.open(TABLET)
+    await world.received(TABLET, 1)
+    await world.store.detach(TABLET, EntryId("0-0"))
+    await world.publish("c")
+    # The phone is live: what it was sent is its node's to count. The tablet has `a` pending, and `b` and `c` to read.
+    everybody = [WaitingPlace(partition=0, offset=0, count=10)]
+    await world.store.recheck_waiting([ALICE])
+    assert list(await world.store.away_pending(everybody)) == [AwayPending(users=1, entries=3)]
+    await world.store.detach(PHONE, EntryId("0-0"))
+    assert list(await world.store.away_pending(everybody)) == [AwayPending(users=1, entries=5)]
+
+
+async def test_a_place_in_the_index_holds_no_more_users_than_were_asked_for(make_world: MakeWorld) -> None:
+    world = await make_world(partitions=1)
+    for number, user in enumerate([ALICE, BOB, CYD], 1):
+        await away(world, user)
+        await world.publish(*"abc"[:number], user=user)
+        await world.pass_time(2)
+    places = [WaitingPlace(partition=0, offset=1, count=1), WaitingPlace(partition=0, offset=2, count=10)]
+    assert list(await world.store.away_pending(places)) == [AwayPending(users=1, entries=n) for n in (2, 3)]
 
 
 async def test_pages_of_all_users_meet_everybody_once_the_longest_waiting_first(make_world: MakeWorld) -> None:

@@ -309,7 +309,7 @@ async def test_events_that_are_accepted_and_not_delivered(world: World, alerts: 
     await world.alerting.fire("EventbusDeliveryLate")
 
 
-@staged("EventbusNotAcked", "EventbusPendingGrows", "EventbusPendingOld")
+@staged("EventbusNotAcked", "EventbusPendingGrows", "EventbusPendingOld", "EventbusPendingAwayGrows")
 @pytest.mark.slow
 @pytest.mark.requirement("R29")
 async def test_clients_that_take_events_and_do_not_ack_them(world: World, alerts: tuple[str, ...]) -> None:
@@ -319,9 +319,15 @@ async def test_clients_that_take_events_and_do_not_ack_them(world: World, alerts
     bus = await world.bus()
     for number in range(4):
         world.answering(await world.client(f"user{number}", window=1024), lambda _entry: None)
+    # One who is away counts once for each of the sessions that were left: 25 times each event.
+    for number in range(25):
+        leaving = await world.client("gone", f"tab{number}")
+        await leaving.recv()
+        await leaving.close()
 
     async def more() -> None:
-        await asyncio.gather(*(publish(bus, f"user{number}", 20) for number in range(4)))
+        users = [*(f"user{number}" for number in range(4)), "gone"]
+        await asyncio.gather(*(publish(bus, user, 20) for user in users))
 
     world.goes_on(more, every_s=0.4)
     await world.alerting.fire(*alerts, timeout_ms=40_000)

@@ -25,7 +25,7 @@ FASTER = 60
 SCRAPE_MS = 500
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000}
-_RANGE = re.compile(r"\[(\d+)([smh])\]")
+_RANGE = re.compile(r"(?<=[\[:])(\d+)([smh])(?=[\]:])|(?<=offset )(\d+)([smh])\b")
 
 
 def _faster(number: str, unit: str) -> str:
@@ -38,7 +38,7 @@ def scaled_rules(ages: Mapping[str, str]) -> dict[str, Any]:
     for group in rules["groups"]:
         group["interval"] = f"{SCRAPE_MS}ms"
         for rule in group["rules"]:
-            rule["expr"] = _RANGE.sub(lambda found: f"[{_faster(found[1], found[2])}]", rule["expr"])
+            rule["expr"] = _RANGE.sub(lambda found: _faster(found[1] or found[3], found[2] or found[4]), rule["expr"])
             if "for" in rule:
                 rule["for"] = _faster(rule["for"][:-1], rule["for"][-1])
             for was, instead in ages.items():

@@ -44,7 +44,7 @@ from eventbus.store.redis_figures import online_call, threads_call
 from eventbus.store.redis_mending import audit_call, forget_call, put_back_call, send_again_call, take_off_call
 from eventbus.store.redis_revoking import revocations_call, revoke_call
 from eventbus.store.redis_texts import text_append, text_close
-from eventbus.store.redis_waiting import partition_call, recheck_call
+from eventbus.store.redis_waiting import away_call, partition_call, recheck_call
 from eventbus.store.revoking import REVOCATIONS_MAX, RevocationMark, Revoke, Subject
 from eventbus.store.running import DueRecord, Lease, RunRequest, Settlement
 from eventbus.store.scripts import NAMES, Script, all_scripts, parse_script, script
@@ -125,6 +125,7 @@ CALLS: dict[str, Command[Any]] = {
         "fresh",
     ),
     "audit": audit_call(KEYS, {"action": "skip"}),
+    "away": away_call(KEYS, USER, SETTINGS.live_ttl_ms),
     "forget_user": forget_call(KEYS, USER, ENTRY, EntryId("17-4")),
     "partition": partition_call(KEYS, KEYS.partition_of(USER)),
     "put_back": put_back_call(KEYS, SETTINGS, USER, SESSION, EntryId("17-5"), ENTRY),

@@ -10,10 +10,10 @@ import pytest
 from eventbus.errors import StoreError, StoreUnavailable
 from eventbus.ids import EntryId, UserId
 from eventbus.store import StoreInfo
-from eventbus.store.waiting import PartitionFigures, WaitingMark, WaitingUser
+from eventbus.store.waiting import AwayPending, PartitionFigures, WaitingMark, WaitingPlace, WaitingUser
 from eventbus.testing import ManualClock
 from gateway.counters import Counters
-from gateway.tally import Tally
+from gateway.tally import SAMPLED_MAX, Tally, places_of
 
 
 @dataclass
@@ -36,6 +36,7 @@ class FakeStore:
     waiting: dict[UserId, int] = field(default_factory=dict)
     behind: set[UserId] = field(default_factory=set)
     asked: list[int] = field(default_factory=list)
+    counted: int = 0
     away: bool = False
 
     def _page(self, partition: int) -> list[WaitingUser]:
@@ -73,6 +74,14 @@ class FakeStore:
         for user in self.behind & set(users):
             del self.waiting[user]
         return [self.waiting.get(user, 0) for user in users]
+
+    async def away_pending(self, places: Sequence[WaitingPlace]) -> Sequence[AwayPending | StoreError]:
+        """A user has as many entries as the name has letters."""
+        if self.away:
+            return [StoreUnavailable("away") for _ in places]
+        pages = [self._page(place.partition)[place.offset : place.offset + place.count] for place in places]
+        self.counted += sum(map(len, pages))
+        return [AwayPending(users=len(page), entries=sum(len(one.user) for one in page)) for page in pages]
 
     async def infos(self) -> Sequence[StoreInfo]:
         return []
@@ -130,6 +139,59 @@ async def test_one_for_whom_nothing_waits_any_more_is_not_the_oldest(clock: Manu
     await counting.count()
     assert counting.found is not None
     assert counting.found.waiting_oldest_ms == 1_000
+
+
+@pytest.mark.requirement("R29")
+async def test_what_waits_for_those_who_are_away_is_counted_where_they_are_few(clock: ManualClock) -> None:
+    store = FakeStore({UserId("ada"): 1, UserId("robert"): 2})
+    counting = tally(store, clock, counters=Counters())
+    await counting.count()
+    assert counting.found is not None
+    assert (counting.found.pending_away, store.counted) == (9, 2)
+
+
+@pytest.mark.requirement("R29")
+async def test_where_many_are_away_a_sample_of_them_stands_for_all_and_others_are_asked_each_time(
+    clock: ManualClock,
+) -> None:
+    """4 letters of the first half, who wait longest, 8 of the second: in the long run it is 6 for each."""
+    names = [f"{number:0{4 if number < 5_000 else 8}d}" for number in range(10_000)]
+    store = FakeStore({UserId(name): since for since, name in enumerate(names, 1)})
+    counting = tally(store, clock, counters=Counters())
+    found: list[int] = []
+    for turn in range(1, 21):
+        await counting.count()
+        assert counting.found is not None
+        assert store.counted <= turn * SAMPLED_MAX
+        found.append(counting.found.pending_away)
+    assert len(set(found)) > 1
+    assert 54_000 <= sum(found) / len(found) <= 66_000
+
+
+def figures_of(*waiting: int) -> list[PartitionFigures]:
+    return [
+        PartitionFigures(
+            partition=number,
+            waiting_users=users,
+            oldest_ms=1,
+            dead_letters=0,
+            deadlines=0,
+            operator_events=0,
+            live_users=0,
+        )
+        for number, users in enumerate(waiting)
+    ]
+
+
+@pytest.mark.parametrize("waiting", [(1_000_000,), (100,) * 1_024, (1,) * 255 + (7,), (0, 3, 0), (300, 1, 1)])
+def test_never_more_are_asked_than_the_bound_and_none_who_is_not_there(waiting: tuple[int, ...]) -> None:
+    for turn in range(50):
+        places = places_of(figures_of(*waiting), turn)
+        assert 0 < sum(place.count for place in places) <= SAMPLED_MAX
+        assert len({place.partition for place in places}) == len(places)
+        for place in places:
+            assert 0 <= place.offset <= waiting[place.partition] - place.count
+            assert place.count > 0
 
 
 async def test_a_node_that_drains_leaves_the_partitions_to_others(clock: ManualClock) -> None:
