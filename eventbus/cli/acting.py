@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -55,16 +56,20 @@ def _act(given: Mapping[str, Any], *, yes: bool, dry_run: bool, redis_url: str |
     planned = asyncio.run(_plan(settings, asked))
     what = _words(asked.action)
     if dry_run or not planned.count:
-        if as_json:
+        if as_json and dry_run:
             print_json([{"action": asked.action, **asked.about(), "count": planned.count, "items": planned.items}])
+        elif as_json:
+            print_json([{"operation": None, "results": {}, "left": {}}])
         else:
-            click.echo(f"{what}: {planned.count} items" + ("" if planned.count else ", nothing to do"))
-            _show_plan(planned)
+            click.echo(f"{what}: {planned.count:,} items" + ("" if planned.count else ", nothing to do"))
+            _show_items(planned)
+        _show_notes(planned)
         return
     if not yes:
-        _show_plan(planned, err=True)
-        about = ", ".join(f"{name} {plain(str(value))}" for name, value in asked.about().items())
-        click.confirm(f"{what} {planned.count} ({about})?", abort=True, err=True)
+        _show_items(planned, err=True)
+    _show_notes(planned)
+    if not yes:
+        _ask(f"{what} {planned.count:,} ({_about(asked)})?")
     done = asyncio.run(_carry_out(settings, planned))
     if as_json:
         print_json([{"operation": done.operation, "results": done.results, "left": done.left}])
@@ -79,15 +84,37 @@ def _act(given: Mapping[str, Any], *, yes: bool, dry_run: bool, redis_url: str |
         raise SystemExit(FOUND_PROBLEMS)
 
 
+def _about(asked: Any) -> str:
+    """What it is about, in words."""
+    return ", ".join(
+        f"{name} {plain(', '.join(map(str, value)) if isinstance(value, list) else str(value))}"
+        for name, value in asked.about().items()
+    )
+
+
+def _ask(question: str) -> None:
+    """Goes on only with a yes. Raises: click.Abort."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if not sys.stdin.isatty():
+            note("\nNobody said yes: --yes answers, --dry-run only looks.")
+        raise
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _show_plan(planned: Any, *, err: bool = False) -> None:
+def _show_items(planned: Any, *, err: bool = False) -> None:
     for item in planned.items[:_SHOWN]:
         click.echo(f"  {plain(item)}", err=err)
     if planned.count > _SHOWN:
         click.echo(f"  and {planned.count - _SHOWN:,} more", err=err)
+
+
+def _show_notes(planned: Any) -> None:
+    """What one should know of it, also who does not look at the plan."""
     for text in planned.notes:
         note(f"  {text}")
 

@@ -68,6 +68,7 @@ def dead_list(
                 )
                 for row in page.rows
             ),
+            spare=("entry", "node", "deliveries", "session"),
         )
         note(f"\nOne of them with its event: eventbus dead show {page.rows[-1].id}")
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -20,9 +22,15 @@ from eventbus.cli.output import STYLES, note, objects, plain, print_json
 from eventbus.cli.token import signed
 from eventbus.clock import SystemClock
 from eventbus.config import Settings
-from eventbus.doctor.server_checks import Check, CheckState, judge_nodes, judge_server
+from eventbus.doctor.server_checks import Check, CheckState, judge_nodes, judge_partitions, judge_servers
+from eventbus.errors import StoreError
+
+if TYPE_CHECKING:
+    from eventbus.store import Store
 
 __all__ = ["doctor"]
+
+_NOT_ALL: Final = "Bring that server back, or promote its replica: what it holds is out of reach until then."
 
 _EPILOG = """\
 \b
@@ -65,11 +73,18 @@ async def _examine(settings: Settings, keys: Signing, url: str | None) -> list[C
     async with opened(settings, short_lived(settings.store)) as store:
         await store.ping()  # the connection stands: the next answer shows the round trip alone
         asked_ms = clock.monotonic_ms()
-        info = await store.info()
-        round_trip_ms = clock.monotonic_ms() - asked_ms
-        checks = judge_server(info, settings, now_ms=clock.now_ms(), round_trip_ms=round_trip_ms)
+        try:
+            infos = await store.infos()
+        except StoreError as error:  # one of several: the first has just answered
+            checks = [Check(check="servers", state=CheckState.PROBLEM, found=str(error), advice=_NOT_ALL)]
+            infos = []
+        else:
+            round_trip_ms = clock.monotonic_ms() - asked_ms
+            checks = judge_servers(infos, settings, now_ms=clock.now_ms(), round_trip_ms=round_trip_ms)
+        if len(infos) != 1:
+            checks.append(judge_partitions(await store.partition_figures(range(settings.store.partitions))))
         checks += await try_store(store, clock)
-        checks.append(judge_nodes(await store.nodes()))
+        checks.append(await _nodes(store))
         if url is not None:
             checks.append(await try_readiness(url))
             if keys.jwt_secret is not None:
@@ -80,11 +95,20 @@ async def _examine(settings: Settings, keys: Signing, url: str | None) -> list[C
     return checks
 
 
+async def _nodes(store: Store) -> Check:
+    try:
+        return judge_nodes(await store.nodes())
+    except StoreError as error:
+        return Check(check="nodes", state=CheckState.PROBLEM, found=f"can not be looked at: {error}", advice=_NOT_ALL)
+
+
 def _print(checks: list[Check]) -> None:
     width = max(len(check.check) for check in checks)
     for check in checks:
         style = STYLES[check.state].split()
-        click.secho(f"{check.state:<8}", fg=style[-1], bold="bold" in style, nl=False)
+        # As the tables do: see https://no-color.org
+        color = False if os.environ.get("NO_COLOR") else None
+        click.secho(f"{check.state:<8}", fg=style[-1], bold="bold" in style, nl=False, color=color)
         click.echo(f" {check.check:<{width}}  {plain(check.found)}")
         if check.advice:
             click.echo(f"{'':<8} {'':<{width}}  -> {check.advice}")

@@ -115,6 +115,8 @@ def _show_way(way: Any, session: str | None) -> None:
             )
             for step in steps
         ),
+        spare=("after",),
+        text="detail",
     )
     click.echo("")
 
@@ -130,6 +132,8 @@ def _show_fates(shown: list[Any]) -> None:
             )
             for one in shown
         ),
+        spare=("reason", "level", "when", "node", "deliveries", "note"),
+        text="why",
     )
 
 
@@ -214,7 +218,9 @@ def _show_parts(page: Any) -> None:
                 )
             )
         print_table(
-            ("session", "state", "node", "cursor", "pending", "oldest", "deliveries", "verdict", "last seen"), rows
+            ("session", "state", "node", "cursor", "pending", "oldest", "deliveries", "verdict", "last seen"),
+            rows,
+            spare=("cursor", "deliveries", "last seen", "node"),
         )
     if page.dead:
         click.echo("")
@@ -224,6 +230,7 @@ def _show_parts(page: Any) -> None:
                 (row.id, clock_time(row.time_ms), row.session, row.type or None, row.reason, row.deliveries)
                 for row in page.dead
             ),
+            spare=("deliveries", "session"),
         )
     if page.runs:
         click.echo("")

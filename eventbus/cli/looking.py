@@ -80,6 +80,7 @@ def _show_pending(settings: Settings, user: UserId | None, limit: int, cursor: s
                 )
                 for row in rows
             ),
+            spare=("unread", "deliveries", "node"),
         )
         note("")
         for verdict, text in EXPLANATIONS.items():
@@ -172,6 +173,7 @@ def _show_sessions(settings: Settings, user: UserId | None, limit: int, cursor: 
                 (row.user, row.session, row.state, row.node, row.cursor, row.pending, clock_time(row.last_seen_ms))
                 for row in rows
             ),
+            spare=("last seen", "cursor", "node"),
         )
     else:
         note(
@@ -227,6 +229,7 @@ def _show_nodes(settings: Settings, as_json: bool) -> None:
                 )
                 for row in rows
             ),
+            spare=("started", "address", "version"),
         )
     else:
         note("No node tells of itself. Start one: eventbus-gateway serve --help; what is wrong: eventbus doctor")

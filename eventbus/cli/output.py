@@ -1,7 +1,8 @@
 """How the commands print: tables for people, JSON for scripts.
 
-Colours only on a terminal. In a pipe no cell is cut or wrapped, so that grep and awk find what they look for. Whatever
-comes from outside is shown without control characters: it must not steer the terminal.
+Colours only on a terminal. In a pipe no cell is cut or wrapped, so that grep and awk find what they look for. On a
+terminal that is too narrow columns are left out, for an id that is broken in two can not be copied. Whatever comes from
+outside is shown without control characters: it must not steer the terminal.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["age", "clock_time", "note", "objects", "plain", "print_json", "print_table"]
 
 _PIPE_WIDTH: Final = 10_000
+_GAP: Final = 2
+_TEXT_WIDTH: Final = 28
+"""So narrow may a column with sentences become."""
+
+Row = Sequence[object]
 
 STYLES: Final[Mapping[str, str]] = {
     "ok": "green",
@@ -73,22 +79,101 @@ def objects(rows: Iterable[object], names: Sequence[str]) -> list[dict[str, Any]
 
 def print_json(value: object) -> None:
     """Print a value as JSON, for scripts."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; whole numbers stand to the right, None is a dash, known words have their colour."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Row], *, spare: Sequence[str] = (), text: str | None = None
+) -> None:
+    """Print a table; whole numbers stand to the right, None is a dash, known words have their colour.
+
+    On a terminal on which it has no room, columns go in which nothing stands, then those of `spare`, and a note names
+    the latter. What has no room even so is shown row by row.
+
+    Args:
+        headings: of the columns.
+        rows: a cell for each column.
+        spare: headings of columns that can be spared, the least important first.
+        text: the heading of a column of sentences, which may be wrapped.
+    """
+    found = [tuple(row) for row in rows]
+    console = _console(_width(headings, found, range(len(headings)), None))
+    shown, left_out = _columns(headings, found, console.width, spare, text)
+    if _width(headings, found, shown, text) <= console.width:
+        cells = [[row[number] for number in shown] for row in found]
+        _print_columns(console, [headings[number] for number in shown], cells, text)
+    else:
+        _print_records(console, headings, found)
+        left_out = []
+    if left_out:
+        note(f"(no room here for {', '.join(left_out)}: a wider terminal, or --json)")
+
+
+def _columns(
+    headings: Sequence[str], rows: Sequence[Row], most: int, spare: Sequence[str], text: str | None
+) -> tuple[list[int], list[str]]:
+    """The numbers of the columns that are shown, and the headings of those that were spared."""
+    shown, left_out = list(range(len(headings))), list[str]()
+    if _width(headings, rows, shown, text) > most:
+        shown = [number for number in shown if number == 0 or any(row[number] is not None for row in rows)]
+    for heading in spare:
+        if _width(headings, rows, shown, text) <= most:
+            break
+        number = headings.index(heading)
+        if number in shown:
+            shown.remove(number)
+            left_out.append(heading)
+    for heading in left_out[::-1]:  # a wide one that went last may have made room for others
+        more = sorted([*shown, headings.index(heading)])
+        if _width(headings, rows, more, text) <= most:
+            shown = more
+            left_out.remove(heading)
+    return shown, left_out
+
+
+def _width(headings: Sequence[str], rows: Sequence[Row], shown: Sequence[int], text: str | None) -> int:
+    """How wide a table of these columns is at the least."""
+    from rich.cells import cell_len
+
+    total = _GAP * (len(shown) - 1)
+    for number in shown:
+        widest = max(cell_len(_shown(cell)) for cell in (headings[number], *(row[number] for row in rows)))
+        total += min(widest, _TEXT_WIDTH) if headings[number] == text else widest
+    return total
+
+
+def _print_columns(console: Console, headings: Sequence[str], rows: Sequence[Row], text: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    found = [tuple(row) for row in rows]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for number, heading in enumerate(headings):
-        numeric = all(isinstance(row[number], int) for row in found)
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    for row in found:
-        table.add_row(*(Text("-" if cell is None else plain(str(cell)), STYLES.get(str(cell), "")) for cell in row))
-    _console().print(table)
+        numeric = all(isinstance(row[number], int | None) for row in rows)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=heading != text)
+    for row in rows:
+        table.add_row(*(Text(_shown(cell), STYLES.get(str(cell), "")) for cell in row))
+    console.print(table)
+
+
+def _print_records(console: Console, headings: Sequence[str], rows: Sequence[Row]) -> None:
+    """A line for each cell that has something in it, and an empty one behind each row."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for row_number, row in enumerate(rows):
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, _GAP, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for heading, cell in zip(headings, row, strict=True):
+            if cell is not None:
+                table.add_row(heading, Text(_shown(cell), STYLES.get(str(cell), "")))
+        if row_number:
+            console.print("")
+        console.print(table)
+
+
+def _shown(cell: object) -> str:
+    return "-" if cell is None else plain(str(cell))
 
 
 def note(text: str) -> None:
@@ -96,9 +181,10 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _console() -> Console:
+def _console(width: int) -> Console:
+    """As wide as the terminal; in a pipe as wide as it takes."""
     from rich.console import Console
 
     # Made for each table: the streams may have been replaced since (a test, a pager).
     terminal = sys.stdout.isatty()
-    return Console(file=sys.stdout, highlight=False, emoji=False, width=None if terminal else _PIPE_WIDTH)
+    return Console(file=sys.stdout, highlight=False, emoji=False, width=None if terminal else max(width, _PIPE_WIDTH))

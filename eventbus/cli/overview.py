@@ -59,6 +59,7 @@ def _show_top(settings: Settings, last: dict[str, Any], as_json: bool) -> None:
     print_table(
         ("node", "state", "connections", "sessions", "version", "held by"),
         ((one.node, one.state, one.connections, one.sessions, one.version, one.held_by) for one in found.nodes),
+        spare=("version", "held by", "sessions"),
     )
     if rows:
         click.echo("")
@@ -68,6 +69,7 @@ def _show_top(settings: Settings, last: dict[str, Any], as_json: bool) -> None:
                 (row.user, row.session, row.pending, age(row.oldest_ms), row.deliveries, row.node, row.verdict)
                 for row in rows
             ),
+            spare=("deliveries", "node"),
         )
 
 
@@ -120,6 +122,8 @@ def audit(limit: int, redis_url: str | None, as_json: bool) -> None:
         print_table(
             ("when", "operation", "state", "action", "by", "about", "count", "results", "reason"),
             (_audit_cells(one) for one in rows),
+            spare=("operation", "count", "by", "results"),
+            text="about",
         )
     else:
         note("Nothing was done here.")
@@ -158,6 +162,7 @@ def paused(redis_url: str | None, as_json: bool) -> None:
         print_table(
             ("type", "by", "since", "reason"),
             ((row.type, row.by, clock_time(row.since_ms), row.reason or None) for row in rows),
+            text="reason",
         )
     else:
         note("Nothing is paused.")

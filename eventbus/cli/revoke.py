@@ -117,6 +117,8 @@ def revocations(redis_url: str | None, as_json: bool) -> None:
                 )
                 for row in rows
             ),
+            spare=("by", "revoked"),
+            text="reason",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from eventbus.cli.common import duration_ms
+from eventbus.cli.output import clock_time
+from eventbus.errors import StoreError
 
 __all__ = ["progress", "repeated", "watch_option"]
 
@@ -28,19 +32,49 @@ def watch_option(command: _Decorated) -> _Decorated:
 
 
 def repeated(show: Callable[[], None], watch: str | None) -> None:
-    """Show something once, or again and again until Ctrl-C. Raises: click.BadParameter."""
+    """Show something once, or again and again until Ctrl-C.
+
+    A terminal keeps the last look until the next one is whole. A store that goes away meanwhile ends nothing: that is
+    when somebody watches.
+
+    Raises:
+        click.BadParameter: the time between two looks is none.
+        StoreError: the first look failed.
+    """
     if watch is None:
         show()
         return
-    wait_ms = duration_ms(watch, "--watch")
+    wait_ms, seen = duration_ms(watch, "--watch"), False
     try:
         while True:
-            if sys.stdout.isatty():
-                click.clear()
-            show()
+            try:
+                _look(show)
+            except StoreError as error:
+                if not seen:
+                    raise
+                click.echo(f"{clock_time(time.time_ns() // 1_000_000)}  {error}", err=True)
+            seen = True
             time.sleep(wait_ms / 1_000)
     except KeyboardInterrupt:
         return
+
+
+class _Screen(io.StringIO):
+    """What is about to be shown on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _look(show: Callable[[], None]) -> None:
+    if not sys.stdout.isatty():
+        show()
+        return
+    screen, notes = _Screen(), io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(notes):
+        show()
+    click.clear()
+    click.echo(screen.getvalue() + notes.getvalue(), nl=False)
 
 
 def progress(text: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from eventbus.config import Settings
+from eventbus.errors import StoreError
 from eventbus.store import Durability, NodeRecord, StoreInfo
 
-__all__ = ["Check", "CheckState", "judge_nodes", "judge_server"]
+__all__ = ["Check", "CheckState", "judge_nodes", "judge_partitions", "judge_server", "judge_servers"]
 
 
 class CheckState(StrEnum):
@@ -47,6 +48,7 @@ _CLOCK_PROBLEM_MS: Final = 300_000
 _MEMORY_WARNING: Final = 0.8
 _MEMORY_PROBLEM: Final = 0.95
 _LEAST_TIMEOUT_S: Final = 60
+_NAMED_MAX: Final = 6
 
 
 def judge_server(info: StoreInfo, settings: Settings, *, now_ms: int, round_trip_ms: int) -> list[Check]:
@@ -69,6 +71,48 @@ def judge_server(info: StoreInfo, settings: Settings, *, now_ms: int, round_trip
         *_idle(info),
         _clock(info, now_ms, round_trip_ms),
     ]
+
+
+def judge_servers(infos: Sequence[StoreInfo], settings: Settings, *, now_ms: int, round_trip_ms: int) -> list[Check]:
+    """Judge each server, of a Cluster each primary: a check comes out as for the worst of them, and says which.
+
+    Args:
+        infos: what they say, at least one.
+        settings: what publishers were promised.
+        now_ms: this machine's clock when the last answer came, Unix milliseconds.
+        round_trip_ms: how long the answers took.
+    """
+    judged: dict[str, list[tuple[str, Check]]] = {}
+    for info in infos:
+        for check in judge_server(info, settings, now_ms=now_ms, round_trip_ms=round_trip_ms):
+            judged.setdefault(check.check, []).append((info.address, check))
+    return [_worst(found) for found in judged.values()]
+
+
+def _worst(found: Sequence[tuple[str, Check]]) -> Check:
+    state = max((check.state for _, check in found), key=list(CheckState).index)
+    said = [(address, check) for address, check in found if check.state is state]
+    if len({check.found for _, check in found}) == 1:
+        return said[0][1]
+    texts = [f"{check.found} ({address})" for address, check in said]
+    more = f"; and {len(texts) - _NAMED_MAX} more" if len(texts) > _NAMED_MAX else ""
+    return replace(said[0][1], found="; ".join(texts[:_NAMED_MAX]) + more)
+
+
+def judge_partitions(answers: Sequence[object | StoreError]) -> Check:
+    """Judge whether every partition is answered for: in a Cluster a part of the slots may have nobody.
+
+    Args:
+        answers: what each partition answered.
+    """
+    failed = [one for one in answers if isinstance(one, StoreError)]
+    if not failed:
+        return _ok("partitions", f"all {len(answers):,} answer")
+    return _problem(
+        "partitions",
+        f"{len(failed):,} of {len(answers):,} do not answer: {failed[0]}",
+        "Their users have no bus: bring the primary of their slots back, or promote its replica (see CLUSTER NODES).",
+    )
 
 
 def _ok(check: str, found: str) -> Check:

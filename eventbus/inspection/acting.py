@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from eventbus.breach import operator_event_name
 from eventbus.errors import InvalidEvent, StoreError
 from eventbus.event import peek
-from eventbus.ids import ENTRY_ZERO, EntryId, EventId
+from eventbus.ids import ENTRY_ZERO, EntryId, EventId, SessionId, UserId
 from eventbus.inspection.asking import Action, Asked, DeadFilter, ReplayTo
-from eventbus.inspection.lookup import DeadRow, dead_letter, dead_letters, parse_dead_id
+from eventbus.inspection.lookup import DeadRow, dead_letter, dead_letters, parse_dead_id, partition_of
 from eventbus.store import Append, Store
 from eventbus.store.mending import PutBack, TakenHow, TakeOff
 
@@ -30,6 +31,9 @@ ITEMS_MAX: Final = 10_000
 
 _PAGE: Final = 500
 _AT_ONCE: Final = 100
+_NAMED_MAX: Final = 10
+_LETTER: Final = "dead letter "
+_TOLD: Final = "event for operators "
 
 Progress = Callable[[int, int], None]
 """Told how many items are done, and of how many."""
@@ -101,7 +105,9 @@ class Actions:
                 return await self._plan_entries(asked)
             case Action.REPLAY | Action.DROP:
                 found = [row.id async for row in self._letters(asked, ITEMS_MAX + 1)]
-                return Planned(asked=asked, items=found[:ITEMS_MAX], more=len(found) > ITEMS_MAX)
+                missing = len(set(asked.letters) - set(found))
+                notes = [f"{missing} of the dead letters are not there (any more)"] if missing else []
+                return Planned(asked=asked, items=found[:ITEMS_MAX], more=len(found) > ITEMS_MAX, notes=notes)
             case Action.END_SESSION:
                 return await self._plan_end(asked)
             case Action.PURGE:
@@ -167,7 +173,18 @@ class Actions:
             after = page[-1].id
         missing = len(wanted) - len(found) if wanted else 0
         notes = [f"{missing} of the entries are not pending for the session (any more)"] if missing > 0 else []
+        if not wanted:
+            notes += await self._notes_of_session(asked)
         return Planned(asked=asked, items=found[:ITEMS_MAX], more=len(found) > ITEMS_MAX, notes=notes)
+
+    async def _notes_of_session(self, asked: Asked) -> list[str]:
+        """What is known of a session of which nothing, or not all that waits, is pending."""
+        known = {one.session: one for one in await self._store.sessions(asked.user)}
+        if asked.session not in known:
+            return [_no_session(asked, known)]
+        if known[asked.session].unread:
+            return ["what the session has not read yet is not pending: it comes when the session reads it"]
+        return []
 
     async def _redeliver(self, planned: Planned) -> AsyncIterator[tuple[str, str]]:
         asked = planned.asked
@@ -263,14 +280,18 @@ class Actions:
     # --- sessions, users, nodes, types --------------------------------------------------------------------------------
 
     async def _plan_end(self, asked: Asked) -> Planned:
-        found = [one for one in await self._store.sessions(asked.user) if one.session == asked.session]
+        known = {one.session: one for one in await self._store.sessions(asked.user)}
+        if asked.session not in known:
+            return Planned(asked=asked, items=[], notes=[_no_session(asked, known)])
+        found = [known[asked.session]]
         notes = [f"{one.pending} entries are pending and will be recorded as expired" for one in found if one.pending]
-        if found and found[0].live is not None:
+        if found[0].live is not None:
             notes.append("its client is connected and told not to come back; to keep it out: eventbus revoke")
-        return Planned(asked=asked, items=[asked.session] if found else [], notes=notes)
+        return Planned(asked=asked, items=[asked.session], notes=notes)
 
     async def _plan_purge(self, asked: Asked) -> Planned:
         found = [one.key for one in await self._store.keys_of_user(asked.user)]
+        found += await self._kept_among_others(asked.user)
         live = sum(one.live is not None for one in await self._store.sessions(asked.user))
         notes = ["dead letters, deadlines and events for operators of the user go too; revocations and the audit stay"]
         if live:
@@ -281,7 +302,8 @@ class Actions:
         user = planned.asked.user
         for record in await self._store.sessions(user):
             await self._store.end_session(user, record.session)
-        for some in _batches(planned.items):
+        among_others = [one for one in planned.items if one.startswith((_LETTER, _TOLD))]
+        for some in _batches([one for one in planned.items if not one.startswith((_LETTER, _TOLD))]):
             await self._store.erase_keys(user, some)
             for one in some:
                 yield one, "erased"
@@ -291,12 +313,30 @@ class Actions:
         for one in late:
             yield one, "erased"
         await self._store.forget_user(user)
+        for one in among_others:
+            yield one, "erased"
+
+    async def _kept_among_others(self, user: UserId) -> list[str]:
+        """What is kept of a user in keys that others share, which may be there when all of the user's own have gone."""
+        letters = await dead_letters(self._store, partitions=self._partitions, user=user, limit=ITEMS_MAX)
+        found = [f"{_LETTER}{row.id}" for row in letters.rows]
+        partition, after = partition_of(user, self._partitions), ENTRY_ZERO
+        while len(found) <= ITEMS_MAX:
+            page = await self._store.operator_events(partition, after, _PAGE)
+            found += [
+                f"{_TOLD}{operator_event_name(partition, one.id)}" for one in page if one.fields.get("user") == user
+            ]
+            if len(page) < _PAGE:
+                break
+            after = page[-1].id
+        return found
 
     async def _plan_node(self, asked: Asked) -> Planned:
         held = any(one.node == asked.node for one in await self._store.held_nodes())
         here = any(one.node == asked.node for one in await self._store.nodes())
         if asked.action is Action.UNDRAIN:
-            return Planned(asked=asked, items=[asked.node] if held else [])
+            notes = [] if held else [f"no operator drains {asked.node}: `eventbus nodes` shows which are held"]
+            return Planned(asked=asked, items=[asked.node] if held else [], notes=notes)
         notes = [] if here else [f"no node {asked.node} tells of itself now; it will drain when it starts"]
         return Planned(asked=asked, items=[asked.node], notes=notes)
 
@@ -343,6 +383,12 @@ _GOOD: Final = frozenset(
     }
 )
 """Ends with which an operator can be content."""
+
+
+def _no_session(asked: Asked, known: Iterable[SessionId]) -> str:
+    names = sorted(known)
+    has = ", ".join(names[:_NAMED_MAX]) + (f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else "")
+    return f"{asked.user} has no session {asked.session}; there is " + (has or "none")
 
 
 def _batches(items: Sequence[str]) -> list[Sequence[str]]:

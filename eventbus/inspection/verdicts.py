@@ -61,19 +61,23 @@ class Verdict(StrEnum):
 
 
 EXPLANATIONS: Final[Mapping[Verdict, str]] = {
-    Verdict.OFFLINE: "nobody is connected; it all comes when the client does, within the retention",
-    Verdict.NODE_GONE: "the node that holds the session is silent; the client will connect to another, nothing to do",
-    Verdict.NODE_NOT_READY: "the node that holds the session waits for Redis, or is deaf; see its /readyz and its log",
+    Verdict.OFFLINE: "nobody is connected; nothing to do, it all comes when the client does, within the retention",
+    Verdict.NODE_GONE: "the node that holds the session is silent; the client connects to another by itself: see that"
+    " one is `ready` in `eventbus nodes`",
+    Verdict.NODE_NOT_READY: "the node that holds the session waits for Redis, or is deaf; `eventbus doctor`, then its"
+    " /readyz and its log",
     Verdict.NACKING: "the client refuses events; look into its log, or for the event in `eventbus dead`",
-    Verdict.NOT_ACKING: "the client is connected and does not ack; its handler hangs or fails without a word",
+    Verdict.NOT_ACKING: "the client is connected and does not ack; its handler hangs or fails without a word: look into"
+    " its log, `eventbus redeliver` sends it again now",
     Verdict.SLOW: "the client acks more slowly than events come; it catches up, or needs a faster handler",
-    Verdict.IN_FLIGHT: "sent a moment ago, and the time for the ack is not over",
-    Verdict.ARRIVING: "stored a moment ago",
+    Verdict.IN_FLIGHT: "sent a moment ago, and the time for the ack is not over; look again in a minute",
+    Verdict.ARRIVING: "stored a moment ago; look again in a minute",
     Verdict.NOT_READ: "the node does not read what is stored; look at its log and its /readyz, restart it",
-    Verdict.EXPIRED: "all that waits is past its `expires_ms`; it is released, not delivered, when the session is back",
-    Verdict.TRIMMED: "all that waits is no longer in the stream; the client is told of the gap when it is back",
+    Verdict.EXPIRED: "all that waits is past its `expires_ms`; nothing to do, it is released when the session is back",
+    Verdict.TRIMMED: "all that waits is no longer in the stream; the client is told of a gap when it is back: publish"
+    " again what it must have, and see EVENTBUS_MAX_STREAM_ENTRIES",
 }
-"""What each verdict means, and what to do."""
+"""What each verdict means; what to do."""
 
 
 class WaitingState(StrEnum):
@@ -205,21 +209,24 @@ class Fate(StrEnum):
 FATE_EXPLANATIONS: Final[Mapping[Fate, str]] = {
     Fate.NOT_READ: "stored, and the session has not read it",
     Fate.PENDING: "sent, and not acked",
-    Fate.ACKED: "the client acked it",
-    Fate.FILTERED: "the session's filter does not want it",
-    Fate.EXPIRED: "it was past its `expires_ms` before it was delivered",
-    Fate.DEAD_LETTERED: "given up; `eventbus replay` gives it to the session again",
+    Fate.ACKED: "the client acked it; if its user does not see it, look into the client",
+    Fate.FILTERED: "the session's filter does not want it; the client asks for other types, threads or runs in its"
+    " `hello`",
+    Fate.EXPIRED: "it was past its `expires_ms` before it was delivered; publish it again if it still matters",
+    Fate.DEAD_LETTERED: "given up; mend the client, then `eventbus replay` gives it to the session again",
     Fate.SKIPPED: "an operator took it off the session; `eventbus audit` says who and why",
-    Fate.TRIMMED: "it left the stream undelivered (see EVENTBUS_MAX_STREAM_ENTRIES); the client is told of a gap",
-    Fate.RELEASED: "another session of the user acked it (`deliver: any`)",
-    Fate.BEFORE_SESSION: "it was stored before the session began, and that began with what was new",
-    Fate.UNKNOWN: "it left the stream, and nothing recorded what this session did with it",
+    Fate.TRIMMED: "it left the stream undelivered; the client is told of a gap, see EVENTBUS_MAX_STREAM_ENTRIES",
+    Fate.RELEASED: "another session of the user acked it (`deliver: any`); nothing to do, one was to have it",
+    Fate.BEFORE_SESSION: "it was stored before the session began, and that began with what was new; a client that wants"
+    " what is older says `start: earliest`, or reads the history",
+    Fate.UNKNOWN: "it left the stream, and nothing recorded what this session did with it; records need"
+    " EVENTBUS_CONFIRMATION_RECORDS=all, the newest 10,000 of a user are kept",
 }
-"""What each fate means."""
+"""What each fate means; what to do, where no verdict says it."""
 
 
 def why_of(fate: SessionFate, verdict: Verdict | None, *, is_known: bool) -> str:
-    """Why a session has an event, or has not: one sentence for an operator.
+    """Why a session has an event, or has not: one sentence for an operator, and what to do.
 
     Args:
         fate: what became of it.
@@ -231,15 +238,26 @@ def why_of(fate: SessionFate, verdict: Verdict | None, *, is_known: bool) -> str
         case Fate.PENDING | Fate.NOT_READ if verdict is not None:
             return f"{text}: {EXPLANATIONS[verdict]}"
         case Fate.PENDING | Fate.NOT_READ if not is_known:
-            return f"{text}, and is over"
+            return f"{text}, and is over; a session that begins anew with `earliest` gets it"
+        case Fate.PENDING | Fate.NOT_READ:
+            return f"{text}; look again in a moment, it changed while we looked"
         case Fate.EXPIRED if not is_known:
-            return "its session was over with it pending: ended, one too many, or away for longer than it is remembered"
+            return (
+                "its session was over with it pending: ended, one too many, or away for longer than it is remembered"
+                " (EVENTBUS_SESSION_TTL_MS); a new session that begins with `earliest` gets it"
+            )
         case Fate.DEAD_LETTERED:
-            return f"given up after {fate.deliveries} deliveries ({fate.reason}); `eventbus replay` gives it again"
+            times = "once" if fate.deliveries == 1 else f"{fate.deliveries} times"
+            return (
+                f"given up, delivered {times} ({fate.reason}); mend the client, then `eventbus replay` gives it again"
+            )
         case Fate.ACKED if fate.level == "received":
-            return "delivered: its handler returned and acked it; the client never said that it was displayed"
+            return (
+                "delivered: its handler returned and acked it; the client never said that it was displayed: look into"
+                " the page"
+            )
         case Fate.ACKED if fate.level is not None:
-            return f"delivered, and {fate.level}"
+            return f"delivered, and {fate.level}; its user had it"
     return text
 
 

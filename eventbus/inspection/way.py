@@ -215,6 +215,13 @@ async def absence(store: Store, user: UserId, event_or_entry: str, *, retention_
             " are told of a gap",
         )
     paused = await store.paused_types()
+    if first.tail == ENTRY_ZERO and not paused:
+        return Absence(
+            reason=AbsenceReason.NEVER_STORED,
+            why=f"nothing was ever stored for {user}, or all of it is older than the retention: is that the user of the"
+            " publisher's receipt, and is EVENTBUS_NAMESPACE the installation's? `eventbus pending` shows users that it"
+            " has",
+        )
     if paused:
         names = ", ".join(one.type for one in paused)
         return Absence(

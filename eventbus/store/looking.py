@@ -102,7 +102,7 @@ class ConfirmationRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
     """The server behind the store, as `eventbus doctor` checks it; `settings` are raw CONFIG values and `facts` raw
-    values of INFO, absent ones left out.
+    values of INFO, absent ones left out; `address` is where it answered, empty where there is no such thing.
     """
 
     kind: str
@@ -113,6 +113,7 @@ class StoreInfo:
     replicas: int
     settings: Mapping[str, str]
     facts: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""
 
 
 class LookStore(Protocol):

@@ -183,6 +183,7 @@ class Operating(Linked):
             replicas=int(known.get("connected_slaves", "0")),
             settings={} if isinstance(settings, StoreError) else settings,
             facts={name: known[name] for name in _DOCTOR_FACTS if name in known},
+            address=str(at),
         )
 
     async def ping(self) -> int:

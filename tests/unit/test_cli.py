@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from joserfc import jwt
@@ -17,6 +19,8 @@ from joserfc.jwk import OctKey
 
 from eventbus.cli import cli
 from eventbus.cli.output import age, plain, print_table
+from eventbus.cli.watching import repeated
+from eventbus.errors import StoreUnavailable
 
 SECRET = "s" * 40
 COMMANDS = (
@@ -284,14 +288,110 @@ def test_a_table_in_a_pipe_cuts_and_colours_nothing(capsys: pytest.CaptureFixtur
     assert second.split() == ["v", "-", "1000"]
 
 
-def test_a_table_on_a_terminal_has_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """One of 80 columns, in place of stdout. No fixture: pytest puts its own stdout in place before each test."""
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
+    made = Terminal()
+    monkeypatch.setattr(sys, "stdout", made)
+    return made
+
+
+def test_a_table_on_a_terminal_has_colours_unless_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
     print_table(("verdict",), [["not_acking"]])
     assert "\x1b[1;31mnot_acking" in terminal.getvalue()
+    terminal.truncate(terminal.seek(0))
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_table(("verdict",), [["not_acking"]])
+    assert "\x1b[31m" not in terminal.getvalue()
+    assert "31m" not in terminal.getvalue()
+
+
+HEADINGS = ("id", "user", "note", "entry", "node")
+ID, ENTRY = "917:1795249701443-0" * 2, "1795249697797-0" * 2
+
+
+def lines_of(terminal: Terminal) -> list[str]:
+    """What stands on it, without colours and boldness."""
+    return [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in terminal.getvalue().splitlines()]
+
+
+def test_on_a_narrow_terminal_columns_are_spared_and_no_id_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = terminal_of(monkeypatch)
+    print_table(HEADINGS, [[ID, "adelaide-of-oz", None, ENTRY, "gw-1"]], spare=("node", "entry"))
+    head, row = lines_of(terminal)
+    # The note is empty, and without the entry there is room for the node.
+    assert (head.split(), row.split()) == (["id", "user", "node"], [ID, "adelaide-of-oz", "gw-1"])
+    assert "no room here for entry:" in capsys.readouterr().err
+
+
+def test_on_a_narrow_terminal_sentences_are_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    print_table(("id", "why"), [[ID, "nobody is connected; " * 3]], text="why")
+    head, first, *more = lines_of(terminal)
+    assert head.split() == ["id", "why"]
+    assert first.startswith(f"{ID}  nobody is connected")
+    assert more
+    assert all(line.startswith(" " * len(ID)) for line in more)
+
+
+def test_what_has_no_room_as_a_table_is_shown_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    print_table(HEADINGS, [[ID, "ada", None, ENTRY * 2, "gw-1"], [ID, "bob", "x", ENTRY, None]])
+    assert [line.split() for line in lines_of(terminal)] == [
+        ["id", ID],
+        ["user", "ada"],
+        ["entry", ENTRY * 2],
+        ["node", "gw-1"],
+        [],
+        ["id", ID],
+        ["user", "bob"],
+        ["note", "x"],
+        ["entry", ENTRY],
+    ]
+
+
+# --- watching ---------------------------------------------------------------------------------------------------------
+
+
+def looks(*each: str | BaseException) -> Callable[[], None]:
+    """A look that prints each of these in turn, or fails with it behind a first half; then Ctrl-C."""
+    left = iter([*each, KeyboardInterrupt()])
+
+    def show() -> None:
+        one = next(left)
+        if isinstance(one, BaseException):
+            click.echo("half")
+            raise one
+        click.echo(one)
+
+    return show
+
+
+@pytest.mark.requirement("R27")
+def test_a_watch_goes_on_when_the_store_has_gone_away(capsys: pytest.CaptureFixture[str]) -> None:
+    repeated(looks("one", StoreUnavailable("nobody answers"), "two"), "1ms")
+    said = capsys.readouterr()
+    assert [line for line in said.out.splitlines() if line != "half"] == ["one", "two"]
+    assert "nobody answers" in said.err
+
+
+def test_a_watch_of_a_store_that_was_never_there_ends() -> None:
+    with pytest.raises(StoreUnavailable):
+        repeated(looks(StoreUnavailable("nobody answers")), "1ms")
+
+
+def test_a_terminal_keeps_the_last_look_until_the_next_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    repeated(looks("one", StoreUnavailable("nobody answers"), "two"), "1ms")
+    assert "half" not in terminal.getvalue()
+    assert terminal.getvalue().index("one") < terminal.getvalue().index("two")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 
@@ -12,7 +13,16 @@ from eventbus.errors import InvalidField
 from eventbus.event import encode_envelope, make_event
 from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, SessionId, UserId
 from eventbus.inspection import Fate, SessionState, Timing, Verdict
-from eventbus.inspection.verdicts import EXPLANATIONS, Waiting, WaitingState, fate_of, verdict_of
+from eventbus.inspection.verdicts import (
+    EXPLANATIONS,
+    FATE_EXPLANATIONS,
+    SessionFate,
+    Waiting,
+    WaitingState,
+    fate_of,
+    verdict_of,
+    why_of,
+)
 from eventbus.store import (
     LOST,
     Append,
@@ -182,8 +192,16 @@ def test_waits_that_have_reached_their_longest_are_not_taken_for_nacks() -> None
     assert verdict_of(waiting(sent(5, 0, 1_099)), NOW_MS, doubling) is Verdict.NACKING
 
 
-def test_every_verdict_is_explained() -> None:
+@pytest.mark.requirement("R27")
+def test_every_verdict_and_fate_is_explained_with_what_to_do() -> None:
     assert set(EXPLANATIONS) == set(Verdict)
+    assert set(FATE_EXPLANATIONS) == set(Fate)
+    said = [EXPLANATIONS[verdict] for verdict in Verdict]
+    for fate, verdict, is_known in product(Fate, (None, Verdict.OFFLINE), (True, False)):
+        for level, reason in ((None, None), ("received", None), ("confirmed", None), (None, "nacked")):
+            found = SessionFate(session=PHONE, state=fate, deliveries=3, level=level, reason=reason)
+            said.append(why_of(found, verdict, is_known=is_known))
+    assert [sentence for sentence in said if not sentence.partition("; ")[2]] == []
 
 
 def test_a_count_of_deliveries_beyond_all_measure_makes_no_huge_number() -> None:

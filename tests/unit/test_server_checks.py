@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from eventbus.config import PublishSettings, Settings
-from eventbus.doctor.server_checks import Check, CheckState, judge_nodes, judge_server
+from eventbus.doctor.server_checks import (
+    Check,
+    CheckState,
+    judge_nodes,
+    judge_partitions,
+    judge_server,
+    judge_servers,
+)
+from eventbus.errors import StoreUnavailable
 from eventbus.ids import NodeName
 from eventbus.store import Durability, NodeRecord, StoreInfo
 
@@ -201,3 +209,35 @@ def test_nodes_are_judged_together(nodes: list[NodeRecord], state: CheckState) -
 
 def test_many_nodes_make_no_endless_line() -> None:
     assert "and 480 more" in judge_nodes([node(f"n{number:03}") for number in range(500)]).found
+
+
+# --- a Cluster --------------------------------------------------------------------------------------------------------
+
+
+def judged_all(*infos: StoreInfo) -> dict[str, Check]:
+    checks = judge_servers(infos, Settings(), now_ms=NOW_MS, round_trip_ms=0)
+    assert len({check.check for check in checks}) == len(checks)
+    return {check.check: check for check in checks}
+
+
+@pytest.mark.requirement("R27", "R32")
+def test_of_a_cluster_the_worst_primary_counts_and_is_named() -> None:
+    bad = server({"maxmemory-policy": "allkeys-lru"}, address="10.0.0.2:6379")
+    found = judged_all(server(address="10.0.0.1:6379"), bad, server(address="10.0.0.3:6379"))
+    policy = found["maxmemory-policy"]
+    assert (policy.state, policy.found) == (PROBLEM, "allkeys-lru (10.0.0.2:6379)")
+    assert policy.advice
+    assert (found["appendonly"].state, found["appendonly"].found) == (OK, "yes")
+
+
+def test_the_memory_of_each_primary_is_held_against_its_own_limit() -> None:
+    limited = [server({"maxmemory": str(10 * MIB)}, memory_bytes=used * MIB, address=f"p{used}") for used in (4, 5, 6)]
+    memory = judged_all(*limited)["memory"]
+    assert memory.state is OK
+    assert [f"(p{used})" in memory.found for used in (4, 5, 6)] == [True] * 3
+
+
+def test_partitions_for_which_nobody_answers_are_a_problem() -> None:
+    assert judge_partitions([object()] * 3).state is OK
+    check = judge_partitions([object(), StoreUnavailable("CLUSTERDOWN Hash slot not served"), object()])
+    assert (check.state, "1 of 3" in check.found, "not served" in check.found) == (PROBLEM, True, True)
