@@ -52,9 +52,10 @@ def acting_routes(access: AdminAccess, partitions: int) -> list[Route]:
             if confirm is None:
                 return answer({"planned": _plan(planned)})
             if confirm != planned.count:
+                concerned = "1 item is" if planned.count == 1 else f"{planned.count} items are"
                 error = {
                     "code": "not_confirmed",
-                    "message": f"{planned.count} items are concerned, not {confirm}: look at the plan again",
+                    "message": f"{concerned} concerned, not {confirm}: look at the plan again",
                 }
                 return answer({"error": error, "planned": _plan(planned)}, 409)
             done = await actions.carry_out(planned)

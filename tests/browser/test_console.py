@@ -6,13 +6,19 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
+import redis.asyncio
 
 from eventbus import revoking
+from eventbus.ids import UserId
+from eventbus.inspection import Actions, action_asked_for
+from eventbus.inspection.lookup import partition_of
 from gateway.admin import make_admin_app, serve_admin
 from gateway.admin_revocations import AdminAccess
 from gateway.listener import Listener
@@ -36,7 +42,31 @@ HOSTILE = "</pre><img src=x onerror=\"document.title='owned'\"><script>document.
 PICTURES = os.environ.get("EVENTBUS_PICTURES")
 """A directory that gets the pictures of docs/console.md; without it they are made for nobody."""
 
-_COMMAND_TIMEOUT_S = 30
+TIME_ZONE = "Asia/Kathmandu"
+"""Of the operator: one whose minutes differ from those of UTC."""
+
+MANY = 100_000
+"""Users for whom something waits."""
+
+WAITING = """
+-- For each user of a partition an event that a session has not read, and the index that says so.
+-- ARGV: the prefix of its keys, their life in ms, when the first of all events was stored, then of each user which in
+-- the order of time, and the user id.
+local at, life = tonumber(ARGV[3]), ARGV[2]
+for i = 4, #ARGV, 2 do
+  local stored, user = at + tonumber(ARGV[i]), ARGV[i + 1]
+  local stream, known = ARGV[1] .. ':s:' .. user, ARGV[1] .. ':n:' .. user
+  redis.call('XADD', stream, string.format('%d-0', stored), 'd', 'not looked into')
+  redis.call('XGROUP', 'CREATE', stream, 'phone', '0-0')
+  redis.call('HSET', known, 'phone', string.format('%d %d 0-0', stored - 1, stored - 1))
+  redis.call('ZADD', ARGV[1] .. ':z', string.format('%d', stored), user)
+  redis.call('PEXPIRE', stream, life)
+  redis.call('PEXPIRE', known, life)
+end
+redis.call('PEXPIRE', ARGV[1] .. ':z', life)
+"""
+
+_COMMAND_TIMEOUT_S = 60
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
 
 
@@ -62,13 +92,16 @@ class Desk:
         await self.browser.script("location.hash = arguments[0]", where)
         await self.shows(shown)
 
-    async def shows(self, text: str, timeout_ms: int = 10_000) -> None:
+    async def shows(self, text: str, timeout_ms: int = 20_000) -> None:
         """Waits until the main part has some text."""
         await self.browser.wait_for(f"document.querySelector('main').innerText.includes({text!r})", timeout_ms)
 
     async def hurry(self) -> None:
-        """Lets the page's own pauses take a twentieth of their time."""
-        await self.browser.script("const set = setTimeout; window.setTimeout = (what, ms) => set(what, ms / 20)")
+        """Lets the page's own pauses take a twentieth of their time, from the next one on; not the long ones, after
+        which it takes a silent feed for a dead one.
+        """
+        quick = "const set = setTimeout; window.setTimeout = (what, ms) => set(what, ms < 20_000 ? ms / 20 : ms)"
+        await self.browser.script(quick)
 
     async def press(self, *keys: str) -> None:
         """Presses keys where the focus is; text of more than a character is typed."""
@@ -111,6 +144,11 @@ class Desk:
         await self.browser.script("window.scrollTo(0, 0)")
         await self.browser.screenshot(Path(PICTURES or directory) / f"console-{name}.png")
 
+    async def narrow(self) -> None:
+        """Makes the window as wide as a telephone."""
+        shape = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+        await self.browser.cdp("Emulation.setDeviceMetricsOverride", **shape)
+
     async def is_clean(self, *expected: str) -> None:
         """Fails when the page complained, of anything but what a test did to its network."""
         lines = [line for line in await self.browser.console() if not any(part in line for part in expected)]
@@ -148,6 +186,8 @@ async def browser(driver: tuple[str, str]) -> AsyncIterator[Browser]:
     async with httpx.AsyncClient(base_url=url, timeout=_COMMAND_TIMEOUT_S, trust_env=False) as client:
         shared = Browser(client, session)
         await shared.cdp("Emulation.setEmulatedMedia", features=[])
+        await shared.cdp("Emulation.setTimezoneOverride", timezoneId=TIME_ZONE)
+        await shared.cdp("Emulation.clearDeviceMetricsOverride")
         await shared.console()
         yield shared
         await shared.open("about:blank")
@@ -160,7 +200,8 @@ async def new_desk(browser: Browser, server_url: str) -> AsyncIterator[NewDesk]:
         made = await stack.enter_async_context(Nodes(server_url))
 
         async def open_desk(url: str | None = None, **settings: Any) -> Desk:
-            quick = {"node_heartbeat_ms": 100, "session_heartbeat_ms": 500, "watch_ms": 100, "ack_timeout_ms": 30_000}
+            # Few partitions: the feed pauses for fifty times as long as its look at all of them takes.
+            quick = {"node_heartbeat_ms": 100, "session_heartbeat_ms": 500, "watch_ms": 100, "partitions": 32}
             node = await made.start("gw-1", url=url, **(quick | settings))
             access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
             app = make_admin_app(NodeFigures(node), authenticator=None, access=access, settings=node.node_settings)
@@ -195,17 +236,43 @@ async def late_run(node: Node, user: str = "dave") -> str:
     return str(run.id)
 
 
+async def operate(node: Node, **asked: Any) -> None:
+    """What another operator does in the meantime."""
+    actions = Actions(node.store, by="another", partitions=node.node_settings.store.partitions)
+    await actions.carry_out(await actions.plan(action_asked_for(asked)))
+
+
+async def many_wait(url: str, node: Node) -> int:
+    """Writes straight into a store that `MANY` users wait, each a millisecond longer than the next; since when."""
+    partitions = node.node_settings.store.partitions
+    begun_ms = node.clock.now_ms() - 2 * MANY
+    users: list[list[str]] = [[] for _ in range(partitions)]
+    for number in range(MANY):
+        name = f"user-{number:06}"
+        users[partition_of(UserId(name), partitions)] += [str(number), name]
+    async with redis.asyncio.from_url(url) as client, client.pipeline(transaction=False) as pipeline:
+        for number, of_partition in enumerate(users):
+            pipeline.eval(WAITING, 0, f"eb:{{{number}}}", "600000", str(begun_ms), *of_partition)
+        await pipeline.execute()
+    return begun_ms
+
+
 # --- signing in -------------------------------------------------------------------------------------------------------
 
 
 async def test_the_console_asks_for_a_token_of_scope_admin_and_says_what_is_wrong_with_another(desk: Desk) -> None:
-    for token, words in (("nonsense", "The token is not good."), (token_of("alice"), "Not allowed.")):
+    for token, words in (
+        ("nonsense", "The token is not good."),
+        (token_of("alice"), "Not allowed."),
+        ("eyJhbGciOi\N{HORIZONTAL ELLIPSIS}", "That is no token."),
+    ):
         await desk.sign_in(token)
         await desk.shows(words)
         assert await desk.browser.text("nav a") != ""
         assert await desk.browser.script("return document.querySelector('#nav').hidden")
-    await desk.sign_in()
+    await desk.sign_in(f"Bearer {token_of('olga', scopes=['admin'], ttl_ms=230_000)}")
     await desk.shows("Deliveries that succeeded")
+    assert "olga, token ends in 4 min" in await desk.browser.text("#who")
     assert await desk.browser.script("return sessionStorage.length") == 1
     await desk.browser.click("#sign-out")
     await desk.browser.wait_for("document.querySelector('#token')")
@@ -250,8 +317,11 @@ async def test_from_a_number_on_the_overview_to_the_sentence_why_an_event_did_no
         await desk.shows("offline")
         rows = await desk.browser.texts("tbody tr")
         assert [row[:5] for row in rows if "in flight" in row] == ["alice"]
-        assert [row[:3] for row in rows if "nobody is connected" in row] == ["bob"]
+        assert [row[:3] for row in rows if "offline" in row] == ["bob"]
+        meanings = await desk.browser.texts(".meanings div")
+        assert ["nobody is connected" in one for one in meanings if one.startswith("offline 1 session")] == [True]
         await desk.picture("pending", tmp_path)
+        await desk.hurry()
         await desk.browser.click("tbody a[href='#/user/alice']")
         await desk.shows("laptop")
         await desk.shows("Deliveries by type")
@@ -261,9 +331,15 @@ async def test_from_a_number_on_the_overview_to_the_sentence_why_an_event_did_no
         await desk.browser.click(f"a[href='#/event/alice/{given[1]}']")
         await desk.browser.wait_for("document.querySelector('#why')")
         assert "sent a moment ago" in await desk.browser.text("#why")
+        await desk.browser.click("main details summary")
+        client.send("ack", ids=given[1:2], ref=2)
+        await client.until_op("acked")
+        await desk.shows("received and acked")
+        assert await desk.browser.script("return document.querySelector('main details').open")
         await desk.browser.write("#find-user", "alice")
         await desk.browser.write("#find-id", given[0])
         await desk.browser.click("#find button")
+        await desk.shows(f"Event {given[0]}")
         await desk.shows("received and acked")
         assert "Delivered: its handler returned" in await desk.browser.text("#why")
         await desk.picture("event", tmp_path)
@@ -286,10 +362,19 @@ async def test_a_run_is_shown_on_a_time_axis_with_the_deadline_that_it_missed(de
     missed = await desk.browser.texts(".timeline .missed .limit")
     assert len(missed) == 1
     assert missed[0].startswith("✗ missed by 1.")
-    assert await desk.browser.texts(".timeline .lane.tool .limit") == ["✓ within 5.00 s"]
+    assert await desk.browser.texts(".timeline .lane.tool .limit") == ["✓ within 5 s"]
     spoken = await desk.browser.script("return document.querySelector('.timeline').getAttribute('aria-label')")
     assert "Deadlines missed: waits for an agent." in spoken
-    assert len(await desk.browser.texts("tbody tr")) == 5
+    assert len(await desk.browser.texts("[aria-label='The events of the run'] tbody tr")) == 5
+    became = await desk.browser.texts("[aria-label='The deadlines of the run'] tbody tr")
+    assert [row[-3:] for row in became if "missed" not in row] == ["met"] * 3
+    assert [row[:13] for row in became if "missed by 1." in row] == ["agent started"]
+    parts = "return ['dateTime', 'textContent', 'title'].map((name) => document.querySelector('main time')[name])"
+    machine, shown, title = await desk.browser.script(parts)
+    begun = datetime.fromisoformat(machine)
+    assert shown == begun.astimezone(ZoneInfo(TIME_ZONE)).strftime("%Y-%m-%d %H:%M:%S")
+    assert title == f"{begun:%Y-%m-%d %H:%M:%S}.{begun.microsecond // 1000:03} UTC"
+    assert "UTC+05:45" in await desk.browser.text("#who")
     await desk.picture("run", tmp_path)
     await desk.browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     dark = "getComputedStyle(document.body).backgroundColor === 'rgb(18, 22, 29)'"
@@ -301,7 +386,8 @@ async def test_a_run_is_shown_on_a_time_axis_with_the_deadline_that_it_missed(de
 
 
 async def test_what_a_hostile_event_holds_is_shown_as_text_and_never_becomes_markup(desk: Desk) -> None:
-    data = {"text": HOSTILE, HOSTILE: [HOSTILE]}
+    turned = "safe \N{RIGHT-TO-LEFT OVERRIDE}gnp.exe"
+    data = {"text": HOSTILE, HOSTILE: [HOSTILE], "turned": turned}
     async with opened(desk.node) as client:
         await client.until_op("caught_up")
         receipt = await desk.node.bus.publish(user="alice", type="note", data=data)
@@ -313,6 +399,8 @@ async def test_what_a_hostile_event_holds_is_shown_as_text_and_never_becomes_mar
     await desk.sign_in(where=f"#/event/alice/{receipt.event}")
     await desk.shows("onerror")
     assert HOSTILE in await desk.browser.script("return JSON.parse(document.querySelector('pre').textContent).text")
+    assert turned == await desk.browser.script("return JSON.parse(document.querySelector('pre').textContent).turned")
+    assert r"safe \u202egnp.exe" in await desk.browser.text("pre")
     await desk.go(f"#/run/alice/{run.id}", "agent completed")
     await desk.go("#/user/alice", "img src=x")
     for where in (f"#/user/{HOSTILE}", f"#/event/{HOSTILE}/{HOSTILE}", f"#/dead?user={HOSTILE}&cursor={HOSTILE}"):
@@ -354,14 +442,23 @@ async def test_dead_letters_are_replayed_after_a_dry_run_and_a_typed_confirmatio
         given = await pending(client, desk.node, "a", "b", "c")
         await desk.sign_in(where="#/user/alice/session/tab")
         await desk.shows(given[2])
-        await desk.browser.click("button[aria-label='dead letter " + given[0] + "']")
+        await desk.browser.click(f"button[aria-label='Give up {given[0]}']")
         await desk.confirm(1)
         await desk.press("Escape")
         await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 3")  # one of them is the session
+        await operate(desk.node, action="dead_letter", user="alice", session="tab", entries=[given[1]])
+        await desk.hurry()
         await desk.browser.script("location.hash = '#/dead'")
-        await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 1")
-        await desk.browser.click("tbody input[type=checkbox]")
-        await desk.browser.click("main .card > .buttons button")
+        await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 2")
+        await desk.browser.click(".bar button:nth-of-type(3)")
+        await desk.browser.wait_for("document.querySelector('dialog #plan')")
+        assert "every dead letter" in await desk.browser.text("dialog .facts")
+        await desk.press("Escape")
+        await desk.browser.click("thead input[type=checkbox]")
+        assert await desk.browser.text(".bar button") == "Replay 2 chosen …"
+        await operate(desk.node, action="drop", letters=[(await desk.browser.texts("tbody th"))[1]])
+        await desk.browser.wait_for("document.querySelector('.bar button').textContent === 'Replay 1 chosen …'")
+        await desk.browser.click(".bar button")
         await desk.browser.wait_for("document.querySelector('dialog #plan')")
         assert "Nothing is changed yet" in await desk.browser.text("#plan")
         await desk.browser.write("#confirm-reason", "the client is mended")
@@ -375,7 +472,7 @@ async def test_dead_letters_are_replayed_after_a_dry_run_and_a_typed_confirmatio
         await desk.shows("There are no dead letters here.")
     await desk.go("#/audit", "the client is mended")
     rows = await desk.browser.texts("tbody tr")
-    assert len(rows) == 4
+    assert len(rows) == 8
     assert "api:olga" in rows[0]
     assert "replay" in rows[0]
     await desk.is_clean()
@@ -386,7 +483,7 @@ async def test_what_has_changed_since_the_dry_run_is_not_done(desk: Desk) -> Non
         given = await pending(client, desk.node, "a", "b")
         await desk.sign_in(where="#/user/alice/session/tab")
         await desk.shows(given[1])
-        await desk.browser.click(".card > .buttons button.grave")
+        await desk.browser.click(".for-all button.grave")
         await desk.browser.wait_for("document.querySelector('dialog #confirm-count')")
         client.send("ack", ids=given[:1], ref=1)
         await client.until_op("acked")
@@ -394,7 +491,8 @@ async def test_what_has_changed_since_the_dry_run_is_not_done(desk: Desk) -> Non
         await desk.browser.write("#confirm-count", "2")
         await desk.browser.click("dialog button.primary")
         await desk.browser.wait_for("document.querySelector('dialog [role=alert]')")
-        assert "1 items are concerned, not 2" in await desk.browser.text("dialog [role=alert]")
+        assert "1 item is concerned, not 2" in await desk.browser.text("dialog [role=alert]")
+        assert await desk.browser.script("return document.querySelector('#confirm-reason').value") == "because"
         assert "1 entry" in await desk.browser.text("dialog #plan")
     assert list(await desk.node.store.audits(None, 10)) == []
 
@@ -426,10 +524,13 @@ async def test_an_installation_in_which_nothing_happened_says_so_in_every_view(d
         ("#/users", "Nobody waits for anything."),
         ("#/runs?find=1", "No run was found."),
         ("#/user/nobody", "No session is known."),
-        ("#/event/nobody/e-1", "it was never stored for nobody"),
+        ("#/user/nobody/session/tab", "No such session is known"),
+        ("#/event/nobody/e-1", "nothing was ever stored for nobody"),
         ("#/run/nobody/run_1", "nothing is known of the run run_1"),
         ("#/dead/1:1-1", "There is no such dead letter"),
         ("#/nowhere/at/all", "There is nothing here"),
+        ("#/", "Operators were told of nothing"),
+        ("#/constructor", "There is nothing here"),
     ):
         await desk.go(where, words)
     await desk.is_clean("Failed to load resource")
@@ -447,6 +548,9 @@ async def test_redis_that_is_away_is_told_of_and_what_is_shown_stays_until_it_is
     assert "What is shown is old" in await desk.browser.text("#banner")
     assert "gw-1" in await desk.browser.text("main")
     await desk.picture("away", tmp_path)
+    await desk.browser.script("location.reload()")
+    await desk.browser.wait_for("document.querySelector('#banner')?.innerText.includes('Nothing can be shown yet')")
+    assert await desk.browser.script("return document.querySelector('main').innerText") == "Overview\n\nLooking it up …"
     await desk.go("#/pending", "Try again")
     server.start()
     await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'", 20_000)
@@ -475,7 +579,7 @@ async def test_everything_is_reached_and_done_with_the_keyboard_alone(desk: Desk
         await desk.tab_to("tab")
         await desk.press("Enter")
         await desk.shows("Pending entries")
-        await desk.tab_to("skip ")
+        await desk.tab_to("Skip 1")
         button = await desk.focus()
         await desk.press("Enter")
         await desk.browser.wait_for("document.querySelector('dialog #confirm-reason:focus')")
@@ -505,8 +609,10 @@ async def test_what_comes_in_live_takes_the_focus_from_nobody(desk: Desk) -> Non
             await desk.browser.script("location.hash = arguments[0]", where)
             await desk.browser.wait_for(f"document.querySelector({selector!r})")
             await desk.browser.script("document.querySelector(arguments[0]).focus()", selector)
+            await desk.browser.script("for (const one of document.querySelectorAll('tbody th')) one.seen = true")
             await publish(desk.node, "b", user="bob" if where == "#/" else "carol")
             await desk.shows(shown)
+            assert await desk.browser.script("return document.querySelector('tbody th').seen")
             assert await desk.browser.script("return document.activeElement.matches(arguments[0])", selector)
 
 
@@ -534,19 +640,93 @@ async def test_every_control_and_region_has_a_name_for_who_does_not_see_it(desk:
             named = ("button", "link", "textbox", "checkbox", "combobox", "table", "dialog", "region", "searchbox")
             bare = [one for one in seen if one["role"]["value"] in named and not one.get("name", {}).get("value")]
             assert bare == []
+            # Who steers by voice says what is written on a button.
+            for said, name in await desk.browser.script(
+                "return Array.from(document.querySelectorAll('main button[aria-label]'),"
+                " (one) => [one.textContent, one.getAttribute('aria-label')])"
+            ):
+                assert said in name
 
 
-async def test_a_list_is_given_in_pages_however_long_it_is(desk: Desk) -> None:
-    for number in range(60):
-        user = f"user-{number:02}"
-        async with opened(desk.node, user, session="phone") as client:
-            await client.until_op("caught_up")
-        await publish(desk.node, "a", user=user)
+async def test_no_view_is_wider_than_a_telephone(desk: Desk, tmp_path: Path) -> None:
+    run = await late_run(desk.node, "alice")
+    async with opened(desk.node) as client:
+        await pending(client, desk.node, "a" * 300)
+        await desk.sign_in()
+        await desk.narrow()
+        for where, words in (
+            ("#/", "gw-1"),
+            ("#/pending", "tab"),
+            ("#/user/alice", "tab"),
+            ("#/user/alice/session/tab", "Send again"),
+            (f"#/run/alice/{run}", "agent completed"),
+            ("#/dead", "Filter"),
+            ("#/nodes", "gw-1"),
+            ("#/audit", "Nobody"),
+        ):
+            await desk.go(where, words)
+            over = "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
+            assert await desk.browser.script(over) == 0, where
+            await desk.picture(f"narrow-{where.split('/')[1] or 'overview'}", tmp_path)
+
+
+async def test_who_listens_is_told_of_many_things_at_once_in_one_sentence(desk: Desk) -> None:
+    await desk.sign_in()
+    await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
+    await desk.browser.script(
+        "window.said = []; new MutationObserver(() => said.push(document.querySelector('#say').textContent))"
+        ".observe(document.querySelector('#say'), {childList: true})"
+    )
+    for number in (1, 2, 3):
+        await late_run(desk.node)
+        await desk.browser.wait_for(f"document.querySelectorAll('.told li').length === {number}")
+    assert await desk.browser.script("return said") == ["Operators were told: planner was late: started"]
+
+
+async def test_a_hundred_thousand_who_wait_are_shown_a_page_at_a_time(new_desk: NewDesk, new_server: NewServer) -> None:
+    server = new_server(appendonly=False)
+    desk = await new_desk(server.url, partitions=1024)
+    begun_ms = await many_wait(server.url, desk.node)
+    rows = "document.querySelectorAll('main tbody tr').length"
     await desk.sign_in(where="#/pending")
-    await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 50")
-    first = await desk.browser.texts("tbody th")
+    await desk.browser.wait_for("document.querySelector('#count-pending').textContent === '100,000'")
+    for page in range(3):
+        await desk.browser.wait_for(f"document.querySelector('tbody th')?.textContent === 'user-{50 * page:06}'")
+        assert await desk.browser.texts("tbody th") == [f"user-{50 * page + one:06}" for one in range(50)]
+        assert await desk.browser.script("return document.querySelectorAll('*').length") < 1_500
+        if page == 1:
+            # Who goes back to a page is where they were.
+            await desk.browser.script(
+                "document.querySelector(\"a[href='#/user/user-000090']\").scrollIntoView({block: 'center'})"
+            )
+            scrolled = await desk.browser.script("return scrollY")
+            await desk.browser.click("a[href='#/user/user-000090']")
+            await desk.shows("User user-000090")
+            await desk.browser.script("history.back()")
+            await desk.browser.wait_for(f"{rows} === 50")
+            await desk.browser.wait_for("document.activeElement.textContent === 'user-000090'")
+            assert scrolled > 300
+            assert await desk.browser.script("return scrollY") == scrolled
+        await desk.browser.click(".pager a:last-of-type")
+    # An address that somebody sent on leads to a place in the midst of it.
+    last = f"user-{MANY - 11:06}"
+    partition = partition_of(UserId(last), desk.node.node_settings.store.partitions)
+    cursor = f"{begun_ms + MANY - 11}:{partition}:{last}"
+    await desk.browser.open(f"{desk.url}/console/#/pending?cursor={cursor}")
+    await desk.browser.wait_for(f"{rows} === 10")
+    await desk.shows("This is the last page.")
+    assert (await desk.browser.texts("tbody th"))[-1] == f"user-{MANY - 1:06}"
+    await desk.is_clean()
+
+
+async def test_a_run_of_hundreds_of_events_is_shown_a_page_at_a_time(desk: Desk) -> None:
+    async with desk.node.bus.run(user="alice", agent="planner") as run:
+        for number in range(260):
+            await run.thinking(f"thought {number}")
+    await desk.sign_in(where=f"#/run/alice/{run.id}")
+    rows = "document.querySelectorAll('[aria-label=\"The events of the run\"] tbody tr').length"
+    await desk.browser.wait_for(f"{rows} === 200")
     await desk.browser.click(".pager a")
-    await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 10")
-    assert sorted(first + await desk.browser.texts("tbody th")) == [f"user-{number:02}" for number in range(60)]
-    await desk.browser.click(".pager a")
-    await desk.browser.wait_for("document.querySelectorAll('tbody tr').length === 50")
+    await desk.browser.wait_for(f"{rows} === 62")
+    await desk.shows("201 to 262 of 262")
+    assert "agent thinking \N{MULTIPLICATION SIGN} 259" in await desk.browser.texts(".timeline .lane-name")

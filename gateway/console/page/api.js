@@ -26,6 +26,18 @@ export const token = () => sessionStorage.getItem(TOKEN);
 export const remember = (value) => sessionStorage.setItem(TOKEN, value);
 export const forget = () => sessionStorage.removeItem(TOKEN);
 
+/** What a token says of itself, to be shown; whether it is true is for the node to judge. */
+export function claims() {
+  try {
+    const [, part] = token().split(".");
+    const bytes = Uint8Array.from(atob(part.replaceAll("-", "+").replaceAll("_", "/")), (one) => one.charCodeAt(0));
+    const { sub, exp } = JSON.parse(new TextDecoder().decode(bytes));
+    return { user: typeof sub === "string" ? sub : undefined, untilMs: Number.isFinite(exp) ? exp * 1000 : undefined };
+  } catch {
+    return {};
+  }
+}
+
 export async function request(path, { query = {}, body, signal } = {}) {
   const words = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""));
   const headers = { Authorization: `Bearer ${token() ?? ""}` };

@@ -1,8 +1,8 @@
 /** The frame: who is signed in, which view is shown, what is live. */
 
-import { forget, onSignedOut, remember, token } from "./api.js";
-import { $, address, failure, h, say, waiting } from "./dom.js";
-import { count } from "./format.js";
+import { ApiError, claims, forget, onSignedOut, remember, token } from "./api.js";
+import { $, address, failure, goTo, h, say, waiting } from "./dom.js";
+import { count, dayOf, span, time, zone } from "./format.js";
 import { audit, dead, nodes, pending, runs, users } from "./lists.js";
 import { Live } from "./live.js";
 import { overview } from "./overview.js";
@@ -23,7 +23,7 @@ function routed() {
   const query = Object.fromEntries(new URLSearchParams(words));
   const [first, ...parts] = where.split("/").map(decoded);
   if (first === "dead" && parts[0]) return { view: letter, nav: "dead", parts, query };
-  if (first in LISTS && !parts.length) return { view: LISTS[first], nav: first || "overview", parts, query };
+  if (Object.hasOwn(LISTS, first) && !parts.length) return { view: LISTS[first], nav: first || "overview", parts, query };
   if (first === "user" && parts[1] === "session" && parts[2]) return { view: session, nav: "users", parts, query };
   if (first === "user" && parts[0]) return { view: user, nav: "users", parts, query };
   if (first === "event" && parts[1]) return { view: event, nav: "users", parts, query };
@@ -42,15 +42,48 @@ function decoded(part) {
 function show({ focus = true } = {}) {
   if (!token()) return signIn();
   frame(true);
-  shown?.leave();
+  leave();
   const found = routed();
   for (const one of document.querySelectorAll("#nav a")) {
     if (one.dataset.view === found?.nav) one.setAttribute("aria-current", "page");
     else one.removeAttribute("aria-current");
   }
+  here = placeInHistory();
   shown = found ? opened(found) : lost();
-  if (focus) $("main").querySelector("h1").focus();
+  if (focus) $("main").querySelector("h1").focus({ preventScroll: true });
   scrollTo(0, 0);
+  if (!shown.made.load) returned();
+}
+
+// Who goes back is where they were: as far down, and at the link that led away. `here` is the entry of the history that
+// is shown; the browser itself can not do it, for the view is only as long again once it has its data.
+const PLACES_MAX = 100;
+const places = new Map();
+let here;
+history.scrollRestoration = "manual";
+
+function placeInHistory() {
+  if (!history.state?.place) history.replaceState({ place: Math.random().toString(36) }, "");
+  return history.state.place;
+}
+
+function leave() {
+  if (shown && here) {
+    const href = $("main").contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    places.delete(here);
+    places.set(here, { y: scrollY, href });
+    if (places.size > PLACES_MAX) places.delete(places.keys().next().value);
+  }
+  shown?.leave();
+}
+
+function returned() {
+  const place = places.get(here);
+  if (!place) return;
+  if (document.activeElement === $("main").querySelector("h1")) {
+    [...$("main").querySelectorAll("a[href]")].find((one) => one.getAttribute("href") === place.href)?.focus({ preventScroll: true });
+  }
+  scrollTo(0, place.y);
 }
 
 function opened({ view, parts, query }) {
@@ -65,24 +98,34 @@ function opened({ view, parts, query }) {
   $("main").replaceChildren(h("div", { class: "head" }, heading, made.buttons && h("div", { class: "buttons" }, made.buttons)), problem, made.load ? busy : "", made.element);
   let timer;
   let loading = false;
+  let wanted = false; // something was done while it was loading, which what comes may not have
   let first = true;
 
   async function load(byHand) {
     clearTimeout(timer);
-    if (!made.load || loading) return;
+    if (!made.load) return;
+    if (loading) {
+      wanted ||= byHand;
+      return;
+    }
     loading = true;
     try {
       await made.load(first || byHand);
-      first = false;
       busy.remove();
       made.element.hidden = false;
       problem.replaceChildren();
+      if (first && !stop.signal.aborted) returned();
+      first = false;
     } catch (error) {
       if (stop.signal.aborted) return;
       busy.remove();
       if (problem.textContent !== failure(error, reload).textContent) problem.replaceChildren(failure(error, reload));
     } finally {
       loading = false;
+    }
+    if (wanted) {
+      wanted = false;
+      return load(true);
     }
     again();
   }
@@ -101,6 +144,7 @@ function opened({ view, parts, query }) {
 }
 
 function lost() {
+  document.title = "Nothing here · eventbus console";
   $("main").replaceChildren(h("h1", { tabindex: "-1" }, "There is nothing here"), h("p", {}, h("a", { href: "#/" }, "To the overview")));
   return { made: {}, leave() {} };
 }
@@ -113,7 +157,7 @@ function frame(visible) {
 }
 
 function signIn(problem) {
-  shown?.leave();
+  leave();
   shown = undefined;
   live.stop();
   frame(false);
@@ -122,7 +166,10 @@ function signIn(problem) {
   const input = h("input", { id: "token", type: "password", autocomplete: "off", required: true, spellcheck: "false", "aria-describedby": "token-help" });
   const form = h("form", { on: { submit: (event) => {
     event.preventDefault();
-    remember(input.value.trim());
+    const given = input.value.trim().replace(/^Bearer\s+/i, "");
+    // Else the browser refuses to send it, which would look like a node that does not answer.
+    if (!/^[\x21-\x7e]+$/.test(given)) return signIn(new ApiError("That is no token.", "It holds characters that none has: was it cut off when it was copied?"));
+    remember(given);
     start();
   } } }, h("label", { for: "token" }, "Token"), input, h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Sign in")));
   $("banner").hidden = true;
@@ -144,6 +191,7 @@ async function start() {
   frame(true);
   $("main").replaceChildren(h("h1", { tabindex: "-1", class: "hidden" }, "Console"), waiting());
   await loadWords().catch(() => {});
+  tellWho();
   live.start();
   show();
 }
@@ -171,7 +219,8 @@ live.addEventListener("state", () => {
   document.body.classList.toggle("old", bad);
   $("banner").hidden = !bad;
   if (!bad) return;
-  const text = live.state === "stale" ? `Redis does not answer: ${live.problem}. What is shown is old until it does.` : `${live.problem} What is shown is old.`;
+  const problem = live.state === "stale" ? `Redis does not answer: ${live.problem.replace(/\.$/, "")}.` : live.problem;
+  const text = `${problem} ${live.figures ? "What is shown is old." : "Nothing can be shown yet."}`;
   if ($("banner").textContent !== text) $("banner").textContent = text;
 });
 
@@ -180,15 +229,47 @@ live.addEventListener("figures", () => {
   badge("count-pending", now.waiting_users, false);
   badge("count-dead", now.dead_letters, now.dead_letters > 0);
   const ready = now.nodes.filter(({ state }) => state === "ready").length;
+  tellWho();
   badge("count-nodes", ready === now.nodes.length ? ready : `${ready}/${now.nodes.length}`, ready < now.nodes.length);
   shown?.made.onFigures?.();
 });
 
 live.addEventListener("told", ({ detail }) => {
   shown?.made.onTold?.();
-  const late = detail.filter(({ time_ms: at }) => at > (live.figures?.now_ms ?? 0) - 60_000);
-  if (late.length) say(`Operators were told: ${late.map(toldSentence).slice(0, 3).join("; ")}`);
+  tellAloud(detail.filter(({ time_ms: at }) => at > (live.figures?.now_ms ?? 0) - 60_000).map(toldSentence));
 });
+
+// Who listens to the page is told of the first, and then only now and then how many more there were.
+const SAID_EVERY_MS = 20_000;
+let unsaid = 0;
+let saying;
+
+function tellAloud(sentences) {
+  unsaid += sentences.length;
+  if (saying || !unsaid) return;
+  say(sentences.length ? `Operators were told: ${sentences[0]}${unsaid > 1 ? `; and ${count(unsaid - 1)} more` : ""}` : `Operators were told of ${count(unsaid)} more`);
+  unsaid = 0;
+  saying = setTimeout(() => {
+    saying = undefined;
+    tellAloud([]);
+  }, SAID_EVERY_MS);
+}
+
+const ENDS_SOON_MS = 5 * 60_000;
+let warned = false;
+
+/** Who acts here, until when, and in which time zone what is shown is told. */
+function tellWho() {
+  const { user, untilMs } = claims();
+  const left = untilMs - (live.nowMs ?? Date.now());
+  const soon = left < ENDS_SOON_MS;
+  const until = untilMs && (soon ? `token ends in ${span(Math.max(0, Math.ceil(left / 60_000)) * 60_000)}` : `token until ${dayOf(untilMs) === dayOf(Date.now()) ? time(untilMs).slice(11, -3) : time(untilMs).slice(0, -3)}`);
+  const lines = [[user, until].filter(Boolean).join(", "), `Times are ${zone()}`];
+  if ($("who").textContent !== lines.join("")) $("who").replaceChildren(...lines.map((line) => h("span", {}, line)));
+  $("who").classList.toggle("soon", soon);
+  if (soon && !warned) say("The token ends in a few minutes");
+  warned = soon;
+}
 
 function badge(id, value, bad) {
   $(id).textContent = value ? (typeof value === "number" ? count(value) : value) : "";
@@ -201,7 +282,7 @@ $("find").addEventListener("submit", (submitted) => {
   submitted.preventDefault();
   const name = $("find-user").value.trim();
   const id = $("find-id").value.trim();
-  location.hash = !id ? address("user", name) : id.startsWith("run_") ? address("run", name, id) : address("event", name, id);
+  goTo(!id ? address("user", name) : id.startsWith("run_") ? address("run", name, id) : address("event", name, id));
 });
 
 $("skip").addEventListener("click", (clicked) => {

@@ -1,11 +1,16 @@
 /** The rates of the last minutes as a picture. */
 
 import { h, svg } from "./dom.js";
-import { perSecond, span, timeOfDay } from "./format.js";
+import { onAxis, perSecond, span, timeOfDay } from "./format.js";
 
-/** Two lines over time: what was stored and what was acked, each second. `samples` are `{at, stored, received}`. */
-export function rateChart(samples) {
-  const width = 640, height = 150, left = 44, bottom = 20, top = 10;
+const WIDTH_MIN = 260;
+
+/**
+ * Two lines over time: what was stored and what was acked, each second. `samples` are `{at, stored, received}`; `room`
+ * is how wide it will be, so that its words are as large as those around it.
+ */
+export function rateChart(samples, room) {
+  const width = Math.max(WIDTH_MIN, Math.round(room) || 640), height = 170, left = 44, bottom = 22, top = 10;
   const last = samples.at(-1);
   const label = last
     ? `Events each second over the last ${span(last.at - samples[0].at)}: stored ${perSecond(last.stored)}, acked ${perSecond(last.received)}`
@@ -19,7 +24,7 @@ export function rateChart(samples) {
   for (const share of [0, 0.5, 1]) {
     picture.append(
       svg("line", { x1: left, x2: width - 8, y1: y(most * share), y2: y(most * share), class: "grid" }),
-      svg("text", { x: left - 6, y: y(most * share) + 4, class: "tick end" }, perSecond(most * share)),
+      svg("text", { x: left - 6, y: y(most * share) + 4, class: "tick end" }, onAxis(most * share)),
     );
   }
   for (const name of ["stored", "received"]) {

@@ -1,5 +1,7 @@
 /** Elements made by code. Every text of an event, a user or a server goes in as text: there is no way to markup here. */
 
+import { time } from "./format.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(element, attributes, children) {
@@ -35,6 +37,22 @@ export function address(...path) {
   return words.size ? `${text}?${words}` : text;
 }
 
+/** Goes to a view, also to the one that is shown: that is made anew. */
+export function goTo(to) {
+  if (location.hash === to) dispatchEvent(new HashChangeEvent("hashchange"));
+  else location.hash = to;
+}
+
+/** A point in time, Unix milliseconds, in the operator's time zone; in UTC where the pointer rests. */
+export function when(ms, text = time(ms)) {
+  if (!ms) return "–";
+  const iso = new Date(ms).toISOString();
+  return h("time", { datetime: iso, title: `${iso.replace("T", " ").replace("Z", "")} UTC` }, text);
+}
+
+/** A sentence of the server, with what stands between backticks as code. */
+export const prose = (text) => text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
+
 const drawn = new WeakMap();
 
 /** Fills a place anew, but not with what it shows already: a focus there, or what was unfolded, stays. */
@@ -67,8 +85,9 @@ export function card(title, ...children) {
 }
 
 /**
- * A table whose rows keep their place: a row that has not changed is not made anew, so that a focus stays where it is.
- * `columns` are `{title, number, cell(row), hidden}`; `key(row)` names a row for good.
+ * A table whose rows and cells keep their place: what has not changed is not made anew, so that a focus, or a text that
+ * is being copied, stays. `columns` are `{title, number, cell(row), hidden, head, heads}`: `head` stands in the place of
+ * the title, and the column that `heads` (else the first) names its rows; `key(row)` names a row for good.
  */
 export class Table {
   #body = h("tbody");
@@ -78,58 +97,73 @@ export class Table {
     this.columns = columns;
     this.key = key;
     this.rowClass = rowClass;
-    const head = columns.map(({ title, number, hidden }) => h("th", { scope: "col", class: number && "number" },
-      hidden ? h("span", { class: "hidden" }, title) : title));
+    this.heading = Math.max(0, columns.findIndex(({ heads }) => heads));
+    const head = columns.map(({ title, number, hidden, head: control }) => h("th", { scope: "col", class: number && "number" },
+      hidden ? h("span", { class: "hidden" }, title) : control ? "" : title, control));
     const table = h("table", {}, h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, head)), this.#body);
     this.table = h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" }, table);
     this.empty = typeof empty === "string" ? nothing(empty) : empty;
-    this.element = h("div", { class: "table" }, this.table, this.empty);
+    this.none = nothing("None on this page.", "The list goes on: the next page has what lies behind.");
+    this.element = h("div", { class: "table" }, this.table, this.empty, this.none);
     this.update([]);
   }
 
-  update(rows) {
+  /** Shows rows; `goesOn` when there are more pages, so that none on this one are not none at all. */
+  update(rows, goesOn = false) {
     const before = this.#rows;
     this.#rows = new Map();
     const made = rows.map((row) => {
       const key = this.key(row);
       const text = JSON.stringify(row);
       const known = before.get(key);
-      const element = known?.text === text ? known.element : this.#make(row, key);
+      const element = known === undefined ? this.#make(row, key) : known.text === text ? known.element : this.#changed(known.element, row, key);
       this.#rows.set(key, { text, element });
       return element;
     });
     this.#place(made);
     this.table.hidden = rows.length === 0;
-    this.empty.hidden = rows.length > 0;
+    this.empty.hidden = rows.length > 0 || Boolean(goesOn);
+    this.none.hidden = rows.length > 0 || !goesOn;
   }
 
   #make(row, key) {
     const cells = this.columns.map(({ cell, number }, index) => {
-      const name = index === 0 ? "th" : "td";
-      return h(name, { class: number && "number", scope: index === 0 ? "row" : undefined }, cell(row));
+      const heads = index === this.heading;
+      return h(heads ? "th" : "td", { class: number && "number", scope: heads && "row" }, cell(row));
     });
     return h("tr", { data: { key }, class: this.rowClass?.(row) }, cells);
   }
 
+  /** Puts those cells of a row in that have changed. */
+  #changed(element, row, key) {
+    const fresh = this.#make(row, key);
+    const focus = element.contains(document.activeElement) ? path(document.activeElement) : undefined;
+    element.className = fresh.className;
+    [...fresh.cells].forEach((cell, index) => {
+      if (!cell.isEqualNode(element.cells[index])) element.cells[index].replaceWith(cell);
+    });
+    if (focus && !element.contains(document.activeElement)) refocus(element, focus);
+    return element;
+  }
+
   /** Moves only what is not at its place: an element that is moved loses the focus. */
   #place(made) {
-    const focus = this.#body.contains(document.activeElement) ? path(this.#body, document.activeElement) : undefined;
+    const focus = this.#body.contains(document.activeElement) ? path(document.activeElement) : undefined;
     const kept = new Set(made);
     for (const child of [...this.#body.children]) if (!kept.has(child)) child.remove();
     made.forEach((element, index) => {
       if (this.#body.children[index] !== element) this.#body.insertBefore(element, this.#body.children[index] ?? null);
     });
-    if (focus && !this.#body.contains(document.activeElement)) refocus(this.#body, focus);
+    if (focus && !this.#body.contains(document.activeElement)) refocus([...this.#body.children].find((one) => one.dataset.key === focus.key), focus);
   }
 }
 
 /** Where the focus is in a table: the row's key and which of its controls. */
-function path(body, element) {
+function path(element) {
   const row = element.closest("tr");
-  return { key: row?.dataset.key, index: [...row.querySelectorAll("a,button,input")].indexOf(element) };
+  return { key: row.dataset.key, index: [...row.querySelectorAll("a,button,input")].indexOf(element) };
 }
 
-function refocus(body, { key, index }) {
-  const row = [...body.children].find((one) => one.dataset.key === key);
+function refocus(row, { index }) {
   row?.querySelectorAll("a,button,input")[index]?.focus({ preventScroll: true });
 }

@@ -2,25 +2,28 @@
 
 import { actionButton, openAction } from "./action.js";
 import { get } from "./api.js";
-import { address, card, h, link, nothing, Table } from "./dom.js";
-import { count, time, words } from "./format.js";
-import { deadTable, nodesTable, pager, pendingTable, runsTable, tag, tellCount } from "./parts.js";
+import { address, card, goTo, h, link, nothing, renew, Table, when } from "./dom.js";
+import { count, words } from "./format.js";
+import { deadTable, meaningsOf, nodesTable, pager, pendingTable, runsTable, tag, tellCount } from "./parts.js";
 
 const LIMIT = 50;
 const PAGES_AT_ONCE = 20;
+const LOOK_LIMIT = 250; // with a filter the API looks at so many and gives those that fit
+const DEAD_FIELDS = ["user", "session", "type", "reason"];
 
 export function pending({ query, signal }) {
-  const table = pendingTable({ withUser: true, empty: nothing("Nothing waits.", "Every session has acked what it was sent, and read what is stored.") });
-  const below = h("div");
+  const table = pendingTable({ withUser: true, inWords: false, empty: nothing("Nothing waits.", "Every session has acked what it was sent, and read what is stored.") });
+  const [above, below] = [h("div"), h("div")];
   return {
     title: "Pending",
-    element: card("Sessions for which something waits, the longest first", table.element, below),
+    element: card("Sessions for which something waits, the longest first", above, table.element, below),
     every: query.cursor ? undefined : 5000,
     async load(first) {
       const page = await get("pending", { cursor: query.cursor, limit: LIMIT }, signal);
-      table.update(page.pending);
+      table.update(page.pending, page.cursor);
+      renew(above, page.pending.map((row) => row.verdict), () => page.pending.length > 0 && meaningsOf(page.pending));
       pager(below, { cursor: query.cursor, next: page.cursor, path: ["pending"], query: {} });
-      if (first) tellCount(page.pending.length, "sessions on this page");
+      if (first) tellCount(page.pending.length, "sessions", "on this page");
     },
   };
 }
@@ -29,20 +32,28 @@ export function pending({ query, signal }) {
 
 export function dead({ query, signal, reload }) {
   const chosen = new Set();
-  const { cursor, ...where } = query;
-  const table = deadTable({ withUser: true, chosen, changed, empty: nothing("There are no dead letters here.", "What is given up after its last attempt appears here with its reason.") });
+  const { cursor } = query;
+  const where = Object.fromEntries(DEAD_FIELDS.filter((name) => query[name]).map((name) => [name, query[name]]));
+  const narrowed = Object.keys(where).length > 0;
+  let rows = [];
+  const every = h("input", { type: "checkbox", "aria-label": "Choose all on this page", on: { change: () => {
+    chosen.clear();
+    if (every.checked) for (const { id } of rows) chosen.add(id);
+    for (const box of table.table.querySelectorAll("tbody input")) box.checked = every.checked;
+    changed();
+  } } });
+  const table = deadTable({ withUser: true, chosen, changed, all: every, empty: nothing(narrowed ? "The filter finds no dead letters." : "There are no dead letters here.", "What is given up after its last attempt appears here with its reason.") });
   const below = h("div");
   const field = (name, title) => [h("label", { for: `dead-${name}` }, title), h("input", { id: `dead-${name}`, name, value: where[name] ?? "", autocomplete: "off", spellcheck: "false" })];
   const filter = h("form", { class: "filter", role: "search", "aria-label": "Filter dead letters", on: { submit: (event) => {
     event.preventDefault();
     const given = Object.fromEntries([...new FormData(filter)].map(([name, value]) => [name, value.trim()]));
-    location.hash = address("dead", given);
+    goTo(address("dead", given));
   } } }, field("user", "User"), field("session", "Session"), field("type", "Type"), field("reason", "Reason"), h("button", { type: "submit" }, "Filter"), link("Clear", "dead"));
-  const forChosen = (action) => h("button", { type: "button", class: action === "drop" && "grave", on: { click: () => openAction({ action, letters: [...chosen] }, after) } });
+  const forChosen = (action) => h("button", { type: "button", class: action === "drop" && "grave", "aria-haspopup": "dialog", on: { click: () => openAction({ action, letters: [...chosen] }, after) } });
   const replay = forChosen("replay"), drop = forChosen("drop");
-  const narrowed = Object.keys(where).length > 0;
   const all = narrowed ? "all that the filter finds" : "all";
-  const buttons = h("div", { class: "buttons" }, replay, drop,
+  const buttons = h("div", { class: "buttons bar" }, replay, drop, h("span", { class: "between" }),
     actionButton({ action: "replay", where }, { after, text: `Replay ${all} …` }),
     actionButton({ action: "replay", where, to: "everyone" }, { after, text: `Replay ${all} to everyone …` }),
     actionButton({ action: "drop", where }, { after, text: `Drop ${all} …` }));
@@ -53,33 +64,49 @@ export function dead({ query, signal, reload }) {
       button.textContent = chosen.size ? `${name} ${chosen.size} chosen …` : `${name} chosen …`;
       button.disabled = chosen.size === 0;
     }
+    every.checked = rows.length > 0 && chosen.size === rows.length;
+    every.indeterminate = chosen.size > 0 && !every.checked;
   }
 
   function after() {
     chosen.clear();
+    for (const box of table.table.querySelectorAll("tbody input")) box.checked = false;
     changed();
     reload();
   }
 
-  return {
+  /** With a filter a page may be empty and still go on: so many are looked at, and the next ones are a page away. */
+  async function found() {
+    const limit = narrowed ? LOOK_LIMIT : LIMIT;
+    let page = { cursor };
+    const found = [];
+    let looks = 0;
+    do {
+      page = await get("dead-letters", { ...where, cursor: page.cursor, limit }, signal);
+      found.push(...page.dead_letters);
+      looks += 1;
+    } while (page.cursor && found.length < LIMIT && looks < PAGES_AT_ONCE);
+    return { found, next: page.cursor, looks };
+  }
+
+  const made = {
     title: "Dead letters",
     element: card("What was given up, the oldest first", filter, table.element, buttons, below),
     every: cursor ? undefined : 5000,
     async load(first) {
-      // With a filter a page may be empty and still go on: so many are looked at, and the next ones are a page away.
-      let page = { dead_letters: [], cursor };
-      const rows = [];
-      for (let looked = 0; looked < PAGES_AT_ONCE && rows.length < LIMIT; looked += 1) {
-        page = await get("dead-letters", { ...where, cursor: page.cursor, limit: LIMIT }, signal);
-        rows.push(...page.dead_letters);
-        if (!page.cursor) break;
-      }
-      table.update(rows);
+      const { found: letters, next, looks } = await found();
+      if (looks > 2) made.every = undefined; // a filter that finds little in many is not asked again by itself
+      rows = letters;
+      table.update(rows, next);
+      const shown = new Set(rows.map(({ id }) => id));
+      for (const id of [...chosen]) if (!shown.has(id)) chosen.delete(id); // somebody else has dealt with it
+      changed();
       buttons.hidden = rows.length === 0;
-      pager(below, { cursor, next: page.cursor, path: ["dead"], query: where });
-      if (first) tellCount(rows.length, "dead letters on this page");
+      pager(below, { cursor, next, path: ["dead"], query: where });
+      if (first) tellCount(rows.length, "dead letters", "on this page");
     },
   };
+  return made;
 }
 
 // --- users, runs ------------------------------------------------------------------------------------------------------
@@ -88,7 +115,7 @@ export function users({ signal }) {
   const input = h("input", { id: "user-name", name: "user", autocomplete: "off", spellcheck: "false", required: true, maxlength: 128 });
   const form = h("form", { class: "filter", on: { submit: (event) => {
     event.preventDefault();
-    location.hash = address("user", input.value.trim());
+    goTo(address("user", input.value.trim()));
   } } }, h("label", { for: "user-name" }, "User id"), input, h("button", { type: "submit" }, "Show"));
   const table = pendingTable({ withUser: true, empty: nothing("Nobody waits for anything.") });
   return {
@@ -107,9 +134,7 @@ export function runs({ query, signal }) {
   const state = h("select", { id: "runs-state", name: "state" }, choices);
   const form = h("form", { class: "filter", role: "search", "aria-label": "Find runs", on: { submit: (event) => {
     event.preventDefault();
-    const to = address("runs", { user: user.value.trim(), state: state.value, find: "1" });
-    if (location.hash === to) window.dispatchEvent(new HashChangeEvent("hashchange"));
-    else location.hash = to;
+    goTo(address("runs", { user: user.value.trim(), state: state.value, find: "1" }));
   } } }, h("label", { for: "runs-user" }, "User"), user, h("label", { for: "runs-state" }, "State"), state, h("button", { type: "submit" }, "Find"));
   const note = h("p", { class: "small" }, "Runs are found by a look at all keys, up to 100,000 runs: cheap for an idle Redis, dear for a busy one. A user's own page lists the newest without it.");
   const below = h("p", { class: "small" });
@@ -147,10 +172,10 @@ export function audit({ query, signal }) {
   const table = new Table({
     caption: "What operators did", key: (row) => row.id, empty: nothing("Nobody has done anything yet.", "Every action is written down here with who did it, when and why."),
     columns: [
-      { title: "When", cell: (row) => h("span", { class: "nowrap" }, time(row.time_ms)) },
+      { title: "When", cell: (row) => when(row.time_ms) },
       { title: "Who", cell: (row) => row.by || "–" },
       { title: "Action", cell: (row) => words(row.action ?? "–") },
-      { title: "State", cell: (row) => tag(row.state === "done" ? "ok" : "requested", row.state) },
+      { title: "State", cell: (row) => tag(row.state === "done" ? "ok" : "away", row.state) },
       { title: "About", cell: (row) => h("span", { class: "mono" }, about(row.about)) },
       { title: "Items", number: true, cell: (row) => count(row.count) },
       { title: "Results", cell: (row) => Object.entries(row.results ?? {}).map(([name, number]) => `${words(name)}: ${count(number)}`).join(", ") || "–" },
@@ -165,9 +190,9 @@ export function audit({ query, signal }) {
     every: query.cursor ? undefined : 5000,
     async load(first) {
       const page = await get("audit", { cursor: query.cursor, limit: LIMIT }, signal);
-      table.update(page.audit);
+      table.update(page.audit, page.cursor);
       pager(below, { cursor: query.cursor, next: page.cursor, path: ["audit"], query: {} });
-      if (first) tellCount(page.audit.length, "records on this page");
+      if (first) tellCount(page.audit.length, "records", "on this page");
     },
   };
 }

@@ -27,6 +27,12 @@ export class Live extends EventTarget {
   problem = "";
   #stop;
   #tries = 0;
+  #taken = 0; // when the last figures came, by the page's own clock
+
+  /** Redis's clock now, as far as the last figures tell; undefined before the first. */
+  get nowMs() {
+    return this.figures && Math.round(this.figures.now_ms + performance.now() - this.#taken);
+  }
 
   start() {
     this.#stop?.abort();
@@ -112,6 +118,7 @@ export class Live extends EventTarget {
   #sample(figures) {
     const before = this.figures;
     this.figures = figures;
+    this.#taken = performance.now();
     if (!before) return;
     const seconds = (figures.now_ms - before.now_ms) / 1000;
     if (seconds <= 0) return;

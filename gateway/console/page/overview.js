@@ -2,8 +2,8 @@
 
 import { actionButton, openAction } from "./action.js";
 import { rateChart } from "./charts.js";
-import { card, h, link, nothing, Table } from "./dom.js";
-import { bytes, count, percent, perSecond, span, time } from "./format.js";
+import { card, h, link, nothing, Table, waiting, when } from "./dom.js";
+import { bytes, count, percent, perSecond, span } from "./format.js";
 import { nodesTable, ratesTable, Tile, toldItem } from "./parts.js";
 
 export function overview({ live, reload }) {
@@ -12,17 +12,17 @@ export function overview({ live, reload }) {
     latency: new Tile("From stored to acked"), waiting: new Tile("Users who wait"), dead: new Tile("Dead letters"),
     nodes: new Tile("Nodes"), redis: new Tile("Redis"),
   };
-  const chart = h("div", {}, rateChart([]));
-  const told = h("ul", { class: "told" });
+  const chart = h("div");
+  const told = h("ul", { class: "told", role: "list" });
   const nothingTold = nothing("Operators were told of nothing in the last day.", "Missed deadlines, missed confirmations and lost runs appear here as they happen.");
   const nodes = nodesTable({ withActions: false });
   const rates = ratesTable("What became of deliveries, by type", "Nothing was stored yet.");
   const paused = new Table({
     caption: "Paused types", key: (row) => row.type, empty: "No type is paused.",
     columns: [
-      { title: "Type", cell: (row) => row.type }, { title: "Since", cell: (row) => time(row.since_ms ?? row.time_ms) },
+      { title: "Type", cell: (row) => row.type }, { title: "Since", cell: (row) => when(row.since_ms ?? row.time_ms) },
       { title: "By", cell: (row) => row.by || "–" }, { title: "Why", cell: (row) => row.reason || "–" },
-      { title: "Actions", hidden: true, cell: (row) => actionButton({ action: "resume", type: row.type }, { after: reload, label: `Resume ${row.type}` }) },
+      { title: "Actions", hidden: true, cell: (row) => actionButton({ action: "resume", type: row.type }, { after: reload, text: "Resume", label: `Resume ${row.type}` }) },
     ],
   });
   const pauseType = h("input", { id: "pause-type", name: "type", autocomplete: "off", required: true, maxlength: 128 });
@@ -31,32 +31,48 @@ export function overview({ live, reload }) {
     openAction({ action: "pause", type: pauseType.value.trim() }, reload);
   } } }, h("label", { for: "pause-type" }, "Pause the type"), pauseType, h("button", { type: "submit" }, "Pause"));
 
+  const busy = waiting();
+  const whole = h("div", { class: "stack", hidden: true },
+    h("dl", { class: "tiles" }, Object.values(tiles).map((tile) => tile.element)),
+    h("div", { class: "columns" }, card("Events each second", chart), card("What operators were told", told, nothingTold)),
+    card("Nodes", nodes.element),
+    card("Deliveries by type", rates.element, h("p", { class: "small" }, "Counted since the installation began; what a part of the users did starts anew when nothing happened there for 30 days.")),
+    card("Paused types", pause, paused.element));
+
+  /** Nothing is said of what has not been looked at: before the first figures there is nothing to see. */
   function figures() {
     const now = live.figures;
     if (!now) return;
+    whole.hidden = false;
+    busy.remove();
     showTiles(tiles, now, live.samples.at(-1));
-    chart.replaceChildren(rateChart(live.samples));
+    draw();
     nodes.update(now.nodes);
     rates.update(Object.entries(now.by_type).map(([type, one]) => ({ type, ...one })));
     paused.update(now.paused);
   }
 
+  const draw = () => chart.replaceChildren(rateChart(live.samples, chart.clientWidth));
+  new ResizeObserver(draw).observe(chart);
+
+  /** What is shown already stays the same element: a focus there stays too. */
   function tell() {
-    told.replaceChildren(...live.told.map(toldItem));
+    const known = new Map([...told.children].map((item) => [item.dataset.id, item]));
+    live.told.forEach((one, index) => {
+      const item = known.get(one.id) ?? toldItem(one);
+      if (told.children[index] !== item) told.insertBefore(item, told.children[index] ?? null);
+    });
+    while (told.children.length > live.told.length) told.lastChild.remove();
     told.hidden = live.told.length === 0;
     nothingTold.hidden = live.told.length > 0;
   }
 
+  const element = h("div", {}, busy, whole);
   figures();
   tell();
   return {
     title: "Overview",
-    element: h("div", { class: "stack" },
-      h("dl", { class: "tiles" }, Object.values(tiles).map((tile) => tile.element)),
-      h("div", { class: "columns" }, card("Events each second", chart), card("What operators were told", told, nothingTold)),
-      card("Nodes", nodes.element),
-      card("Deliveries by type, last 30 days and more", rates.element),
-      card("Paused types", pause, paused.element)),
+    element,
     onFigures: figures,
     onTold: tell,
   };

@@ -1,8 +1,8 @@
 /** Parts that several views share: tables of sessions, of what waits, of dead letters and runs; pages; words. */
 
 import { actionButton } from "./action.js";
-import { address, h, link, nothing, renew, say, Table } from "./dom.js";
-import { count, span, time, words } from "./format.js";
+import { address, h, link, nothing, prose, renew, say, Table, when } from "./dom.js";
+import { count, span, words } from "./format.js";
 
 let meanings = { verdicts: {}, fates: {} };
 
@@ -12,16 +12,16 @@ export async function loadWords() {
 }
 
 const LOOKS = {
-  live: "good", acked: "good", ready: "good", completed: "good", ok: "good",
+  live: "good", acked: "good", ready: "good", completed: "good", ok: "good", met: "good",
   in_flight: "", arriving: "", running: "", requested: "wait", away: "", offline: "", before_session: "", filtered: "", released: "",
   slow: "wait", expired: "wait", trimmed: "wait", skipped: "wait", pending: "wait", not_read: "wait", draining: "wait", held: "wait", node_gone: "wait",
-  nacking: "bad", not_acking: "bad", dead_lettered: "bad", not_ready: "bad", gone: "bad", node_not_ready: "bad", unknown: "wait", failed: "bad",
+  nacking: "bad", not_acking: "bad", dead_lettered: "bad", not_ready: "bad", gone: "bad", node_not_ready: "bad", unknown: "wait", failed: "bad", missed: "bad",
 };
 
 /** A state or verdict in one word; what it means is never told by colour alone. */
 export const tag = (word, text) => h("span", { class: `tag ${LOOKS[word] ?? ""}` }, text ?? words(word));
 
-export const verdict = (word) => [tag(word), h("span", { class: "why" }, meanings.verdicts[word] ?? "")];
+export const verdict = (word) => [tag(word), h("span", { class: "why" }, prose(meanings.verdicts[word] ?? ""))];
 export const fateMeaning = (word) => meanings.fates[word] ?? "";
 
 export const facts = (pairs) => h("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
@@ -44,7 +44,17 @@ export class Tile {
   }
 }
 
-export function pendingTable({ withUser, empty }) {
+/** What the verdicts on a page mean, each once, with how many sessions have it. */
+export function meaningsOf(rows) {
+  const counts = new Map();
+  for (const { verdict: word } of rows) counts.set(word, (counts.get(word) ?? 0) + 1);
+  const most = [...counts].sort(([, one], [, other]) => other - one);
+  return h("dl", { class: "meanings" }, most.map(([word, number]) => h("div", {},
+    h("dt", {}, tag(word), h("span", { class: "number" }, ` ${count(number)} ${number === 1 ? "session" : "sessions"}`)), h("dd", {}, prose(meanings.verdicts[word] ?? "")))));
+}
+
+/** Sessions and why something waits for them; `inWords` where there are few, each with the sentence. */
+export function pendingTable({ withUser, empty, inWords = true }) {
   return new Table({
     caption: "Sessions for which something waits",
     key: (row) => `${row.user} ${row.session}`,
@@ -53,11 +63,11 @@ export function pendingTable({ withUser, empty }) {
       withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
       { title: "Session", cell: (row) => link(row.session, "user", row.user, "session", row.session) },
       { title: "Pending", number: true, cell: (row) => count(row.pending) },
-      { title: "of those not read", number: true, cell: (row) => (row.unread >= 1000 ? "1,000+" : count(row.unread)) },
+      { title: "Not read yet", number: true, cell: (row) => (row.unread >= 1000 ? "1,000+" : count(row.unread)) },
       { title: "Oldest", number: true, cell: (row) => span(row.oldest_ms) },
       { title: "Deliveries", number: true, cell: (row) => count(row.deliveries) },
       { title: "Node", cell: (row) => row.node ?? "–" },
-      { title: "Why it waits", cell: (row) => verdict(row.verdict) },
+      { title: "Why it waits", cell: (row) => (inWords ? verdict(row.verdict) : tag(row.verdict)) },
     ].filter(Boolean),
   });
 }
@@ -72,7 +82,7 @@ export function runsTable({ withUser, empty }) {
       withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
       { title: "Agent", cell: (row) => row.agent || "–" },
       { title: "State", cell: (row) => tag(row.outcome === "success" ? "ok" : row.outcome === "failed" ? "failed" : row.state, row.outcome ? words(row.outcome) : undefined) },
-      { title: "Since", cell: (row) => time(row.started_ms ?? row.requested_ms) },
+      { title: "Since", cell: (row) => when(row.started_ms ?? row.requested_ms) },
       { title: "Took", number: true, cell: (row) => (row.ended_ms && row.started_ms ? span(row.ended_ms - row.started_ms) : "–") },
       { title: "Events", number: true, cell: (row) => count(row.events) },
       { title: "Deadlines missed", number: true, cell: (row) => (row.breaches ? h("span", { class: "tag bad" }, count(row.breaches)) : "0") },
@@ -80,15 +90,14 @@ export function runsTable({ withUser, empty }) {
   });
 }
 
-/** Dead letters; with `chosen`, a Set of ids that the check boxes of the rows change. */
-export function deadTable({ withUser, chosen, changed, empty, after }) {
+/** Dead letters; with `chosen`, a Set of ids that the check boxes of the rows change; `all` chooses those of the page. */
+export function deadTable({ withUser, chosen, changed, all, empty, after }) {
   return new Table({
     caption: "Dead letters",
     key: (row) => row.id,
     empty,
     columns: [
-      { title: "Dead letter", cell: (row) => h("span", { class: "nowrap mono" }, link(row.id, "dead", row.id)) },
-      chosen && { title: "Choose", hidden: true, cell: (row) => h("input", {
+      chosen && { title: "Choose", head: all, cell: (row) => h("input", {
         type: "checkbox", "aria-label": `Choose ${row.id}`, checked: chosen.has(row.id),
         on: { change: (event) => {
           if (event.target.checked) chosen.add(row.id);
@@ -96,11 +105,12 @@ export function deadTable({ withUser, chosen, changed, empty, after }) {
           changed();
         } },
       }) },
-      { title: "Given up", cell: (row) => h("span", { class: "nowrap" }, time(row.time_ms)) },
+      { title: "Dead letter", heads: true, cell: (row) => h("span", { class: "nowrap mono" }, link(row.id, "dead", row.id)) },
+      { title: "Given up", cell: (row) => when(row.time_ms) },
       withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
       { title: "Session", cell: (row) => row.session },
       { title: "Type", cell: (row) => row.type || "–" },
-      { title: "Event", cell: (row) => h("span", { class: "mono" }, link(row.event || row.entry, "event", row.user, row.event || row.entry)) },
+      { title: "Event", cell: (row) => h("span", { class: "mono cut", title: row.event || row.entry }, link(row.event || row.entry, "event", row.user, row.event || row.entry)) },
       { title: "Reason", cell: (row) => tag("dead_lettered", row.reason) },
       { title: "Deliveries", number: true, cell: (row) => count(row.deliveries) },
       { title: "Last node", cell: (row) => row.node || "–" },
@@ -115,14 +125,14 @@ export function nodesTable({ after, withActions = true }) {
     key: (row) => row.node,
     empty: nothing("No node tells of itself.", "A node that is alive writes every few seconds; a silent one leaves the list after 15 s."),
     columns: [
-      { title: "Node", cell: (row) => row.node },
+      { title: "Node", cell: (row) => h("span", { class: "nowrap" }, row.node) },
       { title: "State", cell: (row) => [tag(row.state), row.held_by && h("span", { class: "why" }, `by ${row.held_by}`)] },
       { title: "Address", cell: (row) => h("code", {}, row.address || "–") },
       { title: "Version", cell: (row) => row.version || "–" },
       { title: "Connections", number: true, cell: (row) => count(row.connections) },
       { title: "Sessions", number: true, cell: (row) => count(row.sessions) },
-      { title: "Up since", cell: (row) => h("span", { class: "nowrap" }, time(row.started_ms)) },
-      withActions && { title: "Actions", hidden: true, cell: (row) => actionButton({ action: row.held_by ? "undrain" : "drain", node: row.node }, { after, label: `${row.held_by ? "Let go of" : "Drain"} ${row.node}` }) },
+      { title: "Up since", cell: (row) => when(row.started_ms) },
+      withActions && { title: "Actions", hidden: true, cell: (row) => actionButton({ action: row.held_by ? "undrain" : "drain", node: row.node }, { after, text: row.held_by ? "Let go" : "Drain", label: row.held_by ? `Let go of ${row.node}` : `Drain ${row.node}` }) },
     ].filter(Boolean),
   });
 }
@@ -170,10 +180,11 @@ export function toldSentence(one) {
 export function toldItem(one) {
   const about = one.run ? link(one.run, "run", one.user, one.run) : one.event && one.user ? link(one.event, "event", one.user, one.event) : undefined;
   return h("li", { data: { id: one.id } },
-    h("span", { class: "small" }, time(one.time_ms)), " ", tag(one.kind === "missed_deadline" ? "slow" : "nacking", words(one.kind)), " ",
+    h("span", { class: "small" }, when(one.time_ms)), " ", tag(one.kind === "missed_deadline" ? "slow" : "nacking", words(one.kind)), " ",
     one.user && [link(one.user, "user", one.user), ": "], toldSentence(one), about && [" · ", about]);
 }
 
-export function tellCount(number, what) {
-  say(number === 1 ? `1 ${what.replace(/s$/, "")}` : `${count(number)} ${what}`);
+/** `tellCount(2, "dead letters", "on this page")`. */
+export function tellCount(number, what, where = "") {
+  say(`${number === 1 ? `1 ${what.replace(/s$/, "")}` : `${count(number)} ${what}`} ${where}`.trim());
 }

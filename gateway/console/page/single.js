@@ -2,10 +2,10 @@
 
 import { actionButton } from "./action.js";
 import { get, path } from "./api.js";
-import { card, h, link, nothing, renew, Table } from "./dom.js";
-import { count, percent, span, time, timeOfDay, words } from "./format.js";
+import { address, card, h, link, nothing, prose, renew, Table, when } from "./dom.js";
+import { count, dayOf, json, percent, span, time, timeOfDay, words } from "./format.js";
 import { deadTable, facts, fateMeaning, pager, pendingTable, ratesTable, runsTable, tag, toldItem } from "./parts.js";
-import { runTimeline } from "./timeline.js";
+import { DEADLINES, runTimeline } from "./timeline.js";
 
 export function user({ parts: [name], signal, reload }) {
   const head = h("div");
@@ -18,7 +18,7 @@ export function user({ parts: [name], signal, reload }) {
       { title: "Node", cell: (row) => row.node ?? "–" },
       { title: "Pending", number: true, cell: (row) => count(row.pending) },
       { title: "Has read up to", cell: (row) => h("code", {}, row.cursor) },
-      { title: "Last seen", cell: (row) => h("span", { class: "nowrap" }, time(row.last_seen_ms)) },
+      { title: "Last seen", cell: (row) => when(row.last_seen_ms) },
       { title: "Actions", hidden: true, cell: (row) => actionButton({ action: "end_session", user: name, session: row.session }, { after: reload, text: "End", label: `End the session ${row.session}` }) },
     ],
   });
@@ -26,7 +26,7 @@ export function user({ parts: [name], signal, reload }) {
   const dead = deadTable({ withUser: false, after: reload, empty: nothing("Nothing was given up.") });
   const rates = ratesTable("What became of the retained events, by type", nothing("No event is retained."));
   const threads = h("div");
-  const told = h("ul", { class: "told" });
+  const told = h("ul", { class: "told", role: "list" });
   const purge = actionButton({ action: "purge", user: name }, { after: reload });
   return {
     title: `User ${name}`,
@@ -41,7 +41,7 @@ export function user({ parts: [name], signal, reload }) {
       runs.update([...page.runs].reverse());
       dead.update(page.dead);
       const entries = Object.entries(page.threads);
-      renew(threads, entries, () => entries.length ? h("ul", { class: "told" }, entries.map(([thread, last]) => h("li", {}, h("code", {}, thread), " ", h("span", { class: "small" }, `last event ${time(last)}`)))) : nothing("No thread."));
+      renew(threads, entries, () => entries.length ? h("ul", { class: "told" }, entries.map(([thread, last]) => h("li", {}, h("code", {}, thread), " ", h("span", { class: "small" }, "last event ", when(last))))) : nothing("No thread."));
       const [of, events] = await Promise.all([get("rates", { user: name }, signal), get("operator-events", { user: name, limit: 20 }, signal)]);
       rates.update(Object.entries(of.by_type).map(([type, one]) => ({ type, ...one })));
       renew(told, events.operator_events, () => (events.operator_events.length ? events.operator_events.reverse().map(toldItem) : h("li", {}, "Of nothing.")));
@@ -55,31 +55,42 @@ export function user({ parts: [name], signal, reload }) {
 
 export function session({ parts: [name, , one], query, signal, reload }) {
   const asked = (action) => actionButton({ action, user: name, session: one }, { after: reload });
+  const head = h("div");
   const table = new Table({
     caption: "Entries that were sent and not acked", key: (row) => row.id, empty: nothing("Nothing is sent and not acked.", "What the session has not read yet is not in this list."),
     columns: [
       { title: "Entry", cell: (row) => link(row.id, "event", name, row.id) },
-      { title: "Stored", cell: (row) => time(Number(row.id.split("-")[0])) },
+      { title: "Stored", cell: (row) => when(Number(row.id.split("-")[0])) },
       { title: "Deliveries", number: true, cell: (row) => count(row.attempts) },
       { title: "Sent", number: true, cell: (row) => `${span(row.idle_ms)} ago` },
-      { title: "Actions", hidden: true, cell: (row) => h("div", { class: "buttons" }, ["redeliver", "skip", "dead_letter"].map((action) => actionButton({ action, user: name, session: one, entries: [row.id] }, { after: reload, label: `${words(action)} ${row.id}` }))) },
+      { title: "Actions", hidden: true, cell: (row) => h("div", { class: "buttons" }, ["redeliver", "skip", "dead_letter"].map((action) => actionButton({ action, user: name, session: one, entries: [row.id] }, { after: reload, of: row.id }))) },
     ],
   });
   const verdicts = pendingTable({ withUser: true, empty: nothing("Nothing waits for this session.") });
   const below = h("div");
-  const buttons = h("div", { class: "buttons" }, asked("redeliver"), asked("skip"), asked("dead_letter"));
+  const forAll = h("div", { class: "for-all" }, h("p", { class: "small" }, "For all that are pending for the session:"), h("div", { class: "buttons" }, asked("redeliver"), asked("skip"), asked("dead_letter")));
   return {
     title: `Session ${one} of ${name}`,
     buttons: [asked("end_session")],
-    element: h("div", { class: "stack" }, card("Why it waits", verdicts.element), card("Pending entries, the oldest first", table.element, h("p", { class: "small" }, "For all that are pending for the session:"), buttons, below)),
+    element: h("div", { class: "stack" }, head, card("Why it waits", verdicts.element), card("Pending entries, the oldest first", table.element, forAll, below)),
     every: query.cursor ? undefined : 5000,
     async load() {
-      const [waits, page] = await Promise.all([get("pending", { user: name }, signal), get("entries", { user: name, session: one, cursor: query.cursor, limit: 50 }, signal)]);
+      const [known, waits, page] = await Promise.all([get("sessions", { user: name }, signal), get("pending", { user: name }, signal), get("entries", { user: name, session: one, cursor: query.cursor, limit: 50 }, signal)]);
+      const found = known.sessions.find((row) => row.session === one);
+      renew(head, found ?? null, () => (found ? sessionFacts(found, name) : h("p", { class: "verdict wait" }, "No such session is known: it has ended, or was away for longer than it is remembered.")));
       verdicts.update(waits.pending.filter((row) => row.session === one));
-      table.update(page.entries);
+      table.update(page.entries, page.cursor);
+      forAll.hidden = page.entries.length === 0;
       pager(below, { cursor: query.cursor, next: page.cursor, path: ["user", name, "session", one], query: {} });
     },
   };
+}
+
+function sessionFacts(found, name) {
+  return facts([
+    ["User", link(name, "user", name)], ["State", tag(found.state)], found.node && ["Node", found.node], ["Has read up to", h("code", {}, found.cursor)],
+    ["Last seen", when(found.last_seen_ms)],
+  ]);
 }
 
 // --- an event ---------------------------------------------------------------------------------------------------------
@@ -89,44 +100,62 @@ const STEP_WORDS = {
   made: "made by its publisher (by the publisher's clock)", stored: "stored", received: "received and acked", displayed: "displayed", confirmed: "confirmed",
   filtered: "filtered out: the session does not want it", released: "released: another session has taken it", dead_lettered: "given up, and kept as a dead letter", missed_confirmation: "a demanded confirmation was missed",
 };
+const STEP_OF_SESSION = new Set(["dead_lettered", "expired", "trimmed", "skipped", "filtered", "released"]); // done about it, not by it
 const FATE_LOOKS = { acked: "good", pending: "wait", not_read: "wait", dead_lettered: "bad", expired: "wait", trimmed: "wait", unknown: "wait", skipped: "wait" };
 
 export function event({ parts: [name, id], signal }) {
-  const content = h("div", { class: "stack" });
+  // Each part is made anew for itself: what is unfolded or scrolled in another stays as it is.
+  const [head, why, way, holds] = Array.from({ length: 4 }, () => h("div"));
+  const whole = h("div", { class: "columns" }, card("Its way", way), card("What it holds", holds));
   return {
     title: `Event ${id}`,
-    element: content,
+    element: h("div", { class: "stack" }, head, why, whole),
     every: 5000,
     async load() {
-      let way;
+      let found;
       try {
-        way = await get(path("events", id), { user: name }, signal);
+        found = await get(path("events", id), { user: name }, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
-        renew(content, error.message, () => [facts([["User", link(name, "user", name)]]), h("p", { class: "verdict bad", id: "why" }, error.message)]);
+        whole.hidden = true;
+        renew(head, name, () => facts([["User", link(name, "user", name)]]));
+        renew(why, error.message, () => [h("p", { class: "verdict bad", id: "why" }, prose(error.message)), h("p", {}, link(`Look for a run ${id} instead`, "run", name, id))]);
         return;
       }
-      renew(content, way, () => described(way));
+      whole.hidden = false;
+      renew(head, [found.report, found.run], () => eventFacts(found));
+      renew(why, found.sessions, () => eventWhy(found));
+      renew(way, [found.steps, found.stored_ms], () => wayList(found));
+      renew(holds, found.event, () => contents(found.event));
     },
   };
 }
 
-function described(way) {
-  const { report, sessions } = way;
-  const verdicts = sessions.length
-    ? sessions.map(({ fate, why }) => h("p", { class: `verdict ${FATE_LOOKS[fate.state] ?? ""}` }, `${why[0].toUpperCase()}${why.slice(1)}.`, h("span", { class: "small" }, `Session ${fate.session} · ${fateSmall(fate)}`, fate.state === "dead_lettered" && [" · ", link("its dead letters", "dead", { user: report.user, session: fate.session })])))
-    : [h("p", { class: "verdict wait" }, "The user has no session: it waits in the stream for the first one, within the retention.")];
-  return [
-    facts([["User", link(report.user, "user", report.user)], ["Type", report.type || "not known any more"], ["Entry", h("code", {}, report.entry)], report.event && ["Event id", h("code", {}, report.event)],
-      way.run && ["Run", link(way.run, "run", report.user, way.run)], way.agent && ["Agent", way.agent], way.thread && ["Thread", way.thread], ["In the stream", report.stored ? "yes" : "no"]]),
-    h("section", { id: "why", class: "card", "aria-labelledby": "why-title" }, h("h2", { id: "why-title" }, "Did it arrive, and why not"), verdicts),
-    h("div", { class: "columns" }, card("Its way", wayList(way)), card("What it holds", way.event ? h("pre", { tabindex: "0", "aria-label": "The event as JSON" }, JSON.stringify(way.event.data ?? way.event, null, 2)) : nothing("Its content is not kept any more."), way.event && envelope(way.event))),
-  ];
+function eventFacts({ report, stored_ms: stored, run: of, agent, thread }) {
+  return facts([
+    ["User", link(report.user, "user", report.user)], ["Type", report.type || "not known any more"], ["Stored", when(stored)], ["Entry", h("code", {}, report.entry)],
+    report.event && ["Event id", h("code", {}, report.event)], of && ["Run", link(of, "run", report.user, of)], agent && ["Agent", agent], thread && ["Thread", thread],
+    ["In the stream", report.stored ? "yes" : "no"],
+  ]);
+}
+
+function eventWhy({ report, sessions }) {
+  const said = ({ fate, why }) => h("p", { class: `verdict ${FATE_LOOKS[fate.state] ?? ""}` }, prose(`${why[0].toUpperCase()}${why.slice(1)}.`),
+    h("span", { class: "small" }, "Session ", link(fate.session, "user", report.user, "session", fate.session), " · ", prose(fateSmall(fate)),
+      fate.state === "dead_lettered" && [" · ", link("its dead letters", "dead", { user: report.user, session: fate.session })]));
+  const none = h("p", { class: "verdict wait" }, "The user has no session: it waits in the stream for the first one, within the retention.");
+  return h("section", { id: "why", class: "card", "aria-labelledby": "why-title" }, h("h2", { id: "why-title" }, "Did it arrive, and why not"), sessions.length ? sessions.map(said) : none);
+}
+
+/** What an event holds, and what is known of it beside that. */
+function contents(whole) {
+  if (!whole) return nothing("Its content is not kept any more.");
+  return [h("pre", { tabindex: "0", role: "region", "aria-label": "The event as JSON" }, json(whole.data ?? whole)), envelope(whole)];
 }
 
 function envelope(whole) {
   const { data, ...rest } = whole;
-  return h("details", {}, h("summary", { class: "small" }, "The envelope around it"), h("pre", {}, JSON.stringify(rest, null, 2)));
+  return h("details", {}, h("summary", { class: "small" }, "The envelope around it"), h("pre", {}, json(rest)));
 }
 
 function fateSmall(fate) {
@@ -135,33 +164,49 @@ function fateSmall(fate) {
 }
 
 function wayList({ steps, stored_ms: stored }) {
+  const dated = steps.some((step) => dayOf(step.time_ms) !== dayOf(stored));
   const items = steps.map((step) => {
     const after = step.time_ms - stored;
     return h("li", { class: STEP_LOOKS[step.what] ?? "" },
-      h("time", { datetime: new Date(step.time_ms).toISOString(), title: time(step.time_ms) }, timeOfDay(step.time_ms)),
+      when(step.time_ms, dated ? `${dayOf(step.time_ms)} ${timeOfDay(step.time_ms)}` : timeOfDay(step.time_ms)),
       h("span", { class: "after" }, step.what === "stored" ? "" : after < 0 ? `−${span(-after)}` : after === 0 ? "at once" : `+${span(after)}`),
-      h("span", {}, STEP_WORDS[step.what] ?? words(step.what), step.session && [" by session ", h("strong", {}, step.session)], step.detail && h("span", { class: "small" }, ` ${step.detail}`)));
+      h("span", {}, STEP_WORDS[step.what] ?? words(step.what), step.session && [STEP_OF_SESSION.has(step.what) ? " for session " : " by session ", h("strong", {}, step.session)], step.detail && h("span", { class: "small" }, ` ${step.detail}`)));
   });
-  return h("ol", { class: "way" }, items);
+  return h("ol", { class: dated ? "way dated" : "way", role: "list" }, items);
 }
 
 // --- a run ------------------------------------------------------------------------------------------------------------
 
-export function run({ parts: [name, id], signal, live }) {
-  const [head, verdict, axis, problems, missed] = Array.from({ length: 5 }, () => h("div"));
+const EVENTS_AT_ONCE = 200;
+
+export function run({ parts: [name, id], query, signal, live }) {
+  const [head, verdict, axis, problems, below] = Array.from({ length: 5 }, () => h("div"));
+  const from = Math.max(0, Math.floor(Number(query.from)) || 0);
+  // It stays the same one, for a narrow screen scrolls in it.
+  const picture = h("div", { class: "scroll", role: "region", "aria-label": "Time line of the run", tabindex: "0" });
+  const drawing = card("On the time axis", picture);
+  const deadlines = new Table({
+    caption: "The deadlines of the run", key: (row) => `${row.deadline} ${row.call}`, empty: nothing("Its deadlines are not known."),
+    columns: [
+      { title: "Deadline of", cell: (row) => [row.deadline === "started" ? "agent started" : (DEADLINES[row.deadline] ?? words(row.deadline)), row.call && ` ${row.tool ?? row.call}`] },
+      { title: "Was due", cell: (row) => (row.due_ms ? when(row.due_ms, timeOfDay(row.due_ms)) : "–") },
+      { title: "Came", cell: (row) => (row.met_ms ? when(row.met_ms, timeOfDay(row.met_ms)) : "–") },
+      { title: "What became of it", cell: (row) => [tag(row.state), row.late_ms ? ` by ${span(row.late_ms)}` : ""] },
+    ],
+  });
   const events = new Table({
     caption: "The events of the run", key: (row) => row.entry, empty: "No event of the run is retained.",
     columns: [
       { title: "No", number: true, cell: (row) => count(row.seq) },
       { title: "Event", cell: (row) => link(words(row.type), "event", name, row.event) },
       { title: "Tool", cell: (row) => row.tool ?? "–" },
-      { title: "Happened", cell: (row) => h("span", { class: "mono" }, timeOfDay(row.time_ms)) },
+      { title: "Happened", cell: (row) => h("span", { class: "mono" }, when(row.time_ms, timeOfDay(row.time_ms))) },
       { title: "Stored after", number: true, cell: (row) => span(Math.max(0, row.stored_ms - row.time_ms)) },
     ],
   });
   return {
     title: `Run ${id}`,
-    element: h("div", { class: "stack" }, head, verdict, axis, problems, missed, card("Its events", events.element)),
+    element: h("div", { class: "stack" }, head, verdict, axis, problems, card("Its deadlines", deadlines.element), card("Its events", events.element, below)),
     every: 3000,
     async load() {
       let found;
@@ -169,25 +214,28 @@ export function run({ parts: [name, id], signal, live }) {
         found = await get(path("runs", id), { user: name }, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
-        renew(verdict, error.message, () => h("p", { class: "verdict bad" }, error.message));
+        renew(verdict, error.message, () => h("p", { class: "verdict bad" }, prose(error.message)));
         return;
       }
-      events.update(found.events);
-      const now = Math.max(live.figures?.now_ms ?? 0, ...found.events.map((one) => one.stored_ms), found.started_ms ?? 0);
+      const last = Math.min(from + EVENTS_AT_ONCE, found.events.length);
+      events.update(found.events.slice(from, last), last < found.events.length);
+      renew(below, [found.events.length], () => found.events.length > EVENTS_AT_ONCE && pages(found.events.length, last));
+      const now = Math.max(live.nowMs ?? 0, ...found.events.map((one) => one.stored_ms), found.started_ms ?? 0);
       const until = found.ended_ms ?? now;
       const wrong = found.breaches.length + found.problems.length > 0;
       renew(head, [found.state, found.outcome, until], () => runFacts(found, until, name));
       renew(verdict, [found.breaches, found.problems, found.open_calls], () => h("p", { class: `verdict ${wrong ? "bad" : "good"}`, id: "run-verdict" }, runVerdict(found)));
-      renew(axis, [found.events, found.breaches, until], () => card("On the time axis", runTimeline(found, now)));
+      renew(axis, "", () => drawing);
+      renew(picture, [found.events, found.deadlines, until], () => runTimeline(found, now));
       renew(problems, found.problems, () => found.problems.length > 0 && card("What is wrong with its order", h("ul", {}, found.problems.map((one) => h("li", {}, `${words(one.kind ?? "")}: ${one.detail ?? ""}`)))));
-      renew(missed, found.breaches, () => found.breaches.length > 0 && card("Deadlines missed", h("ul", {}, found.breaches.map(breach))));
+      deadlines.update(found.deadlines.slice(0, EVENTS_AT_ONCE));
     },
   };
-}
 
-function breach({ name, due_ms: due }) {
-  const [deadline, ...call] = name.split(":");
-  return h("li", {}, h("strong", {}, words(deadline)), call.length > 0 && ` of call ${call.join(":")}`, `: was due at ${timeOfDay(due)}`);
+  function pages(number, last) {
+    const to = (text, where) => h("a", { href: address("run", name, id, { from: where }) }, text);
+    return h("nav", { class: "pager", "aria-label": "Pages" }, from > 0 && to("First page", ""), last < number && to("Next page", last), h("span", { class: "small" }, `${count(from + 1)} to ${count(last)} of ${count(number)}`));
+  }
 }
 
 function runFacts(found, until, name) {
@@ -195,7 +243,7 @@ function runFacts(found, until, name) {
   return facts([
     ["User", link(name, "user", name)], found.agent && ["Agent", found.agent], ["State", tag(found.outcome === "success" ? "ok" : state, words(state))],
     found.tier && ["Tier", found.tier], found.thread && ["Thread", found.thread], found.parent && ["Parent", link(found.parent, "run", name, found.parent)],
-    ["Started", time(found.started_ms)], ["Took", found.started_ms ? span(until - found.started_ms) : "–"],
+    ["Started", when(found.started_ms)], [found.ended_ms ? "Took" : "Takes so far", found.started_ms ? span(until - found.started_ms) : "–"],
   ]);
 }
 
@@ -203,7 +251,7 @@ function runVerdict(found) {
   const said = [];
   if (found.breaches.length) said.push(`${found.breaches.length === 1 ? "One deadline was" : `${found.breaches.length} deadlines were`} missed.`);
   if (found.problems.length) said.push("The order of its events is not whole.");
-  if (found.open_calls.length) said.push(`Tools are being called: ${found.open_calls.join(", ")}.`);
+  if (found.open_calls.length) said.push(`Tools are being called: ${found.open_calls.map((call) => found.events.find((one) => one.call === call)?.tool ?? call).join(", ")}.`);
   return said.join(" ") || "All deadlines were met, and its events are in order.";
 }
 
@@ -225,11 +273,10 @@ export function letter({ parts: [id], signal, reload }) {
         content.replaceChildren(h("p", { class: "verdict" }, "There is no such dead letter (any more): it was replayed, dropped, or is older than seven days."), h("p", {}, link("All dead letters", "dead")));
         return;
       }
-      const shown = found.event ? h("pre", { tabindex: "0", "aria-label": "The event as JSON" }, JSON.stringify(found.event.data ?? found.event, null, 2)) : nothing("Its content is not kept.");
       content.replaceChildren(
-        h("p", { class: "verdict bad" }, `Given up after ${count(found.deliveries)} deliveries: ${found.reason}.`),
-        facts([["User", link(found.user, "user", found.user)], ["Session", link(found.session, "user", found.user, "session", found.session)], ["Type", found.type || "–"], ["Event", link(found.event_id ?? found.entry, "event", found.user, found.entry)], ["Given up", time(found.time_ms)], ["Last node", found.node || "–"]]),
-        buttons, card("What it holds", shown));
+        h("p", { class: "verdict bad" }, `Given up after ${found.deliveries === 1 ? "1 delivery" : `${count(found.deliveries)} deliveries`}: ${found.reason}.`),
+        facts([["User", link(found.user, "user", found.user)], ["Session", link(found.session, "user", found.user, "session", found.session)], ["Type", found.type || "–"], ["Event", link(found.event?.id ?? found.entry, "event", found.user, found.entry)], ["Given up", when(found.time_ms)], ["Last node", found.node || "–"]]),
+        buttons, card("What it holds", contents(found.event)));
     },
   };
 }

@@ -8,6 +8,7 @@ const AHEAD_MS = 2_000;
 export class Proof {
   #ledger;
   #again;
+  #said; // what was read out last: not the count, which changes with each event
   #aheadMs; // since when more has arrived than the log that was read last has
 
   /** `again()` asks for another look soon. */
@@ -28,6 +29,9 @@ export class Proof {
     if (this.#aheadMs !== undefined && nowMs - this.#aheadMs < AHEAD_MS) return this.#again();
     const { tone, text } = this.#ledger.verdict(result, live, nowMs);
     put("verdict", text, `verdict ${tone}`);
+    const said = [turn?.run, tone === "bad", live, result.ended].join(" ");
+    if (turn && said !== this.#said) put("verdict-said", text, "hidden");
+    this.#said = said;
     put("published", result.published);
     put("received", result.received);
     put("back", result.back);

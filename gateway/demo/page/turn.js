@@ -75,7 +75,7 @@ export class Turn {
     keepAtEnd(this.#list, () => this.#list.append(item));
     const { type, data } = step.event;
     const seen = this[`_${type}`]?.(data, step) ?? item;
-    if (!this.ended) this.#doing.textContent = `${this.#items.size} steps, at work`;
+    if (!this.ended) this.#doing.textContent = `${this.#steps()}, at work`;
     return seen;
   }
 
@@ -155,13 +155,17 @@ export class Turn {
     this.#hideQuestion();
     this.#cancel.hidden = true;
     this.#answer.classList.remove("streaming");
-    this.#doing.textContent = `${this.#items.size} steps`;
+    this.#doing.textContent = this.#steps();
     if (outcome === "success") return undefined;
     this.#outcome.textContent = `The run ${outcome === "cancelled" ? "was cancelled" : "failed"}: ${error ?? "no reason was given"}.`;
     this.#outcome.className = `outcome ${outcome}`;
     this.#outcome.hidden = false;
     this.#hooks.speak(this.#outcome.textContent);
     return this.#outcome;
+  }
+
+  #steps() {
+    return `${this.#items.size} ${this.#items.size === 1 ? "step" : "steps"}`;
   }
 
   #hideQuestion() {
