@@ -110,9 +110,13 @@ export interface StateDetail {
   waitMs?: number;
 }
 
-/** A source of time. `nextTurn` runs a function in the next macrotask; without it `setTimeout(action, 0)` does. */
+/**
+ * A source of time. `now` should not run back; `wall` is the time of day, by which tokens expire (without it `now` is).
+ * `nextTurn` runs a function in the next macrotask; without it `setTimeout(action, 0)` does.
+ */
 export interface Clock {
   now(): number;
+  wall?(): number;
   setTimeout(action: () => void, ms: number): unknown;
   clearTimeout(handle: any): void;
   nextTurn?(action: () => void): void;

@@ -28,6 +28,14 @@ const CLOSE_TIMEOUT_MS = 2_000;
 /** A page that was busy or frozen while it connected says `hello` too late; five times in a row is something else. */
 const MAX_LATE_HELLOS = 5;
 const TOKEN_MARGIN_MS = 5_000;
+/** How long the application's function may take to give a token: a request that a sleeping laptop cut off may never end. */
+const TOKEN_TIMEOUT_MS = 30_000;
+/** A page that is back from its sleep, or its network, tries again within so long, and asks a node that was silent for longer. */
+const BACK_MS = 1_000;
+/** A page that was to be left, and for which the browser then did nothing more, connects again after so long. */
+const ASIDE_MS = 10_000;
+/** The wall's clock was set back when it lost so much against the monotonic one. */
+const SET_BACK_MS = 1_000;
 /** How long the browser's other tabs have to say that a session is theirs; asked only after a crash or a duplication. */
 const TABS_ANSWER_MS = 250;
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -36,6 +44,7 @@ const SEEN_COUNT = 4_096;
 const SEEN_MAX_COUNT = 262_144; // above 437 events a second the memory reaches back less than ten minutes
 const SEEN_MS = 600_000;
 const IDS_A_FRAME = 1_000;
+const MAX_REASON_CHARACTERS = 256;
 const MAX_UNANSWERED = 1_024;
 const MAX_NOTE_CHARACTERS = 256;
 /** An element counts as displayed when it was in sight for so long, looked at so often, with no longer pause between. */
@@ -63,6 +72,11 @@ const MAX_RETRY_AFTER_MS = 10_000;
 /** The lowest tier allows 20 frames a second and saves up 200: confirmations stay below both. */
 const PACE_BURST = 100;
 const PACE_PER_SECOND = 15;
+/** What acks leave of the burst: in a stream of events they wait for each other, unless half a window waits to be released. */
+const PACE_KEPT = 80;
+const GATHER_MS = Math.ceil(1_000 / PACE_PER_SECOND);
+const MAX_DATA_DEPTH = 64;
+const MAX_INTEGER = 2 ** 53;
 
 /** Codes of `error` frames after which the same request may be tried again. */
 const RETRYABLE = new Set([
@@ -153,6 +167,34 @@ export function closeVerdict(code, { tokenCallback = false, refusals = 0, lateHe
 export function refreshDelayMs(lifeMs) {
   if (!(lifeMs > 0)) return undefined;
   return Math.min(Math.max(Math.min(0.8 * lifeMs, Math.max(lifeMs - 30_000, lifeMs / 2)), 1_000), MAX_TIMER_MS);
+}
+
+/** How many entry ids a frame may name: each, with its quotes and comma, is at most 44 bytes. */
+export function idsAFrame(maxFrameBytes = Infinity) {
+  return Math.max(1, Math.min(IDS_A_FRAME, Math.floor((maxFrameBytes - 64) / 44)));
+}
+
+/**
+ * A frame as JSON that is Unicode: half of a surrogate pair, as it is left where a text was cut in the middle of a character,
+ * would be no frame to the node, and it would end the session. The half becomes U+FFFD.
+ */
+export function frameText(frame) {
+  // Each escape in its turn, so that an escaped backslash before `ud83d` is not taken for the beginning of one.
+  return JSON.stringify(frame).replace(/\\(?:u(d[89a-f][0-9a-f]{2})|.)/g, (escape, half) => (half ? "\ufffd" : escape));
+}
+
+/** Why a node would refuse the data of a command, which is JSON already; undefined when it would not. */
+export function dataProblem(value, depth = 1, path = "data") {
+  if (typeof value === "number" && Number.isInteger(value) && Math.abs(value) > MAX_INTEGER) {
+    return `${path} is an integer beyond 2^53; send it as a string`;
+  }
+  if (typeof value !== "object" || value === null) return undefined;
+  if (depth > MAX_DATA_DEPTH) return `data is nested more than ${MAX_DATA_DEPTH} deep`;
+  for (const [key, member] of Object.entries(value)) {
+    const problem = dataProblem(member, depth + 1, `${path}.${key}`);
+    if (problem) return problem;
+  }
+  return undefined;
 }
 
 /** The `hello` frame. `known`: this session had a `welcome` before; a new one starts at the page's cursor or `earliest`. */
@@ -257,11 +299,11 @@ export class Pacer {
     this.#atMs = nowMs;
   }
 
-  /** Takes one frame's worth and returns 0, or returns how long to wait for it. */
-  take(nowMs) {
+  /** Takes one frame's worth and returns 0, or returns how long to wait for it. `kept`: frames that this one must leave. */
+  take(nowMs, kept = 0) {
     this.#tokens = Math.min(PACE_BURST, this.#tokens + (Math.max(0, nowMs - this.#atMs) * PACE_PER_SECOND) / 1000);
     this.#atMs = nowMs;
-    if (this.#tokens < 1) return Math.ceil(((1 - this.#tokens) * 1000) / PACE_PER_SECOND);
+    if (this.#tokens < 1 + kept) return Math.ceil(((1 + kept - this.#tokens) * 1000) / PACE_PER_SECOND);
     this.#tokens -= 1;
     return 0;
   }
@@ -269,6 +311,8 @@ export class Pacer {
 
 /** The confirmations of one turn, gathered into as few frames as can be. */
 export class Outbox {
+  /** How many entries a frame names, of which the node takes only so many bytes. */
+  idsAFrame = IDS_A_FRAME;
   #received = [];
   #displayed = [];
   #frames = [];
@@ -285,7 +329,7 @@ export class Outbox {
 
   displayed(entry) {
     this.#displayed.push(entry);
-    if (this.#displayed.length >= IDS_A_FRAME) this.#keepDisplayed(); // without a connection nobody else takes them
+    if (this.#displayed.length >= this.idsAFrame) this.#keepDisplayed(); // without a connection nobody else takes them
   }
 
   confirmed(entry, note) {
@@ -318,7 +362,7 @@ export class Outbox {
 
   /** The next frame to send, or undefined. `received` goes first: it releases. */
   next() {
-    if (this.#received.length > 0) return { op: "ack", ids: this.#received.splice(0, IDS_A_FRAME) };
+    if (this.#received.length > 0) return { op: "ack", ids: this.#received.splice(0, this.idsAFrame) };
     if (this.#displayed.length > 0) this.#keepDisplayed();
     return this.#frames.shift();
   }
@@ -327,8 +371,13 @@ export class Outbox {
     return this.#received.length + this.#displayed.length + this.#frames.length === 0;
   }
 
+  /** How many entries wait to be released, and whether nothing else waits. */
+  get acks() {
+    return { count: this.#received.length, alone: this.#displayed.length + this.#frames.length === 0 };
+  }
+
   #keepDisplayed() {
-    this.#keep({ op: "ack", ids: this.#displayed.splice(0, IDS_A_FRAME), level: "displayed" });
+    this.#keep({ op: "ack", ids: this.#displayed.splice(0, this.idsAFrame), level: "displayed" });
   }
 
   #keep(frame) {
@@ -355,9 +404,11 @@ export class Commands {
     this.#waiting.set(ref, { ref, sent: false, readyMs: 0, attempts: 0, ...command });
   }
 
-  /** The first that is to be sent now, or undefined. */
+  /** The first that is to be sent now, or undefined. None whose time is over: the node may know its ref no more. */
   ready(nowMs) {
-    for (const command of this.#waiting.values()) if (!command.sent && command.readyMs <= nowMs) return command;
+    for (const command of this.#waiting.values()) {
+      if (!command.sent && command.readyMs <= nowMs && nowMs < command.endMs) return command;
+    }
     return undefined;
   }
 
@@ -663,6 +714,7 @@ export class HiddenTimers {
   #waiting = new Map(); // number -> timer
   #number = 0;
   #worker;
+  #address; // of the worker's text: one for all, for each would stay in memory, and a policy may be made but once
 
   constructor(page = globalThis) {
     this.#page = page;
@@ -692,12 +744,17 @@ export class HiddenTimers {
   }
 
   #start() {
-    const address = URL.createObjectURL(new Blob([WAITER], { type: "text/javascript" }));
-    const policy = this.#page.trustedTypes?.createPolicy("eventbus-client", { createScriptURL: (text) => text });
-    const worker = new this.#page.Worker(policy?.createScriptURL(address) ?? address);
+    this.#address ??= this.#addressOfWaiter();
+    const worker = new this.#page.Worker(this.#address);
     worker.onmessage = ({ data: number }) => this.#ring(this.#waiting.get(number));
     worker.onerror = () => this.#refuse();
     return worker;
+  }
+
+  #addressOfWaiter() {
+    const address = URL.createObjectURL(new Blob([WAITER], { type: "text/javascript" }));
+    const policy = this.#page.trustedTypes?.createPolicy("eventbus-client", { createScriptURL: (text) => text });
+    return policy?.createScriptURL(address) ?? address;
   }
 
   #ring(timer) {
@@ -722,13 +779,52 @@ export class HiddenTimers {
   }
 }
 
+/**
+ * Time that does not run back: the wall's clock, which counts a machine's sleep, and what the monotonic one has passed
+ * while somebody set the wall's back. A wait of seconds would else become one of hours.
+ */
+export class SteadyTime {
+  #wall;
+  #monotonic;
+  #wallMs;
+  #monotonicMs;
+  #setBackMs = 0;
+
+  constructor(wall = () => Date.now(), monotonic = () => performance.now()) {
+    this.#wall = wall;
+    this.#monotonic = monotonic;
+    this.#wallMs = wall();
+    this.#monotonicMs = monotonic();
+  }
+
+  now() {
+    const [wallMs, monotonicMs] = [this.#wall(), this.#monotonic()];
+    const lostMs = monotonicMs - this.#monotonicMs - (wallMs - this.#wallMs);
+    if (lostMs > SET_BACK_MS) this.#setBackMs += Math.floor(lostMs);
+    this.#wallMs = wallMs;
+    this.#monotonicMs = monotonicMs;
+    return wallMs + this.#setBackMs;
+  }
+}
+
 const hiddenTimers = new HiddenTimers();
+const steadyTime = new SteadyTime();
 
 export const systemClock = {
-  now: () => Date.now(),
+  now: () => steadyTime.now(),
+  wall: () => Date.now(),
   setTimeout: (action, ms) => (hiddenTimers.wanted ? hiddenTimers.set(action, ms) : globalThis.setTimeout(action, ms)),
   clearTimeout: (handle) => (handle?.action ? hiddenTimers.clear(handle) : globalThis.clearTimeout(handle)),
   nextTurn,
+};
+
+/** The page as a client sees it: whether it is hidden, and the events of its life, which all pass the window. */
+export const browserPage = {
+  get hidden() {
+    return globalThis.document?.visibilityState === "hidden";
+  },
+  addEventListener: (type, listener) => globalThis.addEventListener?.(type, listener, { capture: true }),
+  removeEventListener: (type, listener) => globalThis.removeEventListener?.(type, listener, { capture: true }),
 };
 
 /** The application's callbacks: none after the end, and the failure of one is reported and stops nothing. */
@@ -1064,11 +1160,17 @@ export class EventBusClient {
   #heardMs = 0;
   #tabs;
   #inUse = true; // what the storage says of this session
-  /** The page goes: what its handlers have done is acked at once, at no pace, or the next page would be given it again. */
-  #leave = () => {
-    this.#inUse = false;
-    if (this.#welcome) this.#sendAll();
-    else this.#save();
+  #page;
+  #asked = false; // a ping waits for its answer
+  #retryMs; // when the next attempt is due
+  #nodeSaid = false; // whether that is the time of a goaway
+  #listeners = {
+    pagehide: () => this.#setAside("the page is left"),
+    freeze: () => this.#setAside("the page is frozen"),
+    pageshow: ({ persisted }) => persisted && this.#back(),
+    resume: () => this.#back(),
+    online: () => this.#back(),
+    visibilitychange: () => (this.#page.hidden ? this.#flushSoon() : this.#back()),
   };
 
   /** Connects at once (callbacks begin after the constructor has returned). The options: docs/javascript.md. */
@@ -1087,7 +1189,8 @@ export class EventBusClient {
       handled: (entries) => this.#acknowledge(entries),
       failed: (entry, error, event) => this.#handlerFailed(entry, error, event),
     });
-    globalThis.addEventListener?.("pagehide", this.#leave);
+    this.#page = options.page ?? browserPage;
+    for (const [type, listener] of Object.entries(this.#listeners)) this.#page.addEventListener(type, listener);
     if (options.connect === false) this.#state = "idle";
     else this.connect();
   }
@@ -1161,7 +1264,11 @@ export class EventBusClient {
       throw new EventBusError("too_many_commands", `${MAX_COMMANDS} commands wait to be stored already`, { retryable: true });
     }
     // As it is now, whatever is done to `data` later.
-    const text = JSON.stringify({ op: "send", type, data, ref, run, thread });
+    const text = frameText({ op: "send", type, data, ref, run, thread });
+    const plain = JSON.parse(text).data;
+    if (typeof plain !== "object" || plain === null) throw new TypeError("data must be an object, also as JSON");
+    const problem = dataProblem(plain);
+    if (problem) throw new TypeError(problem);
     return new Promise((resolve, reject) => {
       this.#commands.add(ref, { text, resolve, reject, endMs: this.#clock.now() + timeoutMs });
       this.#watchCommands();
@@ -1294,6 +1401,8 @@ export class EventBusClient {
     this.#welcome = frame;
     this.#welcomedMs = this.#clock.now();
     this.#pacer = new Pacer(this.#welcomedMs);
+    this.#outbox.idsAFrame = idsAFrame(frame.max_frame_bytes);
+    this.#asked = false;
     this.#refusals = 0;
     this.#lateHellos = 0;
     this.#session = frame.session;
@@ -1306,6 +1415,7 @@ export class EventBusClient {
     this.#scheduleRefresh(frame.token_expires_ms);
     this.#watch(frame.heartbeat_ms);
     this.#arm("working", frame.ack_timeout_ms / 3, () => this.#working());
+    this.#watchCommands(); // their times may have passed while the machine slept, and its timers with it
     this.#flushSoon();
     this.#setState("catching_up");
   }
@@ -1363,10 +1473,49 @@ export class EventBusClient {
     let waitMs = 0;
     // After a good connection the goaway's time alone counts; after a short one it must not make a tight loop.
     if (this.#comeBackMs === undefined || !this.#wasStable) waitMs = backoffMs(this.#attempts++, this.#random);
-    if (this.#comeBackMs !== undefined) waitMs = Math.max(waitMs, this.#comeBackMs - this.#clock.now());
+    this.#nodeSaid = this.#comeBackMs !== undefined;
+    if (this.#nodeSaid) waitMs = Math.max(waitMs, this.#comeBackMs - this.#clock.now());
     this.#comeBackMs = undefined;
-    this.#arm("retry", waitMs, () => this.#connect());
+    this.#retry(waitMs);
     this.#setState("waiting", { ...detail, waitMs });
+  }
+
+  #retry(waitMs) {
+    this.#retryMs = this.#clock.now() + waitMs;
+    this.#arm("retry", waitMs, () => this.#connect());
+  }
+
+  /**
+   * The page goes, perhaps to come back (it is frozen, or kept aside for the way back). What its handlers have done is acked
+   * at once, at no pace, or the next page would be given it again; and the session is let go of: it may be the next page's,
+   * and what is delivered to a page that stands still times out, again and again, until it is a dead letter.
+   */
+  #setAside(reason) {
+    this.#inUse = false;
+    if (this.#welcome) this.#sendAll();
+    else this.#save();
+    const socket = this.#socket;
+    if (!socket) return;
+    this.#release();
+    this.#comeBackMs = undefined;
+    this.#nodeSaid = false;
+    socket.close(1000, reason);
+    this.#retry(ASIDE_MS);
+    this.#setState("waiting", { reason, waitMs: ASIDE_MS });
+  }
+
+  /**
+   * The page is shown or thawed, or has a network again: no long wait goes on, and a node that has been silent is asked now.
+   * Timers stand still while a machine sleeps. A node's own time is obeyed all the same.
+   */
+  #back() {
+    const nowMs = this.#clock.now();
+    if (this.#timers.has("retry")) {
+      const leftMs = Math.max(0, this.#retryMs - nowMs);
+      this.#retry(this.#nodeSaid ? leftMs : Math.min(leftMs, Math.floor(this.#random() * BACK_MS)));
+    } else if (this.#welcome && !this.#asked && nowMs - this.#heardMs > BACK_MS) {
+      this.#ask(this.#welcome.heartbeat_ms);
+    }
   }
 
   #finish(error) {
@@ -1380,7 +1529,7 @@ export class EventBusClient {
     this.#inUse = false;
     this.#save();
     this.#tabs?.close();
-    globalThis.removeEventListener?.("pagehide", this.#leave);
+    for (const [type, listener] of Object.entries(this.#listeners)) this.#page.removeEventListener(type, listener);
     this.#timers.forEach((_, name) => this.#disarm(name));
     this.#settleFilter((waiter) => waiter.reject(error));
     this.#screen?.stop();
@@ -1521,16 +1670,31 @@ export class EventBusClient {
   #acknowledge(entries) {
     if (!this.#welcome) return; // the node sends them again on the next connection, and they are acked then
     this.#outbox.received(entries);
-    this.#flushSoon();
+    if (this.#halfWaits) this.#disarm("acks");
+    if (!this.#timers.has("acks")) this.#flushSoon();
     this.#renew();
+  }
+
+  /** Whether half of the window waits to be released. */
+  get #halfWaits() {
+    return this.#outbox.acks.count * 2 >= this.#welcome.window;
+  }
+
+  /**
+   * Whether what waits may wait a little for more of it: acks alone do in a stream of events, for each handler's end would be
+   * a frame. Not in a hidden page, whose timers may come a minute late.
+   */
+  get #mayGather() {
+    return this.#outbox.acks.alone && !this.#halfWaits && !this.#page.hidden;
   }
 
   /** Returns whether the event comes again. */
   #handlerFailed(entry, cause, event) {
     const again = this.#options.failedEvents === "redeliver";
-    const reason = String(cause?.message ?? cause).slice(0, 256);
+    const reason = String(cause?.message ?? cause).slice(0, MAX_REASON_CHARACTERS);
     if (again && this.#welcome) {
-      this.#outbox.nack(entry, reason, this.#options.nackDelayMs);
+      const most = ((this.#welcome.max_frame_bytes ?? Infinity) - 160) / 6; // of JSON, six bytes a character at most
+      this.#outbox.nack(entry, reason.slice(0, Math.max(0, most)), this.#options.nackDelayMs);
       this.#flushSoon();
     }
     this.#report(new EventBusError("handler_failed", `onEvent failed: ${reason}`, { retryable: again, cause, event }));
@@ -1559,14 +1723,17 @@ export class EventBusClient {
     else this.#clock.setTimeout(flush, 0);
   }
 
-  #flush() {
+  /** `gathered`: what waits has waited for more of it. */
+  #flush(gathered = false) {
     if (!this.#welcome || this.#timers.has("flush")) return;
     this.#save();
     for (;;) {
       const nowMs = this.#clock.now();
       const command = this.#commands.ready(nowMs);
-      if (command === undefined && this.#outbox.empty) return;
-      const waitMs = this.#pacer.take(nowMs);
+      if (command === undefined && this.#outbox.empty) return this.#disarm("acks");
+      const gathers = !gathered && command === undefined && this.#mayGather;
+      const waitMs = this.#pacer.take(nowMs, gathers ? PACE_KEPT : 0);
+      if (waitMs > 0 && gathers) return this.#arm("acks", Math.min(waitMs, GATHER_MS), () => this.#flush(true));
       if (waitMs > 0) return this.#arm("flush", waitMs, () => this.#flush());
       if (command) this.#sendCommand(command);
       else this.#send(this.#outbox.next());
@@ -1635,8 +1802,9 @@ export class EventBusClient {
   /** Gets an answer of a node; asks again when it says that this helps, a few times. */
   async #get(path, parameters) {
     const url = requestUrl(this.#url, path, parameters);
+    if (this.#state === "closed") throw this.#closedError();
     for (let attempt = 0, refusals = 0; ; attempt += 1) {
-      const { answer, error, waitMs } = await this.#ask(url);
+      const { answer, error, waitMs } = await this.#request(url);
       if (this.#state === "closed") throw this.#closedError();
       if (error === undefined) return answer;
       if (error.status === 401 && typeof this.#options.token === "function" && refusals === 0) {
@@ -1651,7 +1819,7 @@ export class EventBusClient {
   }
 
   /** One request: `{answer}`, or `{error, waitMs?}`. */
-  async #ask(url) {
+  async #request(url) {
     const request = new AbortController();
     const stop = () => request.abort();
     this.#over.signal.addEventListener("abort", stop);
@@ -1681,17 +1849,27 @@ export class EventBusClient {
 
   /** Waits; rejected when the client is closed. */
   #pause(ms) {
+    return this.#until(ms, (resolve) => resolve());
+  }
+
+  /** What the application's function gives; rejected when it has not within so long, or when the client is closed. */
+  #inTime(ms, action) {
+    const late = (_, reject) => reject(new Error(`nothing came within ${ms} ms`));
+    return this.#until(ms, late, (resolve, reject) => Promise.resolve(action()).then(resolve, reject));
+  }
+
+  /** A promise that `begin` settles, or after so long `late`, or the client's end. */
+  #until(ms, late, begin = () => {}) {
+    const { signal } = this.#over;
+    let timer, stop;
     return new Promise((resolve, reject) => {
-      const { signal } = this.#over;
-      const stop = () => {
-        this.#clock.clearTimeout(timer);
-        reject(this.#closedError());
-      };
-      const timer = this.#clock.setTimeout(() => {
-        signal.removeEventListener("abort", stop);
-        resolve();
-      }, ms);
+      stop = () => reject(this.#closedError());
       signal.addEventListener("abort", stop);
+      timer = this.#clock.setTimeout(() => late(resolve, reject), ms);
+      begin(resolve, reject);
+    }).finally(() => {
+      this.#clock.clearTimeout(timer);
+      signal.removeEventListener("abort", stop);
     });
   }
 
@@ -1703,18 +1881,28 @@ export class EventBusClient {
   /** Keeps the node waiting for what is queued behind a slow handler. Also after each event: timers may be throttled. */
   #renew() {
     const ids = this.#inbox.overdue(this.#welcome.ack_timeout_ms / 3);
-    if (ids.length > 0) this.#send({ op: "working", ids });
+    while (ids.length > 0) this.#send({ op: "working", ids: ids.splice(0, this.#outbox.idsAFrame) });
   }
 
   // ---- liveness
 
   #watch(heartbeatMs) {
     const quietMs = this.#clock.now() - this.#heardMs;
-    if (quietMs < heartbeatMs) return this.#arm("watch", heartbeatMs - quietMs, () => this.#watch(heartbeatMs));
+    if (quietMs < heartbeatMs) this.#arm("watch", heartbeatMs - quietMs, () => this.#watch(heartbeatMs));
+    else this.#ask(heartbeatMs);
+  }
+
+  /** Asks the node whether it is there, and gives it up when it does not say so. */
+  #ask(heartbeatMs) {
     this.#heard = false;
+    this.#asked = true;
     this.#send({ op: "ping", ref: this.#newRef() });
     const dueMs = this.#clock.now() + PONG_TIMEOUT_MS;
-    const decide = () => (this.#heard ? this.#watch(heartbeatMs) : this.#lost("the node does not answer"));
+    const decide = () => {
+      this.#asked = false;
+      if (this.#heard) this.#watch(heartbeatMs);
+      else this.#lost("the node does not answer");
+    };
     this.#arm("watch", PONG_TIMEOUT_MS, () => {
       // A timer that comes late may have overtaken messages that wait to be dispatched: one more look after them.
       if (!this.#heard && this.#clock.now() - dueMs > LATE_MS) this.#arm("watch", LATE_MS, decide);
@@ -1726,8 +1914,8 @@ export class EventBusClient {
 
   async #currentToken() {
     const { token } = this.#options;
-    if (typeof token !== "function") return token;
-    if (this.#token === undefined || this.#tokenExpiresMs - this.#clock.now() < TOKEN_MARGIN_MS) await this.#fetchToken();
+    if (typeof token !== "function") return token?.trim();
+    if (this.#token === undefined || this.#tokenExpiresMs - this.#wallMs < TOKEN_MARGIN_MS) await this.#fetchToken();
     return this.#token;
   }
 
@@ -1738,16 +1926,16 @@ export class EventBusClient {
   }
 
   async #askForToken() {
-    const token = await this.#options.token();
-    if (typeof token !== "string" || token === "") throw new TypeError("the token callback returned no string");
-    this.#token = token;
+    const token = await this.#inTime(TOKEN_TIMEOUT_MS, () => this.#options.token());
+    if (typeof token !== "string" || token.trim() === "") throw new TypeError("the token callback returned no string");
+    this.#token = token.trim(); // a line's end behind it, as a file or a backend may have it, is no part of it
     this.#tokenExpiresMs = Infinity; // until the node says
   }
 
   #scheduleRefresh(expiresMs) {
     if (typeof this.#options.token !== "function" || typeof expiresMs !== "number") return;
     this.#tokenExpiresMs = expiresMs;
-    const delayMs = refreshDelayMs(expiresMs - this.#clock.now());
+    const delayMs = refreshDelayMs(expiresMs - this.#wallMs);
     if (delayMs !== undefined) this.#arm("refresh", delayMs, () => this.#refresh(expiresMs));
   }
 
@@ -1768,7 +1956,12 @@ export class EventBusClient {
   // ---- small things
 
   #send(frame) {
-    this.#socket.send(JSON.stringify(frame));
+    this.#socket.send(frameText(frame));
+  }
+
+  /** What the wall's clock says: an expiry is by it. */
+  get #wallMs() {
+    return (this.#clock.wall ?? this.#clock.now).call(this.#clock);
   }
 
   #newRef() {

@@ -13,7 +13,8 @@
  */
 
 import {
-  backoffMs, Callbacks, compareEntries, CursorTracker, EventBusClient, EventBusError, Inbox, Screen, socketUrl, systemClock, Texts,
+  backoffMs, browserPage, Callbacks, compareEntries, CursorTracker, EventBusClient, EventBusError, Inbox, Screen, socketUrl,
+  systemClock, Texts,
 } from "./eventbus-client.js";
 
 export { EventBusClient, EventBusError };
@@ -396,15 +397,6 @@ class Leadership {
 const closedError = () => new EventBusError("closed", "the client is closed");
 
 // ------------------------------------------------------------------------------------------------------ a tab's part
-
-/** The page as the tab's part sees it: whether it is hidden, and the events of its life, which all pass the window. */
-const browserPage = {
-  get hidden() {
-    return globalThis.document?.visibilityState === "hidden";
-  },
-  addEventListener: (type, listener) => globalThis.addEventListener?.(type, listener, { capture: true }),
-  removeEventListener: (type, listener) => globalThis.removeEventListener?.(type, listener, { capture: true }),
-};
 
 /** The tab's own storage: it survives a reload. */
 function ownStorage() {

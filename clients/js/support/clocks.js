@@ -43,6 +43,12 @@ export class ManualClock {
     this.#nowMs += ms;
   }
 
+  /** The machine sleeps: the time of day goes on, and its timers stand still with it. */
+  sleep(ms) {
+    this.#nowMs += ms;
+    for (const timer of this.#timers.values()) timer.dueMs += ms;
+  }
+
   /** Whether something comes due within so many milliseconds. */
   due(ms) {
     return [...this.#timers.values()].some(({ dueMs }) => dueMs <= this.#nowMs + ms);

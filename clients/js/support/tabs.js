@@ -1,6 +1,7 @@
 /** A browser for tests: locks, channels, storage and pages for tabs that live in one process. */
 
 import { setImmediate } from "node:timers";
+import { FakePage } from "./page.js";
 
 /** What a page keeps, as `localStorage` does. */
 export function storage() {
@@ -101,15 +102,14 @@ export class FakeBrowser {
   }
 }
 
-export class FakeTab {
+export class FakeTab extends FakePage {
   #browser;
-  #listeners = new Map(); // type -> Set
   #frozen; // what waits while the page is frozen
   alive = true;
-  hidden = false;
   own = storage();
 
   constructor(browser) {
+    super();
     this.#browser = browser;
   }
 
@@ -139,20 +139,6 @@ export class FakeTab {
     };
   }
 
-  addEventListener(type, listener) {
-    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
-    this.#listeners.get(type).add(listener);
-  }
-
-  removeEventListener(type, listener) {
-    this.#listeners.get(type)?.delete(listener);
-  }
-
-  /** Something happens to the page. */
-  happens(type, fields = {}) {
-    for (const listener of [...(this.#listeners.get(type) ?? [])]) listener({ type, ...fields });
-  }
-
   /** Messages reach a page that is neither frozen nor gone. */
   run(action) {
     if (this.#frozen) this.#frozen.push(action);
@@ -168,16 +154,6 @@ export class FakeTab {
     const waiting = this.#frozen;
     this.#frozen = undefined;
     for (const action of waiting) action();
-  }
-
-  hide() {
-    this.hidden = true;
-    this.happens("visibilitychange");
-  }
-
-  show() {
-    this.hidden = false;
-    this.happens("visibilitychange");
   }
 
   crash() {

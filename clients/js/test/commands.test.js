@@ -240,3 +240,17 @@ test("the next command to send is the first that is not under way and need not w
   assert.equal(commands.dueMs(0), Infinity);
   assert.equal(commands.refused("a", new Error("later"), 0, () => 0), false);
 });
+
+test("a text that was cut in the middle of a character is sent; a number that JSON rounds is refused before", async () => {
+  const client = connect();
+  const peer = await node.peer();
+  await peer.greet();
+  const stored = client.message("so \ud83d");
+  const { ref, data } = await peer.frame("send");
+  assert.deepEqual(data, { text: "so \ufffd" });
+  sent(peer, ref);
+  await stored;
+  await assert.rejects(client.send("rename", { n: 2 ** 60 }), TypeError);
+  await assert.rejects(client.send("rename", { toJSON: () => "no object" }), TypeError);
+  assert.equal(peer.all("send").length, 1);
+});

@@ -3,7 +3,8 @@ import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import {
-  backoffMs, closeVerdict, compareEntries, CursorTracker, helloFrame, Inbox, Outbox, Pacer, refreshDelayMs, SeenEvents, socketUrl,
+  backoffMs, closeVerdict, compareEntries, CursorTracker, dataProblem, frameText, helloFrame, idsAFrame, Inbox, Outbox, Pacer,
+  refreshDelayMs, SeenEvents, socketUrl,
 } from "../eventbus-client.js";
 import { seeded } from "../support/clocks.js";
 
@@ -217,4 +218,27 @@ test("acks of a turn leave in one frame; later levels are kept until they are an
   outbox.disconnected();
   assert.equal(outbox.next().ref, "r1");
   assert.ok(outbox.empty, "received is not repeated: the node sends the event again");
+});
+
+test("a frame is Unicode, whatever a text was cut to", () => {
+  const half = "😀".slice(0, 1);
+  const sent = (value) => JSON.parse(frameText({ op: "send", value })).value;
+  assert.equal(sent(`a${half}`), "a\ufffd");
+  assert.equal(sent("😀".slice(1)), "\ufffd");
+  assert.deepEqual(sent({ [half]: [half, 1] }), { "\ufffd": ["\ufffd", 1] });
+  for (const good of ["😀", "\\ud83d", `\\${"\\"}ud83d`, 'a "quoted" \n word', "\ud7ff\ue000"]) assert.equal(sent(good), good);
+});
+
+test("data that a node takes for no frame is refused here", () => {
+  const nested = (depth) => (depth === 1 ? {} : { next: nested(depth - 1) });
+  for (const good of [{}, nested(64), { n: 2 ** 53, m: -(2 ** 53), f: 1.5 }, { list: [null, true, "x"] }]) {
+    assert.equal(dataProblem(good), undefined);
+  }
+  assert.match(dataProblem({ a: [{ n: 2 ** 53 + 2 }] }), /^data\.a\.0\.n is an integer beyond/);
+  assert.match(dataProblem({ n: -1e20 }), /beyond/);
+  assert.match(dataProblem(nested(65)), /64 deep/);
+});
+
+test("a frame names as many entries as fit into it, and one at the least", () => {
+  assert.deepEqual([undefined, 65_536, 4_096, 256, 10].map((bytes) => idsAFrame(bytes)), [1_000, 1_000, 91, 4, 1]);
 });

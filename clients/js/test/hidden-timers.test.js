@@ -81,6 +81,27 @@ test("a page that wants trusted addresses is given one", () => {
   assert.match(workers[0].address.trusted, /^blob:/);
 });
 
+test("a page that is hidden again and again makes one address and one policy for its workers", () => {
+  let policies = 0;
+  const trustedTypes = {
+    createPolicy: (_, rules) => {
+      if ((policies += 1) > 1) throw new TypeError("a policy of this name was made already");
+      return rules;
+    },
+  };
+  const { page, workers } = hiddenPage({ trustedTypes });
+  const timers = new HiddenTimers(page);
+  for (let time = 0; time < 3; time += 1) {
+    page.document.visibilityState = "hidden";
+    assert.ok(timers.wanted, "not refused");
+    const timer = timers.set(() => {}, 1);
+    page.document.visibilityState = "visible";
+    timers.clear(timer);
+  }
+  assert.equal(workers.length, 3);
+  assert.equal(new Set(workers.map(({ address }) => address)).size, 1);
+});
+
 test("without a page, as in Node, or with a shown one, the timers are the usual ones", () => {
   assert.ok(!new HiddenTimers().wanted);
   assert.ok(!new HiddenTimers({ Worker: class {}, document: { visibilityState: "visible" } }).wanted);
