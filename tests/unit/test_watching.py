@@ -27,6 +27,7 @@ from eventbus.store import (
     Start,
 )
 from eventbus.store.running import Demand, DueRecord, RunRecord, RunRequest, Settlement
+from eventbus.store.topology import LANES, lane_of, slot_of
 from eventbus.testing import ManualClock, MemoryStore
 from gateway.counters import Counters
 from gateway.watching import IDLE_FACTOR, LATE_FACTOR, PAGE, UNKNOWN_MS, Watcher
@@ -335,6 +336,58 @@ async def test_a_store_that_was_away_is_caught_up_with_and_the_log_says_how_late
     assert int(told["late_ms"]) == watcher.late_ms >= 11_000
     assert "late" in caplog.text
     caplog.clear()
+
+
+class Away(MemoryStore):
+    """A store with two primaries, of which the second, and the list of nodes with it, does not answer while `away`."""
+
+    def __init__(self, settings: StoreSettings, clock: ManualClock) -> None:
+        super().__init__(settings, clock)
+        self.away = False
+        self.asked: set[int] = set()
+
+    def lane_of(self, user: UserId) -> int:
+        raise AssertionError("the watch knows of partitions, not of users")
+
+    async def _stand(self) -> None:
+        if self.away:
+            await asyncio.Event().wait()
+
+    async def due(self, partitions: Sequence[int], count: int) -> Sequence[Sequence[DueRecord] | StoreError]:
+        lanes = {lane_of(slot_of(f"{{{number}}}")) for number in partitions}
+        assert len(lanes) == 1, "no read is of two lanes"
+        self.asked |= lanes
+        if min(lanes) >= LANES // 2:
+            await self._stand()
+        return await super().due(partitions, count)
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        await self._stand()
+        return await super().nodes()
+
+
+@pytest.mark.requirement("R17")
+@pytest.mark.requirement("R2")
+async def test_deadlines_do_not_wait_for_a_primary_that_is_away() -> None:
+    """They are found within seconds of real time; those of the others when it is back."""
+    bench = Bench(partitions=64)
+    bench.store = Away(bench.settings, bench.clock)
+    watcher = bench.watcher()
+    await watcher.look()
+    assert len(bench.store.asked) == LANES
+    users = [UserId(f"user{number}") for number in range(40)]
+    for user in users:
+        await bench.request("run_1", user=user)
+    bench.store.away = True
+    bench.clock.advance(IDLE_FACTOR * WATCH_MS)
+    async with asyncio.timeout(10):
+        await watcher.look()
+    told = {told["user"] for told in await bench.told()}
+    assert 10 < len(told) < 30
+    bench.store.away = False
+    bench.clock.advance(IDLE_FACTOR * WATCH_MS)
+    await watcher.look()
+    assert {told["user"] for told in await bench.told()} == set(users)
 
 
 async def test_a_deadline_of_a_later_version_is_put_off_and_not_lost(caplog: pytest.LogCaptureFixture) -> None:
