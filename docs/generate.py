@@ -1,4 +1,4 @@
-"""Write `docs/errors.md` from `eventbus/errors.py`.
+"""Write `docs/errors.md` from `eventbus/errors`.
 
 python docs/generate.py           writes the page
 python docs/generate.py --check   exit status 1 when the page is not what the code says
@@ -24,7 +24,7 @@ Everything that the bus raises on purpose is an `EventBusError`. Decide by the c
 same word in `error` frames, HTTP answers, logs and metrics; never by the message. "retry" says that the same call may
 succeed later, "close" what a node closes the socket with.
 
-This page is generated from `eventbus/errors.py` by `python docs/generate.py`.
+This page is generated from `eventbus/errors` by `python docs/generate.py`.
 
 | class | code | retry | close | what happened |
 |---|---|---|---|---|
@@ -35,7 +35,7 @@ def tree(error: type[EventBusError], depth: int = 0) -> list[tuple[int, type[Eve
     """The error and those under it, in the order in which they are written down."""
     rows = [(depth, error)]
     for kind in error.__subclasses__():
-        if kind.__module__ == errors.__name__:
+        if kind.__name__ in errors.__all__:
             rows.extend(tree(kind, depth + 1))
     return rows
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 def all_errors() -> list[type[EventBusError]]:
     found = [EventBusError]
     for error in found:
-        found.extend(kind for kind in error.__subclasses__() if kind.__module__ == "eventbus.errors")
+        found.extend(kind for kind in error.__subclasses__() if kind.__module__.startswith("eventbus.errors."))
     return found
 
 
