@@ -1,7 +1,7 @@
 """Runs: what an agent does, told to its user as it happens. Made by `Bus.run`.
 
-The state machine is `eventbus.run`. Here are time, ids and the way to the publisher. Everything between a move of the
-state machine and the handing over of its events is one turn of the event loop, so tasks may share a run.
+The state machine is `eventbus.run`, the way from its moves to events `eventbus.runs.moving`. Everything between a move
+and the handing over of its events is one turn of the event loop, so tasks may share a run.
 """
 
 from __future__ import annotations
@@ -14,41 +14,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from eventbus import events
-from eventbus.clock import new_event_id
 from eventbus.confirmation import Sessions
 from eventbus.errors import InvalidEvent, InvalidField, RunCancelled, RunMisused, RunTimeout
-from eventbus.event import Event, Require, make_event
+from eventbus.event import Require
 from eventbus.events import CallId, Outcome
 from eventbus.fields import Level, parse_integer
 from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_run_id, run_id_from
 from eventbus.publishing import demand_of
 from eventbus.receipt import Receipt
-from eventbus.run import (
-    AGENT_FAILED,
-    UNSENDABLE,
-    Complete,
-    Emit,
-    Move,
-    Owed,
-    Phase,
-    RunState,
-    Start,
-    Think,
-    ToolEnd,
-    ToolStart,
-    next_call_id,
-    resumed,
-    step,
-)
+from eventbus.run import AGENT_FAILED, UNSENDABLE, Complete, Emit, Phase, Start, Think
 from eventbus.runs.hold import MAX_RECEIPTS, RunContext, RunHold
 from eventbus.runs.inbound import FromUser, OnCancel, RunInbound, on_cancel_of
+from eventbus.runs.moving import RunMoves
 from eventbus.runs.streams import RunStreams
 from eventbus.runs.timeout import TOOK_TOO_LONG, OnTimeout, RunTimer, on_timeout_of
 from eventbus.runs.tools import PublicError, Tool, check_public_error, public_words, words_of
-from eventbus.schemas import Schemas
 from eventbus.streaming import TextStream
 from eventbus.text import DEFAULT_STREAM, TEXT_EVENT
-from eventbus.watch import MAX_CALL_ID, open_calls, seq_of
+from eventbus.watch import MAX_CALL_ID
 
 if TYPE_CHECKING:
     from eventbus.runs.confirmations import RunConfirmations
@@ -132,13 +115,13 @@ class Run(FromUser):
         self._spent_ms = 0
         self._above = parent
         self._public_error = check_public_error(public_error)
-        self._state = RunState()
+        self._moves = RunMoves(context, self._hold, self._inbound, self._timer)
         self._children: list[Run] = []
         self._family: list[Run] = [self] if parent is None else parent._family
         self._streams = RunStreams(context, self.id, self._owe_text)
 
     def __repr__(self) -> str:
-        state = self._state
+        state = self._moves.state
         return f"<Run {self.id} of {self.agent!r} {state.phase} seq={state.seq} open_tools={len(state.open)}>"
 
     @property
@@ -160,7 +143,11 @@ class Run(FromUser):
         self, *, level: Level | str = Level.RECEIVED, sessions: Sessions = "any", timeout_ms: int = 60_000
     ) -> RunConfirmations:
         """The confirmations of the run's events as they come, from inside the run or after it: as
-        `Bus.run_confirmations`.
+        `Bus.run_confirmations`, with its arguments, iterator and errors.
+
+        Raises:
+            RunMisused: the run was not made by a bus.
+        Source: docs/publishing.md.
         """
         confirmations = self._context.services.confirmations
         if confirmations is None:
@@ -177,12 +164,12 @@ class Run(FromUser):
             RunClosed: a run that was to be resumed is completed, or others resume it.
             PublishTimeout, StoreError: a run was to be resumed and the store does not answer.
         """
-        if self._above is not None and self._above._state.phase is not Phase.STARTED:
+        if self._above is not None and not self._above._moves.is_open:
             raise RunMisused(
                 "the run above has not started or is over: enter a child run inside `async with` of its parent"
             )
         if not await self._resumed():
-            await self._do(Start(agent=self.agent, parent=self.parent))
+            await self._moves.do(Start(agent=self.agent, parent=self.parent))
         self._hold.begin()
         if self._above is not None:
             self._above._children.append(self)
@@ -193,17 +180,15 @@ class Run(FromUser):
 
     async def _resumed(self) -> bool:
         """Take the run over if that was asked for and it has begun; what its old process left open ends."""
-        if not self._resumes or self._state.phase is not Phase.NEW:
+        if not self._resumes or self._moves.state.phase is not Phase.NEW:
             return False
         record = await self._hold.resume()
         if record is None:
             return False
-        state, owed = resumed(seq_of(record), open_calls(record))
-        time_ms = self._context.services.clock.now_ms()
         if self._timer.on_timeout is OnTimeout.CANCEL:
             self._spent_ms = await self._hold.spent_ms(record)
-        self._take(state, [self._event(one, time_ms, None) for one in owed])
-        await self._streams.take_over(self._state.seq, self.flush)
+        self._moves.take_over(record)
+        await self._streams.take_over(self._moves.state.seq, self.flush)
         return True
 
     async def __aexit__(
@@ -214,6 +199,13 @@ class Run(FromUser):
 
         Returns:
             Whether the exception ends here: it is the user's cancel of this run.
+
+        Raises:
+            InvalidEvent: the block ended well, and `result` is no JSON value or too large: the run ended as failed.
+            RunTimeout: the run took longer than its tier allows, and was to be ended then.
+            PublishTimeout, RunClosed, ...: the block ended well, and events could not be stored within the deadline, or
+                the run is another's. Where the block raised, its own exception passes on and these are logged.
+        Source: docs/publishing.md.
         """
         ends_here = self._inbound.leave(error)
         ended_by = self._timer.leave(error)
@@ -263,14 +255,14 @@ class Run(FromUser):
         """Make the last events and hand them over, without waiting. Returns what is wrong with the result."""
         if self._above is not None and self in self._above._children:
             self._above._children.remove(self)
-        if self._state.phase is not Phase.STARTED:
+        if not self._moves.is_open:
             return None  # ended with the run above it
         for child in tuple(self._children):
             child._abandon(error)
         outcome, words = self._judged(error)
         self.outcome = outcome
         result = self.result if outcome is Outcome.SUCCESS else None
-        return self._owe(
+        return self._moves.owe(
             Complete(outcome=outcome, result=result, error=words),
             instead=Complete(outcome=Outcome.FAILED, error=UNSENDABLE),
         )
@@ -300,7 +292,7 @@ class Run(FromUser):
         cancelled = isinstance(error, asyncio.CancelledError | RunCancelled)
         self.outcome = Outcome.CANCELLED if cancelled else Outcome.FAILED
         completed = Complete(outcome=Outcome.CANCELLED) if cancelled else _LEFT
-        self._owe(completed, instead=completed)
+        self._moves.owe(completed, instead=completed)
         if self._above is not None:
             self._above._children.remove(self)
 
@@ -324,7 +316,7 @@ class Run(FromUser):
 
         Cancelled, nothing was sent.
         """
-        return await self._do(Think(text=text, more=more))
+        return await self._moves.do(Think(text=text, more=more))
 
     async def publish(
         self, type: str, data: Mapping[str, Any], *, require: Require | Mapping[str, Any] | None = None
@@ -336,9 +328,10 @@ class Run(FromUser):
             data: a JSON object.
             require: a demanded confirmation: `{"level": "displayed", "within_ms": 5000}`.
 
-        Returns, Raises: as `thinking`.
+        Returns, Raises: as `thinking`. Cancelled, nothing was sent.
+        Source: docs/publishing.md.
         """
-        return await self._do(Emit(type=type, data=data), demand_of(require))
+        return await self._moves.do(Emit(type=type, data=data), demand_of(require))
 
     def tool(
         self,
@@ -356,8 +349,12 @@ class Run(FromUser):
             call_id: names the call within the run; made when absent.
             public_error: what the user is told when it fails; without it "the tool failed".
 
+        Returns:
+            The call, which begins when it is entered.
+
         Raises:
             InvalidEvent: `field` names what is wrong.
+        Source: docs/publishing.md.
         """
         events.tool_executing(tool=name, call_id=call_id, arguments=arguments)
         if call_id is not None and len(call_id) > MAX_CALL_ID:
@@ -372,6 +369,13 @@ class Run(FromUser):
             agent: the agent's name, not blank.
             run: its run id; made when absent.
             public_error: as for `Bus.run`.
+
+        Returns:
+            The run, to be entered inside this one's block.
+
+        Raises:
+            InvalidEvent: `field` names what is wrong.
+        Source: docs/publishing.md.
         """
         return Run(
             self._context,
@@ -397,7 +401,7 @@ class Run(FromUser):
             RunMisused: the run has not started, or is over.
         Source: docs/texts.md.
         """
-        if self._state.phase is not Phase.STARTED:
+        if not self._moves.is_open:
             raise RunMisused("text is streamed by a run that is open: stream inside `async with bus.run(...)`")
         return self._streams.make(name)
 
@@ -405,9 +409,9 @@ class Run(FromUser):
         return [self, *(run for child in self._children for run in child._with_children())]
 
     def _owe_text(self, data: Mapping[str, Any]) -> InvalidEvent | None:
-        if self._state.phase is not Phase.STARTED:
+        if not self._moves.is_open:
             return None  # the run was left before its stream
-        return self._owe(Emit(type=TEXT_EVENT, data=data), instead=Emit(type=TEXT_EVENT, data=data))
+        return self._moves.owe(Emit(type=TEXT_EVENT, data=data), instead=Emit(type=TEXT_EVENT, data=data))
 
     async def flush(self) -> None:
         """Wait until every event so far is stored, those of other runs of the family too.
@@ -438,77 +442,6 @@ class Run(FromUser):
         if found is None:
             raise RunMisused(f"no receipt of an event {event!r} is known: give what a call of this run returned")
         return found
-
-    # --- from moves to events -----------------------------------------------------------------------------------------
-
-    async def _do(self, move: Move, require: Require | None = None) -> EventId:
-        """Make a move of the agent's: all of it, or nothing and an error."""
-        time_ms = self._context.services.clock.now_ms()
-        await self._context.line.room()
-        return self._do_now(move, time_ms, require)
-
-    def _do_now(self, move: Move, time_ms: int, require: Require | None = None) -> EventId:
-        self._inbound.check_loop()
-        self._context.line.check()
-        self._hold.check()
-        self._timer.check()
-        state, owed = step(self._state, move)
-        made = [self._event(one, time_ms, self._context.services.schemas, require) for one in owed]
-        self._take(state, made)
-        return made[-1].id
-
-    async def _begin_call(self, tool: str, arguments: Mapping[str, Any] | None, call_id: CallId | None) -> CallId:
-        # A tool that waits for room has no id yet: another may begin meanwhile. Its time is that of its entering.
-        time_ms = self._context.services.clock.now_ms()
-        await self._context.line.room()
-        call_id = next_call_id(self._state) if call_id is None else call_id
-        self._do_now(ToolStart(call_id=call_id, tool=tool, arguments=arguments), time_ms)
-        return call_id
-
-    def _end_call(self, call_id: CallId, result: Any, error: str | None) -> InvalidEvent | None:
-        if call_id not in self._state.open:
-            return None  # it ended with the run
-        return self._owe(
-            ToolEnd(call_id=call_id, result=result, error=error), instead=ToolEnd(call_id=call_id, error=UNSENDABLE)
-        )
-
-    def _owe(self, move: Move, *, instead: Move) -> InvalidEvent | None:
-        """Make a move that is owed: it always comes, with `instead` where its own events can not be made."""
-        time_ms = self._context.services.clock.now_ms()
-        problem = None
-        try:
-            state, owed = step(self._state, move)
-            made = [self._event(one, time_ms, self._context.services.schemas) for one in owed]
-        except InvalidEvent as error:
-            problem = error
-            state, owed = step(self._state, instead)
-            # The application's own schemas can not refuse what is owed.
-            made = [self._event(one, time_ms, None) for one in owed]
-        self._take(state, made)
-        return problem
-
-    def _take(self, state: RunState, made: list[Event]) -> None:
-        self._state = state
-        over = state.phase is Phase.COMPLETED
-        for event in made:
-            self._hold.put(event, last=over and event is made[-1])
-
-    def _event(self, owed: Owed, time_ms: int, schemas: Schemas | None, require: Require | None = None) -> Event:
-        made = make_event(
-            id=new_event_id(self._context.services.clock),
-            type=owed.type,
-            user=self._context.user,
-            time_ms=time_ms,
-            data=owed.data,
-            thread=self._context.thread,
-            run=self.id,
-            seq=owed.seq,
-            require=require,
-            max_event_bytes=self._context.services.max_event_bytes,
-            schemas=schemas,
-        )
-        self._context.services.check_demand(made)
-        return made
 
 
 _LEFT: Final = Complete(outcome=Outcome.FAILED, error="the run above ended before the agent was done")

@@ -57,19 +57,29 @@ class Tool:
         return f"<Tool {self.name!r} {self.call_id} of run {self.run.id}>"
 
     async def __aenter__(self) -> Self:
-        """Send `tool_executing`. Cancelled, the call has not begun and owes nothing."""
+        """Send `tool_executing`. Cancelled, the call has not begun and owes nothing.
+
+        Raises:
+            RunMisused: it was entered before, or the run is not open.
+            RunClosed, PublishTimeout, ...: as `Run.thinking`.
+        """
         if self._entered:
             raise RunMisused("a call of a tool is entered once: make another with `run.tool(...)`")
         self._entered = True
-        self.call_id = await self.run._begin_call(self.name, self._arguments, self.call_id)
+        self.call_id = await self.run._moves.begin_call(self.name, self._arguments, self.call_id)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send `tool_completed`, without waiting. That it could not be stored is told by the run."""
+        """Send `tool_completed`, without waiting, so nothing can be cancelled. That it could not be stored is told by
+        the run.
+
+        Raises:
+            InvalidEvent: the block ended well, and `result` can not be sent: the call has ended with an error.
+        """
         words = self._judged(error)
-        problem = None if self.call_id is None else self.run._end_call(self.call_id, self.result, words)
+        problem = None if self.call_id is None else self.run._moves.end_call(self.call_id, self.result, words)
         if problem is not None and error is None:
             raise problem
 

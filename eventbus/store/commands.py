@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from eventbus.config import ConfirmationRecords, StoreSettings
-from eventbus.errors import StoreError, StreamFull, TypePaused
+from eventbus.config import ConfirmationRecords
+from eventbus.errors import StoreError
 from eventbus.ids import ENTRY_ZERO, EntryId, NodeName, SessionId, UserId
 from eventbus.store import (
     LOST,
     AckRequest,
-    Append,
-    Appended,
     Attach,
     Attached,
     AttachRefused,
@@ -48,31 +46,13 @@ from eventbus.store.answers import (
     whole,
     whole_numbers,
 )
+from eventbus.store.append_commands import AppendCommands, evalsha
 from eventbus.store.command import Argument, Command
-from eventbus.store.keys import Keys, idempotency_field
-from eventbus.store.run_commands import step_arguments, step_refused
-from eventbus.store.scripts import script
-from eventbus.store.translate import translate
 
 __all__ = ["NODE_LIFE_MS", "Commands"]
 
-T = TypeVar("T")
-
 NODE_LIFE_MS: Final = 15_000
 PROBE_LIFE_MS: Final = 10_000
-
-
-def _evalsha(
-    name: str,
-    keys: Sequence[str],
-    arguments: Sequence[Argument],
-    parse: Callable[[Any, str], T | StoreError],
-    *,
-    pinned: bool = False,
-    wanted: Callable[[], bool] | None = None,
-) -> Command[T]:
-    words = ("EVALSHA", script(name).sha, len(keys), *keys, *arguments)
-    return Command(words, parse, scripted=True, pinned=pinned, wanted=wanted)
 
 
 def _facts(entries: Sequence[EntryId], facts: Sequence[EntryFacts | None]) -> str:
@@ -90,7 +70,7 @@ def _word(facts: EntryFacts | None) -> str:
     return f"{facts.type}:{'s' if facts.shared else ''}{'d' if facts.demanded else ''}"
 
 
-class Commands:
+class Commands(AppendCommands):
     """Makes the commands of an installation.
 
     Args:
@@ -98,107 +78,11 @@ class Commands:
         settings: its lives and caps.
     """
 
-    def __init__(self, keys: Keys, settings: StoreSettings) -> None:
-        self.keys = keys
-        self.settings = settings
-        self.append_limits: tuple[Argument, ...] = (
-            settings.retention_ms,
-            settings.dedupe_ms,
-            settings.live_ttl_ms,
-            settings.max_stream_entries,
-            settings.max_stream_bytes,
-            settings.stream_full_policy.value,
-        )
-
-    def append(self, event: Append) -> Command[Appended]:
-        """Store one event."""
-        step = event.step
-        if step is None:
-            used, given = self.of_event(event)
-            return _evalsha(
-                "append",
-                used,
-                (*self.append_limits, *given),
-                lambda reply, primary: self._appended(event, reply[0], primary),
-                pinned=True,
-            )
-
-        def parse_step(reply: Any, primary: str) -> Appended | StoreError:
-            if reply[0] in (b"out_of_order", b"run_closed"):
-                return step_refused(step, reply)
-            return self._appended(event, reply, primary)
-
-        used, given = self.of_event(event)
-        return _evalsha(
-            "append_run",
-            (*used, self.keys.run(event.user, step.run), self.keys.user(event.user).partition.operators),
-            (*self.append_limits, *given, *step_arguments(step, event.event)),
-            parse_step,
-            pinned=True,
-        )
-
-    def append_many(self, events: Sequence[Append]) -> Command[list[Appended | StoreError]]:
-        """Store events that are no steps of runs, in their order; the slots do not matter, as for reads."""
-        used: list[str] = []
-        given: list[Argument] = [*self.append_limits]
-        for event in events:
-            keys, arguments = self.of_event(event)
-            used += keys
-            given += arguments
-
-        def parse(reply: Any, primary: str) -> list[Appended | StoreError]:
-            return [self._appended(event, raw, primary) for event, raw in zip(events, reply, strict=True)]
-
-        return _evalsha("append", used, given, parse, pinned=True)
-
-    def of_event(self, event: Append) -> tuple[tuple[str, ...], tuple[Argument, ...]]:
-        """The keys and the arguments that an event has in every script that stores one, after `append_limits`."""
-        keys = self.keys.user(event.user)
-        partition, demand = keys.partition, event.demand
-        used = (
-            keys.stream,
-            keys.live,
-            partition.bucket_even,
-            partition.bucket_odd,
-            keys.threads,
-            partition.due,
-            partition.counts,
-            partition.waiting,
-            partition.paused,
-        )
-        return used, (
-            idempotency_field(event.user, event.event),
-            event.body,
-            event.user,
-            partition.channel,
-            event.type,
-            event.thread or "",
-            "" if demand is None else demand.level.value,
-            "" if demand is None else demand.within_ms,
-        )
-
-    def _appended(self, event: Append, reply: Any, primary: str) -> Appended | StoreError:
-        """The answer for one event."""
-        if isinstance(reply, Exception):
-            return translate(reply)
-        outcome = reply[0]
-        if outcome == b"stored":
-            return Appended(entry=EntryId(reply[1].decode()), duplicate=False, primary=primary, woken=reply[2])
-        if outcome == b"duplicate":
-            return Appended(entry=EntryId(reply[1].decode()), duplicate=True, primary=primary)
-        if outcome == b"paused":
-            return TypePaused(f"events of the type {event.type} are paused by an operator: `eventbus paused` says why")
-        return StreamFull(
-            f"the stream of {event.user} holds {reply[1]} entries that sessions still need, at most"
-            f" {self.settings.max_stream_entries} entries and {self.settings.max_stream_bytes} bytes are allowed;"
-            " publish again when some are acked"
-        )
-
     def attach(self, request: Attach, fresh_epoch: str) -> Command[Attached | AttachRefused]:
         """Open, resume, take over or renew a session."""
         fence, settings = request.fence, self.settings
         keys = self.keys.user(fence.user)
-        return _evalsha(
+        return evalsha(
             "attach",
             (
                 keys.stream,
@@ -236,7 +120,7 @@ class Commands:
         """A page of pending entries."""
         keys = self.keys.user(fence.user)
         arguments = (self.settings.live_ttl_ms, fence.session, fence.connection, after, max(1, count))
-        return _evalsha("pending", (keys.stream, keys.live, keys.released), arguments, pending_page)
+        return evalsha("pending", (keys.stream, keys.live, keys.released), arguments, pending_page)
 
     def read_new(self, requests: Sequence[ReadRequest]) -> Command[list[NewRead | StoreError]]:
         """What is new for sessions of any users; they are of one server, so the slots of the keys do not matter."""
@@ -247,7 +131,7 @@ class Commands:
             keys = self.keys.user(fence.user)
             used += (keys.stream, keys.live, keys.released, keys.gaps)
             arguments += (fence.session, fence.connection, max(1, request.count), request.verify or "")
-        return _evalsha("read", used, arguments, new_reads)
+        return evalsha("read", used, arguments, new_reads)
 
     def ack(self, requests: Sequence[AckRequest | ConfirmRequest]) -> Command[list[int | StoreError]]:
         """Release what clients acked, of any users; the slots do not matter, as for reads."""
@@ -266,7 +150,7 @@ class Commands:
                 _facts(request.entries, request.facts),
                 ",".join(request.entries),
             )
-        return _evalsha("ack", used, given, whole_numbers)
+        return evalsha("ack", used, given, whole_numbers)
 
     def confirm(self, request: ConfirmRequest) -> Command[Confirmed]:
         """Record what a client displayed or confirmed; without records, an ack."""
@@ -280,7 +164,7 @@ class Commands:
 
             return Command(plain.arguments, parse, scripted=True)
         keys = self.keys.user(request.user)
-        return _evalsha(
+        return evalsha(
             "confirm",
             (keys.stream, keys.records, keys.live, keys.released, keys.partition.counts),
             [
@@ -304,7 +188,7 @@ class Commands:
     ) -> Command[int | Lost]:
         """A node's own ack."""
         keys, settings = self.keys.user(fence.user), self.settings
-        return _evalsha(
+        return evalsha(
             "release",
             (keys.stream, keys.live, keys.records, keys.partition.counts, keys.gaps),
             [
@@ -326,12 +210,12 @@ class Commands:
         arguments += (fence.user, self.settings.retention_ms)
         for entry in entries:
             arguments += (entry.id, entry.attempts)
-        return _evalsha("redeliver", (keys.stream, keys.live, keys.partition.waiting), arguments, outcomes)
+        return evalsha("redeliver", (keys.stream, keys.live, keys.partition.waiting), arguments, outcomes)
 
     def dead_letter(self, fence: Fence, letter: DeadLetter) -> Command[DeadOutcome | Lost]:
         """Give an entry up for a session."""
         keys, settings = self.keys.user(fence.user), self.settings
-        return _evalsha(
+        return evalsha(
             "dead_letter",
             (keys.stream, keys.live, keys.partition.dead, keys.partition.counts),
             (
@@ -358,12 +242,12 @@ class Commands:
         for fence in fences:
             arguments += (fence.session, fence.connection)
         used = (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts, keys.partition.waiting)
-        return _evalsha("heartbeat", used, arguments, beats)
+        return evalsha("heartbeat", used, arguments, beats)
 
     def detach(self, fence: Fence, cursor: EntryId) -> Command[bool | Lost]:
         """A session goes away and keeps its place."""
         keys, settings = self.keys.user(fence.user), self.settings
-        return _evalsha(
+        return evalsha(
             "detach",
             (keys.stream, keys.live, keys.known, keys.partition.waiting),
             (
@@ -382,7 +266,7 @@ class Commands:
     def end_session(self, user: UserId, session: SessionId) -> Command[int]:
         """Destroy a session."""
         keys = self.keys.user(user)
-        return _evalsha(
+        return evalsha(
             "end_session",
             (keys.stream, keys.live, keys.known, keys.records, keys.partition.counts, keys.partition.waiting),
             (
@@ -399,12 +283,12 @@ class Commands:
     def history(self, user: UserId, after: EntryId, count: int, fresh_epoch: str) -> Command[HistoryPage]:
         """Retained entries after an id."""
         keys = self.keys.user(user)
-        return _evalsha("history", (keys.stream, keys.partition.epoch), (fresh_epoch, after, count), history_page)
+        return evalsha("history", (keys.stream, keys.partition.epoch), (fresh_epoch, after, count), history_page)
 
     def sessions(self, user: UserId) -> Command[list[SessionRecord]]:
         """All sessions of a user."""
         keys, settings = self.keys.user(user), self.settings
-        return _evalsha(
+        return evalsha(
             "sessions",
             (keys.stream, keys.live, keys.known),
             (settings.live_ttl_ms, settings.session_ttl_ms),
@@ -413,7 +297,7 @@ class Commands:
 
     def waiting(self, user: UserId, session: SessionId, after: EntryId, count: int) -> Command[list[PendingRecord]]:
         """Pending entries of a session, for operators."""
-        return _evalsha(
+        return evalsha(
             "waiting",
             (self.keys.user(user).stream,),
             (session, after, count),
@@ -432,20 +316,20 @@ class Commands:
             "started_ms": record.started_ms,
             "figures": dict(record.figures),
         }
-        return _evalsha("beat_node", (self.keys.nodes,), (record.node, json.dumps(told), NODE_LIFE_MS), whole)
+        return evalsha("beat_node", (self.keys.nodes,), (record.node, json.dumps(told), NODE_LIFE_MS), whole)
 
     def probe(self, node: NodeName, token: str, message: str) -> Command[str]:
         """Write and read an entry in the node's own stream, and wake the node, all in the partition of the token."""
         number = self.keys.partition_of(token)
         channel = self.keys.partition(number).channel + node
         arguments = (channel, message, token, PROBE_LIFE_MS)
-        return _evalsha(
+        return evalsha(
             "probe", (self.keys.probe(node, number),), arguments, lambda reply, _primary: bytes(reply).decode()
         )
 
     def nodes(self) -> Command[list[NodeRecord]]:
         """The nodes that told of themselves of late."""
-        return _evalsha(
+        return evalsha(
             "nodes",
             (self.keys.nodes,),
             (NODE_LIFE_MS,),
