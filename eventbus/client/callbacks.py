@@ -105,14 +105,16 @@ class Delivery:
         """Ack it now, and not when the next one is asked for. A no-op when it was acked or nacked before.
 
         Returns at once: the ack goes out with all those of this turn of the loop, and is repeated when it is lost.
+        Source: docs/subscriber.md.
         """
         self._ack(self._item)
 
     async def displayed(self) -> None:
         """Record that the user has seen the event. A no-op when it was nacked.
 
-        Returns at once: it is sent when the event is acked, and again after a reconnect until it is stored. What is not
-        sent when the subscriber closes is lost.
+        Returns at once: it is sent when the event is acked, and again, also after a reconnect, until it is stored. What
+        is not sent when the subscriber closes is lost.
+        Source: docs/subscriber.md.
         """
         self._confirm(self._item, Level.DISPLAYED, None)
 
@@ -123,11 +125,14 @@ class Delivery:
             note: kept with it; 256 characters at most.
 
         Raises:
-            InvalidField: `note` is no string, or too long.
+            InvalidField: `note` is no string, no Unicode, or too long.
+        Source: docs/subscriber.md.
         """
         unchecked: object = note
         if unchecked is not None and not (isinstance(unchecked, str) and len(unchecked) <= MAX_NOTE_CHARACTERS):
             raise InvalidField("note", f"must be a string of at most {MAX_NOTE_CHARACTERS} characters")
+        if note is not None and any("\ud800" <= character <= "\udfff" for character in note):
+            raise InvalidField("note", "holds half of a surrogate pair, which is no character")
         self._confirm(self._item, Level.CONFIRMED, note)
 
     async def nack(self, reason: str | None = None, delay_ms: int | None = None) -> None:
@@ -139,6 +144,7 @@ class Delivery:
 
         Raises:
             InvalidField: `delay_ms` is out of range.
+        Source: docs/subscriber.md.
         """
         if delay_ms is not None:
             check_range("delay_ms", delay_ms, 0, MAX_DELAY_MS)

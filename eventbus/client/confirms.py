@@ -9,15 +9,22 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from eventbus.errors import BreakerOpen, RateLimited, StoreBusy, StoreFull, StoreTimeout, StoreUnavailable
 from eventbus.fields import Level
 from eventbus.frames import Ack
 from eventbus.ids import EntryId
 from eventbus.wire import Ref
 
-__all__ = ["MAX_UNANSWERED", "Confirms"]
+__all__ = ["AGAIN_MS", "MAX_UNANSWERED", "Confirms"]
 
 MAX_UNANSWERED: Final = 4_096
 """Most frames that wait for their answer; the oldest is forgotten for one more."""
+AGAIN_MS: Final = 4_000
+"""After a refusal that passes, those that were refused are sent again."""
+
+_PASSING: Final = frozenset(
+    kind.code for kind in (BreakerOpen, RateLimited, StoreBusy, StoreFull, StoreTimeout, StoreUnavailable)
+)
 
 
 class Confirms:
@@ -27,12 +34,13 @@ class Confirms:
         forgotten: how many frames went because too many waited.
     """
 
-    __slots__ = ("_displayed", "_frames", "_number", "_unsent", "forgotten")
+    __slots__ = ("_displayed", "_frames", "_number", "_refused", "_unsent", "forgotten")
 
     def __init__(self) -> None:
         self._displayed: deque[EntryId] = deque()
         self._frames: dict[Ref, Ack] = {}
         self._unsent: deque[Ref] = deque()
+        self._refused: set[Ref] = set()
         self._number = 0
         self.forgotten = 0
 
@@ -55,6 +63,7 @@ class Confirms:
         if len(self._frames) > MAX_UNANSWERED:
             oldest = next(iter(self._frames))
             del self._frames[oldest]
+            self._refused.discard(oldest)
             self.forgotten += 1
             # It may be among the unsent, first: without a connection nobody else takes it off.
             while self._unsent[0] not in self._frames:
@@ -74,7 +83,28 @@ class Confirms:
     def answered(self, ref: Ref) -> None:
         """The node has stored it."""
         self._frames.pop(ref, None)
+        self._refused.discard(ref)
+
+    def refused(self, ref: Ref | None, code: str) -> bool:
+        """The node could not store it. What it will never store is forgotten.
+
+        Returns:
+            Whether it is one of these, and is to be sent again by `again`.
+        """
+        if ref is None or ref not in self._frames:
+            return False
+        if code not in _PASSING:
+            self.answered(ref)
+            return False
+        self._refused.add(ref)
+        return True
+
+    def again(self) -> None:
+        """What was refused is sent once more: the connection may last for days, and the event does not come again."""
+        self._unsent.extend(ref for ref in self._frames if ref in self._refused)
+        self._refused.clear()
 
     def reconnected(self) -> None:
         """What was sent on another connection is sent again."""
+        self._refused.clear()
         self._unsent = deque(self._frames)

@@ -244,6 +244,8 @@ class Connection:
                 self.touch()
             case ErrorFrame():
                 if not core.told(frame):
+                    self.link.confirm_refused(frame.ref, frame.code, now_ms)
+                    self.touch()
                     core.callbacks.report(NodeFault(f"the node refused a frame: {frame.code}: {frame.message}"))
             case _:
                 pass  # answers to what is not asked here
@@ -283,9 +285,12 @@ class Connection:
         """Send what waits, whatever its pace, and close: acks that the node has read are not delivered again."""
         with contextlib.suppress(SocketClosed, TimeoutError):
             async with asyncio.timeout(seconds(CLOSE_TIMEOUT_MS)):
-                while self.link.welcome is not None and (frame := self.link.last_frame()) is not None:
+                while self.link.welcome is not None and (frame := self._last_frame()) is not None:
                     await self._send(frame)
                 await self._socket.leave(_NORMAL, reason)
+
+    def _last_frame(self) -> ClientFrame | None:
+        return self.link.last_frame(self._core.clock.monotonic_ms())
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from eventbus.client.confirms import Confirms
+from eventbus.client.confirms import AGAIN_MS, Confirms
 from eventbus.client.inbox import Inbox
 from eventbus.client.sends import Sends
 from eventbus.client.state import MAX_REASON_CHARACTERS, Outbox, Pacer, ids_a_frame, refresh_delay_ms
-from eventbus.frames import ClientFrame, GoAway, Hello, Nack, Ping, Refresh, Welcome, Working
+from eventbus.frames import ClientFrame, GoAway, Hello, Nack, Ping, Ref, Refresh, Welcome, Working
 from eventbus.ids import EntryId, Epoch, SessionId
 from eventbus.store import Start
 from eventbus.wire import Filter
@@ -52,6 +52,7 @@ class _Duty(Enum):
     WELCOME = auto()
     WATCH = auto()
     WORKING = auto()
+    CONFIRM = auto()
     REFRESH = auto()
     LEAVE = auto()
     FLUSH = auto()
@@ -129,7 +130,7 @@ class Link:
         self._welcomed_ms = now_ms
         self._outbox = Outbox(welcome.max_frame_bytes)
         self._confirms.reconnected()
-        self._sends.reconnected()
+        self._sends.reconnected(now_ms)
         self._pacer = Pacer(now_ms)
         del self._due[_Duty.WELCOME]
         self._due[_Duty.WATCH] = now_ms + welcome.heartbeat_ms
@@ -141,6 +142,11 @@ class Link:
         self._due.pop(_Duty.REFRESH, None)
         if delay_ms is not None:
             self._due[_Duty.REFRESH] = now_ms + delay_ms
+
+    def confirm_refused(self, ref: Ref | None, code: str, now_ms: int) -> None:
+        """The node refused something; a confirmation that it could not store goes out again a little later."""
+        if self._confirms.refused(ref, code):
+            self._due.setdefault(_Duty.CONFIRM, now_ms + AGAIN_MS)
 
     def goaway(self, frame: GoAway, now_ms: int) -> None:
         """The node asks to be left, and to come back at a time of its own choice."""
@@ -159,7 +165,9 @@ class Link:
         if self._outbox is not None and self.welcome is not None:
             # A character is at most 6 bytes of JSON.
             most = min(MAX_REASON_CHARACTERS, max(0, (self.welcome.max_frame_bytes - 160) // 6))
-            self._outbox.nack(Nack(id=entry, reason=reason[:most] if reason else None, delay_ms=delay_ms))
+            # An exception's words may hold halves of characters, a file's name for one, which no frame can.
+            words = reason[:most].encode(errors="replace").decode() if reason else None
+            self._outbox.nack(Nack(id=entry, reason=words, delay_ms=delay_ms))
 
     def refresh(self, token: str) -> None:
         """A new token."""
@@ -175,20 +183,20 @@ class Link:
         if wait_ms > 0:
             self._due[_Duty.FLUSH] = now_ms + wait_ms
             return None
-        return self._next_confirming()
+        return self._next_confirming(now_ms)
 
-    def last_frame(self) -> ClientFrame | None:
+    def last_frame(self, now_ms: int) -> ClientFrame | None:
         """As `next_frame` on the way out: nothing waits for its pace any more."""
         if self._frames:
             return self._frames.popleft()
-        return self._next_confirming()
+        return self._next_confirming(now_ms)
 
-    def _next_confirming(self) -> ClientFrame | None:
+    def _next_confirming(self, now_ms: int) -> ClientFrame | None:
         """Acks and nacks first: the later levels are of what is handled."""
         if self._outbox is None or self.welcome is None:
             return None
         most = ids_a_frame(self.welcome.max_frame_bytes)
-        return self._outbox.next() or self._confirms.next(most) or self._sends.next()
+        return self._outbox.next() or self._confirms.next(most) or self._sends.next(now_ms)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -215,6 +223,8 @@ class Link:
                 case _Duty.WORKING:
                     self._renew(inbox, now_ms)
                     self._due[_Duty.WORKING] = now_ms + self._renewal_ms
+                case _Duty.CONFIRM:
+                    self._confirms.again()
                 case _Duty.REFRESH:
                     acts.append(Act.FETCH_TOKEN)
                 case _Duty.LEAVE:

@@ -44,14 +44,14 @@ class Sending(ABC):
         """Send a command to an agent: `cancel` (with `run`), `message`, or what the application understands.
 
         It is kept until a node says that it is stored, and sent again on the next connection, under one name: it is
-        stored once.
+        stored once. 110 s after it was first sent it is not sent again, for a node may have forgotten the name.
 
         Args:
             type: what it wants, `[a-z][a-z0-9_.]{0,63}`.
             data: a JSON object; `{reason?}` for `cancel`, `{text}` for `message`.
             run: for which run; whoever reads the user's commands, when absent.
             thread: where it belongs.
-            timeout_ms: the longest wait for the node.
+            timeout_ms: the longest wait for the node, from 1 to an hour's.
 
         Returns:
             The command's id: it is stored.
@@ -102,5 +102,8 @@ class Sending(ABC):
         Raises:
             AlreadyAnswered, BadAnswer, QuestionClosed, UnknownQuestion: it was not accepted.
             InvalidField, CommandRefused, SendTimeout, SubscriberError: as `send`.
+
+        A cancelled call leaves open whether it is stored.
+        Source: docs/commands.md.
         """
         return await self.send(ANSWER, {"question": question, "answer": answer}, run=run, timeout_ms=timeout_ms)

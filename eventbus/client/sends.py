@@ -30,6 +30,9 @@ __all__ = ["MAX_UNANSWERED", "Sends", "make_send"]
 
 MAX_UNANSWERED: Final = 256
 """Most commands that wait for their answer; one more is refused."""
+REPEAT_MS: Final = 110_000
+"""How long after it was first sent a command may be sent again: a node knows its ref for two minutes, and would later
+store it once more."""
 
 _REFUSED: Final[Mapping[str, type[AnswerRefused]]] = {
     kind.code: kind for kind in (AlreadyAnswered, BadAnswer, QuestionClosed, UnknownQuestion)
@@ -60,12 +63,13 @@ class Sends:
         prefix: what their refs begin with: another for each process, for a node knows a ref for a while.
     """
 
-    __slots__ = ("_frames", "_number", "_prefix", "_results", "_unsent")
+    __slots__ = ("_first_ms", "_frames", "_number", "_prefix", "_results", "_unsent")
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._number = 0
         self._frames: dict[Ref, Send] = {}
+        self._first_ms: dict[Ref, int] = {}
         self._results: dict[Ref, EntryId | EventBusError] = {}
         self._unsent: deque[Ref] = deque()
 
@@ -95,11 +99,12 @@ class Sends:
         self._frames[frame.ref] = frame
         self._unsent.append(frame.ref)
 
-    def next(self) -> Send | None:
-        """The next frame to send."""
+    def next(self, now_ms: int) -> Send | None:
+        """The next frame to send, at this monotonic time."""
         while self._unsent:
             frame = self._frames.get(self._unsent.popleft())
             if frame is not None:
+                self._first_ms.setdefault(frame.ref, now_ms)
                 return frame
         return None
 
@@ -108,6 +113,7 @@ class Sends:
         if frame.ref is None or frame.ref not in self._frames:
             return False
         del self._frames[frame.ref]
+        self._first_ms.pop(frame.ref, None)
         self._results[frame.ref] = EntryId(frame.id) if isinstance(frame, Sent) else _refusal(frame)
         return True
 
@@ -118,11 +124,15 @@ class Sends:
     def forget(self, ref: Ref) -> None:
         """Nobody waits for it any more; what was sent may be stored all the same."""
         self._frames.pop(ref, None)
+        self._first_ms.pop(ref, None)
         self._results.pop(ref, None)
 
-    def reconnected(self) -> None:
-        """What was sent on another connection is sent again, in its order."""
-        self._unsent = deque(self._frames)
+    def reconnected(self, now_ms: int) -> None:
+        """What was sent on another connection is sent again, in its order; not what no node may know any more, whose
+        sender waits until its time is over.
+        """
+        first = self._first_ms
+        self._unsent = deque(ref for ref in self._frames if now_ms - first.get(ref, now_ms) < REPEAT_MS)
 
 
 def _refusal(frame: ErrorFrame) -> EventBusError:

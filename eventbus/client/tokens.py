@@ -23,7 +23,7 @@ class Tokens:
 
     def __init__(self, source: TokenSource) -> None:
         unchecked: object = source
-        if not callable(unchecked) and not (isinstance(unchecked, str) and unchecked):
+        if not callable(unchecked) and not _is_token(unchecked):
             raise InvalidField("token", "must be a JWT, or a function that gives one")
         self._source = source
         self._refused = 0
@@ -53,13 +53,21 @@ class Tokens:
             TokenFailed: the callback raised, or gave no token.
         """
         if isinstance(self._source, str):
-            return self._source
+            return self._source.strip()
         try:
             async with asyncio.timeout(seconds(TOKEN_TIMEOUT_MS)):
                 given = self._source()
                 token: object = await given if inspect.isawaitable(given) else given
         except Exception as error:
             raise TokenFailed(f"the token callback gave no token: {told(error)}") from error
-        if not isinstance(token, str) or not token:
-            raise TokenFailed(f"the token callback gave no token, but {type(token).__name__}")
-        return token
+        if not isinstance(token, str) or not _is_token(token):
+            raise TokenFailed(f"the token callback gave no token, but {type(token).__name__} that is none")
+        return token.strip()
+
+
+def _is_token(value: object) -> bool:
+    """Whether it can stand in a header. A line's end behind it, as a file has it, is no part of it."""
+    if not isinstance(value, str):
+        return False
+    token = value.strip()
+    return bool(token) and token.isascii() and token.isprintable() and " " not in token

@@ -183,7 +183,20 @@ def test_what_is_answered_is_sent_no_more() -> None:
     assert not sends.answered(Sent(ref=refs[0], id=EntryId("17-3")))
     assert not sends.answered(ErrorFrame(code="x", message="y"))
     sends.forget(refs[1])
-    assert [frame.ref for frame in iter(sends.next, None)] == [refs[2]]
-    sends.reconnected()
-    assert [frame.ref for frame in iter(sends.next, None)] == [refs[2]]
+    assert [frame.ref for frame in iter(lambda: sends.next(0), None)] == [refs[2]]
+    sends.reconnected(0)
+    assert [frame.ref for frame in iter(lambda: sends.next(0), None)] == [refs[2]]
     assert (sends.result(refs[0]), sends.result(refs[0]), sends.result(refs[2])) == ("17-3", None, None)
+
+
+def test_a_command_is_not_sent_again_when_a_node_may_have_forgotten_its_ref() -> None:
+    sends = Sends("s")
+    sent, waiting = (sends.next_ref() for _ in range(2))
+    sends.add(make_send("a", {}, ref=sent, run=None, thread=None))
+    assert [frame.ref for frame in iter(lambda: sends.next(1_000), None)] == [sent]
+    sends.add(make_send("a", {}, ref=waiting, run=None, thread=None))
+    sends.reconnected(110_999)
+    assert [frame.ref for frame in iter(lambda: sends.next(110_999), None)] == [sent, waiting]
+    sends.reconnected(111_000)
+    assert [frame.ref for frame in iter(lambda: sends.next(111_000), None)] == [waiting], "it was never sent before"
+    assert sends.answered(Sent(ref=sent, id=EntryId("17-3"))), "a late answer counts"

@@ -13,6 +13,7 @@ from eventbus.client.confirms import MAX_UNANSWERED, Confirms
 from eventbus.errors import InvalidField
 from eventbus.event import Level
 from eventbus.ids import EntryId
+from eventbus.testing import ManualClock
 from tests.support.subscribing import Peer, ScriptedNode, item
 
 
@@ -79,6 +80,24 @@ async def test_what_was_not_answered_is_said_again_on_the_next_connection(node: 
 
 
 @pytest.mark.requirement("R11")
+async def test_what_the_store_could_not_take_is_said_again_on_the_same_connection(node: ScriptedNode) -> None:
+    clock = ManualClock()
+    async with Subscriber(node.url, token="jwt", clock=clock) as subscriber:
+        peer = await node.peer()
+        await peer.greet()
+        await peer.events(item(1))
+        delivery = await anext(subscriber)
+        await delivery.ack()
+        await delivery.confirm("read")
+        frame = await peer.frame("ack", 2)
+        await peer.send("error", code="store_unavailable", message="the store is away", ref=frame["ref"])
+        await peer.events(item(2))
+        await anext(subscriber)  # behind the answer
+        clock.advance(4_000)
+        assert await peer.frame("ack", 3) == frame
+
+
+@pytest.mark.requirement("R11")
 async def test_a_failed_event_is_not_confirmed(node: ScriptedNode) -> None:
     async with opened(node) as (subscriber, peer):
         await peer.events(item(1), item(2))
@@ -92,7 +111,7 @@ async def test_a_failed_event_is_not_confirmed(node: ScriptedNode) -> None:
     assert levels(peer.all("ack")) == [("received", ["1000-2"], None)]
 
 
-@pytest.mark.parametrize("wrong", ["n" * 257, 7])
+@pytest.mark.parametrize("wrong", ["n" * 257, 7, "half \ud83d"])
 async def test_a_note_must_be_short_text(node: ScriptedNode, wrong: Any) -> None:
     async with opened(node) as (subscriber, peer):
         await peer.events(item(1))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventbus.client.confirms import Confirms
 from eventbus.client.inbox import CaughtUpMark, Inbox, Item
 from eventbus.client.link import PONG_TIMEOUT_MS, WELCOME_TIMEOUT_MS, Act, Link, Lost, make_hello
 from eventbus.client.state import (
@@ -40,7 +41,7 @@ from eventbus.errors import (
     SessionEnded,
     Superseded,
 )
-from eventbus.event import make_event
+from eventbus.event import Level, make_event
 from eventbus.frames import (
     Ack,
     ClientFrame,
@@ -520,7 +521,8 @@ class Wire:
     def __init__(self, **fields: Any) -> None:
         self.clock = ManualClock()
         self.inbox = Inbox(None)
-        self.link = Link(1, Hello(session=SessionId("s1")), self.clock.monotonic_ms())
+        self.confirms = Confirms()
+        self.link = Link(1, Hello(session=SessionId("s1")), self.clock.monotonic_ms(), self.confirms)
         assert self.sent() == [Hello(session=SessionId("s1"))]
         if fields.pop("greeted", True):
             self.link.welcomed(dataclasses.replace(WELCOME, **fields), self.clock.monotonic_ms())
@@ -625,8 +627,8 @@ def test_on_the_way_out_nothing_waits_for_its_pace() -> None:
     for number in range(1, 151):
         wire.link.acknowledge([entry(number)])
         wire.sent()
-    assert isinstance(wire.link.last_frame(), Ack)
-    assert wire.link.last_frame() is None
+    assert isinstance(wire.link.last_frame(wire.clock.monotonic_ms()), Ack)
+    assert wire.link.last_frame(wire.clock.monotonic_ms()) is None
 
 
 def test_without_a_welcome_nothing_is_confirmed() -> None:
@@ -634,7 +636,7 @@ def test_without_a_welcome_nothing_is_confirmed() -> None:
     wire.link.acknowledge([entry(1)])
     wire.link.nack(entry(2), "why", 5)
     assert wire.sent() == []
-    assert wire.link.last_frame() is None
+    assert wire.link.last_frame(wire.clock.monotonic_ms()) is None
 
 
 @pytest.mark.parametrize("max_frame_bytes", [256, 65_536])
@@ -645,6 +647,35 @@ def test_the_reason_of_a_nack_is_cut_to_what_the_node_takes(max_frame_bytes: int
     assert isinstance(frame, Nack)
     assert 0 < len(frame.reason or "") <= 256
     assert len(encode_client(frame, Format.JSON)) <= max_frame_bytes
+
+
+def test_a_reason_that_is_no_unicode_is_a_frame_all_the_same() -> None:
+    wire = Wire()
+    wire.link.nack(entry(1), "no such file: caf\udce9", None)
+    (frame,) = wire.sent()
+    assert isinstance(frame, Nack)
+    assert frame.reason == "no such file: caf?"
+    assert all(encode_client(frame, wire_format) for wire_format in Format)
+
+
+@pytest.mark.requirement("R11")
+def test_a_confirmation_that_the_node_could_not_store_is_sent_again_on_the_same_connection() -> None:
+    wire = Wire()
+    for number in (1, 2, 3):
+        wire.confirms.add(entry(number), Level.CONFIRMED, None)
+    first, second, third = wire.sent()
+    for frame, code in ((first, "store_unavailable"), (second, "bad_frame")):
+        assert isinstance(frame, Ack)
+        wire.link.confirm_refused(frame.ref, code, wire.clock.monotonic_ms())
+    assert isinstance(third, Ack)
+    assert third.ref is not None
+    wire.confirms.answered(third.ref)
+    assert wire.sent() == []
+    wire.wait(4_000)
+    assert wire.sent() == [first], "the second will never be stored, the third is"
+    wire.wait(10_000)
+    assert [frame for frame in wire.sent() if isinstance(frame, Ack)] == []
+    wire.link.confirm_refused("of another", "store_unavailable", wire.clock.monotonic_ms())
 
 
 def test_a_token_is_refreshed_on_the_live_socket_and_each_answer_sets_the_next_time() -> None:
