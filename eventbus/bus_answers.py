@@ -31,7 +31,17 @@ class BusAnswers(BusBase):
     async def wait(
         self, receipt: Receipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
     ) -> list[Confirmation]:
-        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
+        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere.
+
+        Args:
+            receipt: of the event; also one that was pickled, or another bus's.
+            level: how far they have to come, as for `Receipt.wait`.
+            sessions: how many of them.
+            timeout_ms: the longest wait; the confirmation time-out of the default tier when absent.
+
+        Returns, Raises: as `Receipt.wait`. A cancelled call leaves nothing behind.
+        Source: docs/publishing.md.
+        """
         awaiting = self._awaits()
         goal = parse_goal(level, sessions)
         if timeout_ms is None:
@@ -55,6 +65,7 @@ class BusAnswers(BusBase):
         Raises:
             InvalidField: the user is missing, or not of the right form.
             StoreError: the store does not answer.
+        Safe to cancel.
         Source: docs/publishing.md.
         """
         store = self._opened_store()
@@ -87,6 +98,9 @@ class BusAnswers(BusBase):
             sessions: `any` one session has to reach it, or so many.
             timeout_ms: the longest wait, from the first one that is asked for on.
 
+        Returns:
+            An asynchronous iterator of `RunConfirmation`; asking it for the next one is safe to cancel.
+
         Raises:
             InvalidField: an argument is wrong.
             EventBusError: the installation records no confirmations.
@@ -112,9 +126,13 @@ class BusAnswers(BusBase):
 
         A session counts until it is left, ended, or its node has been silent for `EVENTBUS_LIVE_TTL_MS`.
 
+        Args:
+            user: whose.
+
         Raises:
             InvalidField: the user id has not its form.
             StoreError: the store does not answer.
+        Safe to cancel.
         Source: docs/publishing.md.
         """
         return list((await self._opened_store().online(parse_user_id(user))).sessions)
@@ -123,7 +141,8 @@ class BusAnswers(BusBase):
         """The sessions of a user as they come and go: `async for change in bus.presence("ada"): ...`, without end.
 
         First come those that are live now. That another node or connection takes a session over is no change. A store
-        that is away is waited for.
+        that is away is waited for. Who leaves the loop early closes the iterator (`contextlib.aclosing`); asking it for
+        the next change is safe to cancel, and ends it.
 
         Raises:
             InvalidField: the user id has not its form.
@@ -144,9 +163,13 @@ class BusAnswers(BusBase):
             before: `next` of the page before; the first page when absent.
             limit: how many at most, 1 to 500.
 
+        Returns:
+            A page: `threads`, each with the time of its last event, and `next`, None at the end.
+
         Raises:
             InvalidField: an argument is wrong.
             StoreError: the store does not answer.
+        Safe to cancel.
         Source: docs/publishing.md.
         """
         store = self._opened_store()
@@ -173,9 +196,13 @@ class BusAnswers(BusBase):
             limit: how many at most, 1 to 500. A page may hold fewer, and none, while `more` says that others follow:
                 so much of the stream is looked at for one call and no more.
 
+        Returns:
+            A page: `events`, each with its entry id, the `cursor` behind them, and `more`.
+
         Raises:
             InvalidField: an argument is wrong.
             StoreError: the store does not answer.
+        Safe to cancel.
         Source: docs/publishing.md.
         """
         store = self._opened_store()
@@ -206,6 +233,7 @@ class BusAnswers(BusBase):
             InvalidField: an argument is wrong, or `event` or `run` without their user.
             EventBusError: for a user, in an installation that records no confirmations.
             StoreError: the store does not answer.
+        Safe to cancel.
         Source: docs/publishing.md.
         """
         store, partitions = self._opened_store(), self.settings.store.partitions

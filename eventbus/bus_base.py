@@ -94,7 +94,12 @@ class BusBase:
         return f"<Bus published={now.published} queued={now.queued_events} failed={now.failed} breaker={now.breaker}>"
 
     async def __aenter__(self) -> Self:
-        """Open it. The store is not waited for: a publish connects, and retries within its deadline."""
+        """Open it. The store is not waited for, so nothing is there to cancel: a publish connects, and retries within
+        its deadline.
+
+        Raises:
+            EventBusError: it was opened before.
+        """
         if self._publisher is not None:
             raise EventBusError("this bus was opened before; make a new one")
         self._loop = asyncio.get_running_loop()
@@ -118,6 +123,7 @@ class BusBase:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close it as `aclose` does, whatever ends the block; an exception passes on."""
         await self.aclose()
 
     async def aclose(self, timeout_ms: int | None = None) -> None:

@@ -107,7 +107,11 @@ class TextStream:
         return self._out.text
 
     async def __aenter__(self) -> Self:
-        """Begin; nothing is stored before something is written."""
+        """Begin; nothing is stored before something is written, and nothing waited for.
+
+        Raises:
+            RunMisused: it was entered before.
+        """
         if self._sender is not None:
             raise RunMisused("a token stream is entered once: make another with `run.stream(...)`")
         self._sender = asyncio.create_task(self._send(), name=f"eventbus-text-{self.name}")
@@ -147,7 +151,12 @@ class TextStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the stream. Cancelled, it does so all the same, within the publish deadline."""
+        """End the stream. Cancelled, it does so all the same, within the publish deadline.
+
+        Raises:
+            RunClosed: the block ended well, and the run was closed meanwhile: the text is in no event.
+            InvalidEvent: the block ended well, and the run's schemas refuse the event with the text.
+        """
         if self._left:
             return
         self._left = True

@@ -187,7 +187,12 @@ class Subscriber(Sending):
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Begin to connect; returns at once. The first connection that fails is tried again like every other."""
+        """Begin to connect; returns at once, so nothing is there to cancel. The first connection that fails is tried
+        again like every other.
+
+        Raises:
+            SubscriberError: it was opened before.
+        """
         if self._task is not None or self._closing:
             raise SubscriberError("this subscriber was opened before; make a new one")
         self._core.timers = self._clock if isinstance(self._clock, Timers) else LoopTimers()
@@ -214,6 +219,7 @@ class Subscriber(Sending):
 
         The event that the application has in hand is not acked: it comes again in the session's next life. Bounded by
         a few seconds. A cancelled call leaves the end to the subscriber's own task, which is as bounded.
+        Source: docs/subscriber.md.
         """
         first, self._closing = not self._closing, True
         self._core.arrived.set()

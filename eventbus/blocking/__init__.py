@@ -187,11 +187,13 @@ class Bus(BlockingAnswers):
         return f"<blocking Bus, {'closed' if self._closed else 'not used yet' if self._bus is None else 'open'}>"
 
     def __enter__(self) -> Self:
+        """Nothing happens: the first call connects."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close it as `close` does; an exception passes on."""
         self.close()
 
     @overload
@@ -240,7 +242,8 @@ class Bus(BlockingAnswers):
         resume: bool = False,
         on_timeout: OnTimeout | str = OnTimeout.MARK,
     ) -> Run[Receipt]:
-        """A run of an agent: `with bus.run(user="ada", agent="planner") as run:`, else as `eventbus.Bus.run`.
+        """A run of an agent: `with bus.run(user="ada", agent="planner") as run:`, else as `eventbus.Bus.run`, with its
+        arguments (but `on_cancel`) and errors.
 
         Nothing interrupts a thread: with `on_timeout="cancel"` its next call raises `RunTimeout`.
         """
@@ -268,7 +271,9 @@ class Bus(BlockingAnswers):
         tier: str | None = None,
         requested_ms: int | None = None,
     ) -> RunId:
-        """Write down that a run is asked for, before a worker has it: as `eventbus.Bus.request_run`."""
+        """Write down that a run is asked for, before a worker has it, and return its run id: as
+        `eventbus.Bus.request_run`, with its arguments and errors.
+        """
         asked = self._opened().request_run(
             user=user, agent=agent, thread=thread, run=run, tier=tier, requested_ms=requested_ms
         )
@@ -276,7 +281,7 @@ class Bus(BlockingAnswers):
 
     def commands(self, *, user: str, group: str = "inbox") -> Commands:
         """What a user sends to no run in particular: `for command in bus.commands(user="ada"): ...`, else as
-        `eventbus.Bus.commands`.
+        `eventbus.Bus.commands`, with its arguments and errors.
         """
         return Commands(partial(_commands_of, self._opened(), user, group), _call)
 
@@ -306,14 +311,17 @@ class Bus(BlockingAnswers):
         )
 
     def statistics(self) -> PublishStatistics:
-        """What was published, what waits, how the breaker stands, in this process."""
+        """What was published, what waits, how the breaker stands, in this process. Raises: EventBusError: closed."""
         return _runner.run(_statistics(self._opened()))
 
     def close(self, timeout_ms: int | None = None) -> None:
         """Take nothing more, wait until what other threads publish is stored or has failed, close the connections.
 
         Args:
-            timeout_ms: the longest wait; the publish deadline when absent.
+            timeout_ms: the longest wait; the publish deadline when absent. Two seconds more are for the connections.
+
+        Raises:
+            EventBusError: it took longer all the same.
         """
         with self._lock:
             self._closed = True

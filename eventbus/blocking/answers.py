@@ -38,7 +38,9 @@ class BlockingAnswers(ABC):
     def wait(
         self, receipt: Receipt, level: Level | str, *, sessions: Sessions = "any", timeout_ms: int | None = None
     ) -> list[Confirmation]:
-        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere."""
+        """Wait until the user's sessions have confirmed an event: `Receipt.wait`, for a receipt from anywhere, with its
+        arguments and errors.
+        """
         return self._wait_for(self._opened().wait(receipt, level, sessions=sessions, timeout_ms=timeout_ms))
 
     def confirmations(self, event: Receipt | Event | str, *, user: str | None = None) -> list[Confirmation]:
@@ -55,7 +57,7 @@ class BlockingAnswers(ABC):
         timeout_ms: int = 60_000,
     ) -> Generator[RunConfirmation, None, None]:
         """The confirmations of a run's events as they come: `for one in bus.run_confirmations(run): ...`, else as
-        `eventbus.Bus.run_confirmations`.
+        `eventbus.Bus.run_confirmations`, with its arguments and errors.
         """
         bus, subject = self._opened(), run.inner if isinstance(run, Run) else run
 

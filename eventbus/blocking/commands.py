@@ -103,9 +103,11 @@ class Commands:
         return await anext(self._inner, None)
 
     def __enter__(self) -> Self:
+        """Begin; nothing is read before a command is asked for."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Leave: the command in hand is acked when the block ended well, and nacked at once when it raised."""
         self._call(self._inner.__aexit__(kind, error, trace))

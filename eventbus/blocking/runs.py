@@ -133,12 +133,14 @@ class Run(_Ending, Generic[R]):
         return Cancelled(self._inner.cancelled)
 
     def __enter__(self) -> Self:
+        """Send `agent_started`, or go on with a run that is resumed: with the errors of entering an `eventbus.Run`."""
         self._call(self._inner.__aenter__())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        """End the run and wait until all of it is stored: with the errors of leaving an `eventbus.Run`."""
         return self._call(self._inner.__aexit__(kind, error, trace))
 
     def check(self) -> None:
@@ -157,13 +159,13 @@ class Run(_Ending, Generic[R]):
         return self._call(self._inner.ask(text, **about))
 
     def thinking(self, text: str, **more: Any) -> EventId:
-        """Tell the user what the agent thinks: as `eventbus.Run.thinking`."""
+        """Tell the user what the agent thinks: as `eventbus.Run.thinking`, with its arguments and errors."""
         return self._call(self._inner.thinking(text, **more))
 
     def publish(
         self, type: str, data: Mapping[str, Any], *, require: Require | Mapping[str, Any] | None = None
     ) -> EventId:
-        """Send an event of another type inside the run: as `eventbus.Run.publish`."""
+        """Send an event of another type inside the run: as `eventbus.Run.publish`, with its arguments and errors."""
         return self._call(self._inner.publish(type, data, require=require))
 
     def tool(
@@ -174,26 +176,26 @@ class Run(_Ending, Generic[R]):
         call_id: str | None = None,
         public_error: runs.PublicError | None = None,
     ) -> Tool:
-        """A call of a tool: as `eventbus.Run.tool`, for a `with` statement."""
+        """A call of a tool, for a `with` statement: as `eventbus.Run.tool`, with its arguments and errors."""
         return Tool(self._inner.tool(name, arguments, call_id=call_id, public_error=public_error), self._call)
 
     def child(self, *, agent: str, run: str | None = None, public_error: runs.PublicError | None = None) -> Run[R]:
-        """A run of an agent that works for this one: as `eventbus.Run.child`."""
+        """A run of an agent that works for this one: as `eventbus.Run.child`, with its arguments and errors."""
         return Run(self._inner.child(agent=agent, run=run, public_error=public_error), self._call, self._receipt)
 
     def stream(self, name: str = DEFAULT_STREAM) -> TextStream:
-        """Text for the user as it is made: as `eventbus.Run.stream`, for a `with` statement."""
+        """Text for the user as it is made, for a `with` statement: as `eventbus.Run.stream`, with its errors."""
         return TextStream(self._inner.stream(name), self._call)
 
     def flush(self) -> None:
-        """Wait until every event so far is stored: as `eventbus.Run.flush`."""
+        """Wait until every event so far is stored: as `eventbus.Run.flush`, with its errors."""
         self._call(self._inner.flush())
 
     def confirmations(
         self, *, level: Level | str = Level.RECEIVED, sessions: Sessions = "any", timeout_ms: int = 60_000
     ) -> Generator[RunConfirmation, None, None]:
         """The confirmations of the run's events as they come: `for one in run.confirmations(): ...`, else as
-        `eventbus.Run.confirmations`.
+        `eventbus.Run.confirmations`, with its arguments and errors.
         """
 
         async def made() -> AsyncIterator[RunConfirmation]:
@@ -202,7 +204,9 @@ class Run(_Ending, Generic[R]):
         return each(self._call, self._call(made()))
 
     def receipt(self, event: EventId) -> R:
-        """Wait until an event of this run is stored: as `eventbus.Run.receipt`."""
+        """Wait until an event of this run is stored, and return its receipt: as `eventbus.Run.receipt`, with its
+        errors.
+        """
         return self._receipt(self._call(self._inner.receipt(event)))
 
 
@@ -223,6 +227,7 @@ class TextStream:
         return self._inner.text
 
     def __enter__(self) -> Self:
+        """Begin; nothing is stored before something is written."""
         self._call(self._inner.__aenter__())
         return self
 
@@ -233,6 +238,7 @@ class TextStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """End the stream and hand its event over: with the errors of leaving an `eventbus.TextStream`."""
         self._call(self._inner.__aexit__(kind, error, trace))
 
 
@@ -252,10 +258,12 @@ class Tool(_Ending):
         return self._inner.call_id
 
     def __enter__(self) -> Self:
+        """Send `tool_executing`: with the errors of entering an `eventbus.Tool`."""
         self._call(self._inner.__aenter__())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Send `tool_completed`: with the errors of leaving an `eventbus.Tool`."""
         self._call(self._inner.__aexit__(kind, error, trace))

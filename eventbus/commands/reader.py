@@ -63,6 +63,9 @@ class Command:
 
         Raises:
             StoreError: the store does not answer; it may come again.
+
+        A cancelled call leaves open whether it comes again.
+        Source: docs/commands.md.
         """
         await self._commands._ack(self.id)
 
@@ -75,6 +78,9 @@ class Command:
         Raises:
             InvalidField: the delay is out of range.
             StoreError: the store does not answer; it comes again all the same, but later.
+
+        So it does after a cancelled call.
+        Source: docs/commands.md.
         """
         await self._commands._nack(self.id, delay_ms)
 
@@ -135,11 +141,15 @@ class Commands:
             self._asking = False
 
     async def __aenter__(self) -> Self:
+        """Begin; nothing is read before a command is asked for."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Leave: the command in hand is acked when the block ended well, nacked at once when it raised, and left to its
+        time when it was cancelled. A store that does not answer is logged, and the command comes again.
+        """
         in_hand = self._in_hand
         try:
             if in_hand is not None and kind is None:

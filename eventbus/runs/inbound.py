@@ -362,7 +362,7 @@ class FromUser:
             text: the question, not blank.
             options: what may be answered; anything, when absent.
             default: the answer when the deadline passes, one of the options if there are any.
-            timeout_ms: until the deadline, 1 to 24 hours' worth.
+            timeout_ms: milliseconds until the deadline, from 1 to a day's.
             question: names the question in its run, `[A-Za-z0-9_.:-]{1,64}`. Asked again under its name, also by the
                 process that resumes the run, it is the same question: what was answered is returned at once.
 
