@@ -61,7 +61,8 @@ def _act(given: Mapping[str, Any], *, yes: bool, dry_run: bool, redis_url: str |
         elif as_json:
             print_json([{"operation": None, "results": {}, "left": {}}])
         else:
-            click.echo(f"{what}: {planned.count:,} items" + ("" if planned.count else ", nothing to do"))
+            items = "1 item" if planned.count == 1 else f"{planned.count:,} items"
+            click.echo(f"{what}: {items}" + ("" if planned.count else ", nothing to do"))
             _show_items(planned)
         _show_notes(planned)
         return

@@ -83,7 +83,12 @@ def print_json(value: object) -> None:
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Row], *, spare: Sequence[str] = (), text: str | None = None
+    headings: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    spare: Sequence[str] = (),
+    text: str | None = None,
+    least: int = _TEXT_WIDTH,
 ) -> None:
     """Print a table; whole numbers stand to the right, None is a dash, known words have their colour.
 
@@ -95,51 +100,55 @@ def print_table(
         rows: a cell for each column.
         spare: headings of columns that can be spared, the least important first.
         text: the heading of a column of sentences, which may be wrapped.
+        least: so narrow may that column become, in characters.
     """
+    from rich.cells import cell_len
+
     found = [tuple(row) for row in rows]
-    console = _console(_width(headings, found, range(len(headings)), None))
-    shown, left_out = _columns(headings, found, console.width, spare, text)
-    if _width(headings, found, shown, text) <= console.width:
+    widths = [
+        max(cell_len(_shown(cell)) for cell in (heading, *(row[number] for row in found)))
+        for number, heading in enumerate(headings)
+    ]
+    console = _console(_width(widths))
+    if text is not None:
+        number = headings.index(text)
+        widths[number] = min(widths[number], least)
+    empty = [number for number in range(1, len(headings)) if all(row[number] is None for row in found)]
+    shown, left_out = _columns(widths, console.width, empty, [headings.index(heading) for heading in spare])
+    if _width(widths[number] for number in shown) <= console.width:
         cells = [[row[number] for number in shown] for row in found]
         _print_columns(console, [headings[number] for number in shown], cells, text)
+        if left_out:
+            names = ", ".join(headings[number] for number in left_out)
+            note(f"(no room here for {names}: a wider terminal, or --json)")
     else:
         _print_records(console, headings, found)
-        left_out = []
-    if left_out:
-        note(f"(no room here for {', '.join(left_out)}: a wider terminal, or --json)")
 
 
 def _columns(
-    headings: Sequence[str], rows: Sequence[Row], most: int, spare: Sequence[str], text: str | None
-) -> tuple[list[int], list[str]]:
-    """The numbers of the columns that are shown, and the headings of those that were spared."""
-    shown, left_out = list(range(len(headings))), list[str]()
-    if _width(headings, rows, shown, text) > most:
-        shown = [number for number in shown if number == 0 or any(row[number] is not None for row in rows)]
-    for heading in spare:
-        if _width(headings, rows, shown, text) <= most:
+    widths: Sequence[int], most: int, empty: Sequence[int], spare: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The numbers of the columns that are shown, and of those that were spared."""
+    shown, left_out = list(range(len(widths))), list[int]()
+    if _width(widths) > most:
+        shown = [number for number in shown if number not in empty]
+    for number in spare:
+        if _width(widths[one] for one in shown) <= most:
             break
-        number = headings.index(heading)
         if number in shown:
             shown.remove(number)
-            left_out.append(heading)
-    for heading in left_out[::-1]:  # a wide one that went last may have made room for others
-        more = sorted([*shown, headings.index(heading)])
-        if _width(headings, rows, more, text) <= most:
+            left_out.append(number)
+    for number in left_out[::-1]:  # a wide one that went last may have made room for others
+        more = sorted([*shown, number])
+        if _width(widths[one] for one in more) <= most:
             shown = more
-            left_out.remove(heading)
+            left_out.remove(number)
     return shown, left_out
 
 
-def _width(headings: Sequence[str], rows: Sequence[Row], shown: Sequence[int], text: str | None) -> int:
-    """How wide a table of these columns is at the least."""
-    from rich.cells import cell_len
-
-    total = _GAP * (len(shown) - 1)
-    for number in shown:
-        widest = max(cell_len(_shown(cell)) for cell in (headings[number], *(row[number] for row in rows)))
-        total += min(widest, _TEXT_WIDTH) if headings[number] == text else widest
-    return total
+def _width(widths: Iterable[int]) -> int:
+    """How wide a table of such columns is."""
+    return sum(width + _GAP for width in widths) - _GAP
 
 
 def _print_columns(console: Console, headings: Sequence[str], rows: Sequence[Row], text: str | None) -> None:

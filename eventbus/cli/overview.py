@@ -45,14 +45,17 @@ def _show_top(settings: Settings, last: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json([_top_object(found, rows, rates)])
         return
+    click.echo(f"{clock_time(found.now_ms)}  {found.server}  {found.memory_bytes / 2**20:,.1f} MiB")
+    oldest = f" (the oldest for {age(found.oldest_ms)})" if found.waiting_users else ""
     click.echo(
-        f"{clock_time(found.now_ms)}  {found.server}  {found.memory_bytes / 2**20:,.1f} MiB"
-        f"  users waiting {found.waiting_users:,}  oldest {age(found.oldest_ms) if found.waiting_users else '-'}"
-        f"  dead letters {found.dead_letters:,}  deadlines {found.deadlines:,}"
+        f"users waiting {found.waiting_users:,}{oldest}  dead letters {found.dead_letters:,}"
+        f"  deadlines {found.deadlines:,}"
     )
-    shown = [f"{name} {value:,.0f}/s" for name, value in a_second.items() if value is not None]
+    pace = {name: "" if value is None else f" ({value:,.0f}/s)" for name, value in a_second.items()}
     success = "-" if rates.success is None else f"{int(rates.success * 10_000) / 100:.2f} %"
-    click.echo(f"stored {rates.stored:,}  received {rates.received:,}  success {success}  {'  '.join(shown)}")
+    click.echo(
+        f"stored {rates.stored:,}{pace['stored']}  received {rates.received:,}{pace['received']}  success {success}"
+    )
     for pause in found.paused:
         click.echo(f"paused: {plain(pause.type)} by {plain(pause.by)}: {plain(pause.reason) or '-'}")
     click.echo("")
@@ -138,11 +141,20 @@ def _audit_cells(record: Any) -> tuple[object, ...]:
         what.get("state"),
         what.get("action"),
         what.get("by"),
-        ", ".join(f"{name} {value}" for name, value in about.items()),
+        ", ".join(f"{name} {_in_words(value)}" for name, value in about.items()),
         what.get("count"),
-        None if results is None else ", ".join(f"{count} {name}" for name, count in results.items()) or "nothing",
+        None
+        if results is None
+        else ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in results.items()) or "nothing",
         what.get("reason") or None,
     )
+
+
+def _in_words(value: object) -> str:
+    """What an action is about, without brackets."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items()) or "all"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 async def _audit(settings: Settings, limit: int) -> list[Any]:

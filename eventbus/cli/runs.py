@@ -190,7 +190,9 @@ def operator_events(
         print_json(rows)
     elif rows:
         headings = ("when", "kind", "user", "run", "what", "found late")
-        print_table(headings, (_told_cells(row) for row in rows), spare=("found late", "kind", "when"), text="what")
+        print_table(
+            headings, (_told_cells(row) for row in rows), spare=("found late", "kind", "user"), text="what", least=20
+        )
     else:
         note("Nothing was told to operators" + (" in that time." if since else "."))
 

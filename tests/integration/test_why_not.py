@@ -54,7 +54,8 @@ async def why(node: Node, command: Command, event: str, session: str = "tab") ->
 
 async def why_absent(node: Node, command: Command, event: str) -> str:
     """The same where nothing is known of it."""
-    said = (await command.run("event", "--user", "alice", event, status=1)).stderr
+    env = {"EVENTBUS_MAX_STREAM_ENTRIES": str(node.node_settings.store.max_stream_entries)}
+    said = (await command.run("event", "--user", "alice", event, status=1, env=env)).stderr
     async with page_of(node) as http:
         answer = await http.get(f"/admin/v1/events/{event}", params={"user": "alice"})
     assert answer.status_code == 404
