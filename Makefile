@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 3
 ARGS ?=
+# Where tests are that take seconds; to read all the others first would take a quarter of a minute.
+SLOW := tests/browser tests/contract tests/fault tests/integration
 export PYTHON VENV
 
 .PHONY: help demo test slow check audit format soak bench chaos mutants clean
@@ -33,7 +35,7 @@ test:
 
 slow:
 	@.ci/venv dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'slow and not soak and not bench' $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'slow and not soak and not bench' $(SLOW) $(ARGS)
 
 check:
 	@.ci/venv dev

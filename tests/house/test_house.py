@@ -175,6 +175,15 @@ def test_test_directories_are_packages_so_that_file_names_may_repeat() -> None:
     assert not [str(directory) for directory in directories if not (directory / "__init__.py").exists()]
 
 
+def test_slow_tests_are_where_make_slow_looks_for_them() -> None:
+    [looked] = re.findall(r"^SLOW := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    mark = "pytest.mark." + "slow"
+    slow = {path for path, module in _modules().items() if mark in ast.unparse(module)}
+    assert slow, "some tests are slow"
+    directories = {path.relative_to(ROOT).parts[1] for path in slow}
+    assert directories == {Path(place).name for place in looked.split()}
+
+
 @pytest.mark.parametrize("script", [".ci/run", ".ci/venv"])
 def test_scripts_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
