@@ -163,7 +163,7 @@ export function toldSentence(one) {
   const who = one.agent ? `${one.agent} ` : "";
   switch (one.kind) {
     case "missed_deadline":
-      return `${who}was late: ${words(one.deadline ?? "")}${one.tool ? ` (${one.tool})` : ""}`;
+      return `${who}was late: ${one.deadline === "agent" ? "the whole run" : words(one.deadline ?? "")}${one.tool ? ` (${one.tool})` : ""}`;
     case "run_abandoned":
       return `${who}left its run behind: a node closed it`;
     case "missed_confirmation":
