@@ -20,6 +20,7 @@ from eventbus.fields import Level
 from eventbus.ids import ENTRY_ZERO, EntryId, SessionId, UserId, entry_order
 from eventbus.store import AckRequest, ConfirmRequest
 from gateway.auth import Scope
+from gateway.kept_acks import count_age
 from gateway.limits import FRAMES_BURST_S, TokenBucket
 from gateway.sse_request import read_ack
 from gateway.web import Services, answer, identify, read_body
@@ -106,7 +107,19 @@ async def _store(node: Services, user: UserId, session: SessionId, ack: wire.Ack
         node.counters.events_confirmed[ack.level] += confirmed.recorded
         released = confirmed.released
     node.counters.events_acked += released
+    if released:
+        _count_age(node, user, session, ids[0], released)
     return released
+
+
+def _count_age(node: Services, user: UserId, session: SessionId, first: EntryId, count: int) -> None:
+    """How long ago it was stored is counted where the session is here: another node does not know since when its client
+    is connected, and the time before that is not the bus's.
+    """
+    for seated in node.hub.of_user(user):
+        if seated.session_id == session:
+            wall_ms = node.clock.now_ms() + node.store_ahead_ms
+            count_age(node.counters.ack_seconds, seated, first, count, wall_ms, node.clock.monotonic_ms())
 
 
 async def _store_up_to(node: Services, user: UserId, session: SessionId, ack: wire.Ack, upto: EntryId) -> int:

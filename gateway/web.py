@@ -31,8 +31,10 @@ from gateway.config import NodeSettings
 from gateway.counters import Counters
 from gateway.handshake import Gatekeeper
 from gateway.host import SessionSettings
+from gateway.hub import Hub
 from gateway.identities import identity_from_claims
 from gateway.quotas import Quotas
+from gateway.session import Session
 from gateway.sockets import Sockets
 
 __all__ = [
@@ -62,6 +64,7 @@ class Services(Protocol):
     node_settings: NodeSettings
     settings: SessionSettings
     quotas: Quotas
+    hub: Hub[Session]
 
     @property
     def bus(self) -> Bus:

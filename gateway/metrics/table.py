@@ -78,7 +78,8 @@ METRICS: Final[Sequence[Metric]] = (
     histogram(
         "ack_seconds",
         "From the storing of an event to the storing of its ack; only events stored since that client connected. One"
-        " stands for those that were acked with it.",
+        " stands for those that were acked with it. Acks over HTTP count where the node to which they come has the"
+        " session.",
     ),
     # What waits.
     tallied(

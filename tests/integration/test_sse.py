@@ -188,6 +188,22 @@ async def test_levels_are_recorded_and_the_publisher_hears_of_them(nodes: Nodes)
     assert node.counters.events_acked == 1
 
 
+@pytest.mark.requirement("R14", "R29")
+async def test_how_long_an_ack_took_is_counted_where_the_session_is(nodes: Nodes) -> None:
+    node, other = await nodes.start("n1"), await nodes.start("n2")
+    await publish(node, "before its client came")
+    async with sse(node.port, token_of(), query="?session=tab&start=earliest") as client:
+        await client.until_event("caught_up")
+        (early,) = ids(await client.deliveries(1))
+        first, second, third = await publish(node, *"abc")
+        await client.deliveries(3)
+        await acked(node, ids=[early])
+        await acked(node, ids=[first, second])
+        await acked(other, ids=[third])
+    assert sum(node.counters.ack_seconds.counts) == 2
+    assert sum(other.counters.ack_seconds.counts) == 0
+
+
 @pytest.mark.requirement("R1")
 @pytest.mark.requirement("R6")
 async def test_an_event_that_is_not_acked_comes_again_and_says_so(nodes: Nodes) -> None:
