@@ -4,7 +4,11 @@ An asynchronous failover, or a restart, can take back events whose publish has r
 has them here and sends them again, in order and under the same event ids: what the new primary has is answered as a
 duplicate.
 
-Pure: given the time and the `primary` (`run_id`) of each answer. Source: docs/publishing.md, "When a primary changes".
+Nothing is queued to be sent again. Each kept event knows who answered for it last, each user who has him now; what
+differs is lost there until it has been sent again, and the first such event goes before anything new of its user,
+whatever happens in between: a second failover, an answer that was long on its way, a map that goes back and forth.
+
+Pure: given the time and the `primary` of each answer. Source: docs/publishing.md, "When a primary changes".
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ __all__ = ["Kept", "KeptEvent"]
 # What an event weighs beside its body (the record, ids, places in containers): roughly, for the bound alone.
 _OVERHEAD_BYTES: Final = 400
 # Each life of a server is another primary. When so many have been seen, those that answered for nothing that is kept
-# are forgotten; should one of them answer again, at worst what is kept goes once more and is answered as duplicate.
+# are forgotten; should one of them answer again, at worst one event of each user goes once more, as a duplicate.
 _KNOWN_MAX: Final = 4096
+_NOBODY: Final = "nobody"  # has an event that the store has lost without a change of primaries
 
 
 class KeptEvent:
@@ -31,15 +36,17 @@ class KeptEvent:
     Attributes:
         held: it is still among the kept.
         next: the event of its user that was kept after it.
+        refused: sent again, it was refused for good.
     """
 
-    __slots__ = ("append", "held", "next", "primary", "time_ms")
+    __slots__ = ("append", "held", "next", "primary", "refused", "time_ms")
 
     def __init__(self, append: Append, primary: str, time_ms: int) -> None:
         self.append = append
         self.held = True
         self.next: KeptEvent | None = None
         self.primary = primary
+        self.refused = False
         self.time_ms = time_ms
 
     def __repr__(self) -> str:
@@ -50,22 +57,41 @@ class _OfUser:
     """The kept events of a user, oldest first; there is always one.
 
     Attributes:
-        primary: who answered for the user last.
-        checked: how many doubts there were when it was last made sure that the events are where the next one goes.
+        home: the server that has the user: who answered last, or whom the store named since.
+        lost: all events before this one are there; None: all are.
+        checked: how many doubts there were when `home` was last made sure of.
+        wanted: to make sure of it is wanted, though nothing new be published.
     """
 
-    __slots__ = ("checked", "newest", "oldest", "primary")
+    __slots__ = ("checked", "home", "lost", "newest", "oldest", "wanted")
 
-    def __init__(self, event: KeptEvent, checked: int) -> None:
+    def __init__(self, event: KeptEvent) -> None:
         self.oldest = self.newest = event
-        self.primary = event.primary
-        self.checked = checked
+        self.home = event.primary
+        self.lost: KeptEvent | None = None
+        self.checked = -1
+        self.wanted = False
 
     def __iter__(self) -> Iterator[KeptEvent]:
         event: KeptEvent | None = self.oldest
         while event is not None:
             yield event
             event = event.next
+
+    def move(self, home: str) -> bool:
+        """Note who has the user. Returns whether that is another server than before."""
+        if home == self.home:
+            return False
+        self.home, self.lost = home, self.oldest
+        return True
+
+    def first_lost(self) -> KeptEvent | None:
+        """The first event that is not at home."""
+        event = self.lost
+        while event is not None and (event.primary == self.home or event.refused):
+            event = event.next
+        self.lost = event
+        return event
 
 
 class Kept:
@@ -75,15 +101,17 @@ class Kept:
     while events are kept for which others answered (then it may have replaced any of those).
 
     An answer comes too late for the event that it answers. So after a call that came to nothing, and whenever a primary
-    was lost or may be another (`doubt`), the oldest kept event of a user is to go out before anything new of that user
-    (`to_check`), and its answer shows it. An answer to a call that began later is as good for all that stands on its
-    server (`trust`).
+    was lost or may be another (`doubt`), it is made sure who has a user before anything new of that user goes out
+    (`before_new`): the store says so, or an event that it has already goes again, and its answer shows it. An answer to
+    a call that began later is as good for all that stands on its server (`trust`). One to a call that began before the
+    doubt says who has the event, and not who has the user now.
 
     Args:
         kept_ms: how long an event is kept; 0 keeps none.
         max_bytes: how much is kept, bodies and a flat charge for each event; beyond it the oldest go.
         primary_of: which server has a user now, empty when no connection to it stands; None where the store does not
             tell. With it a change is known before anything is sent, and concerns no other users than those it should.
+        on_late: called with an event that goes while it is to be sent again.
 
     Attributes:
         bytes: what is kept now.
@@ -97,6 +125,7 @@ class Kept:
         "_known",
         "_max_bytes",
         "_ms",
+        "_on_late",
         "_primary_of",
         "_trusted",
         "_users",
@@ -105,8 +134,16 @@ class Kept:
         "overflow",
     )
 
-    def __init__(self, *, kept_ms: int, max_bytes: int, primary_of: Callable[[UserId], str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        kept_ms: int,
+        max_bytes: int,
+        primary_of: Callable[[UserId], str] | None = None,
+        on_late: Callable[[KeptEvent], object] | None = None,
+    ) -> None:
         self._primary_of = primary_of
+        self._on_late = on_late
         self._ms = kept_ms
         self._max_bytes = max_bytes
         self._events: deque[KeptEvent] = deque()
@@ -121,7 +158,9 @@ class Kept:
     def __len__(self) -> int:
         return len(self._events)
 
-    def stored(self, append: Append, primary: str, now_ms: int, doubts: int | None = None) -> Sequence[KeptEvent]:
+    # --- what was stored --------------------------------------------------------------------------------------------
+
+    def stored(self, append: Append, primary: str, now_ms: int, doubts: int | None = None) -> Sequence[UserId]:
         """Keep an event for which a server has just answered.
 
         Args:
@@ -131,73 +170,143 @@ class Kept:
             doubts: how many there were when its call began; None: as many as now.
 
         Returns:
-            What has to be sent again, in order for each user, before anything new of the users concerned: as a rule
-            nothing.
+            The users of whom something has to be sent again (`before_new`) because of this: as a rule none.
         """
         if self._ms == 0:
             return ()
-        again = self._look(append.user, primary)
-        kept = KeptEvent(append, primary, now_ms)
-        self._events.append(kept)
+        event = KeptEvent(append, primary, now_ms)
+        self._events.append(event)
         of_user = self._users.get(append.user)
         if of_user is None:
-            self._users[append.user] = _OfUser(kept, self.doubts if doubts is None else doubts)
+            of_user = self._users[append.user] = _OfUser(event)
         else:
-            of_user.newest.next = kept
-            of_user.newest = kept
+            of_user.newest.next = event
+            of_user.newest = event
+            if of_user.lost is None and primary != of_user.home:
+                of_user.lost = event
         self._counts[primary] = self._counts.get(primary, 0) + 1
         self.bytes += len(append.body) + _OVERHEAD_BYTES
+        concerned = self._answered(append.user, of_user, primary, self.doubts if doubts is None else doubts)
         if self.bytes > self._max_bytes or now_ms - self._events[0].time_ms > self._ms:
             self.expire(now_ms)
-        return again
+        return concerned
 
-    def stored_again(self, kept: KeptEvent, primary: str) -> Sequence[KeptEvent]:
-        """Note the answer for an event that was sent again. Returns what else has to be sent again, in order."""
-        before = kept.primary
+    def stored_again(self, event: KeptEvent, primary: str, doubts: int | None = None) -> Sequence[UserId]:
+        """Note the answer for an event that was sent again; arguments and result are those of `stored`."""
+        before = event.primary
         if before != primary:
-            kept.primary = primary
-            if kept.held:
-                self._drop(before)
-                self._counts[primary] = self._counts.get(primary, 0) + 1
-                if before not in self._counts:
-                    # It answers for nothing any more. Should it come back, it has been away and lost what came since.
-                    self._known.discard(before)
-        return self._look(kept.append.user, primary)
-
-    def moved(self) -> Sequence[KeptEvent]:
-        """What has to be sent again, in order, because another server than the one that answered has its user now."""
-        if self._primary_of is None:
+            self._hand_over(event, primary)
+            if before not in self._counts:
+                # It answers for nothing any more. Should it come back, it has been away and lost what came since.
+                self._known.discard(before)
+        user = event.append.user
+        of_user = self._users.get(user)
+        if of_user is None:
             return ()
-        again: list[KeptEvent] = []
+        if primary != of_user.home:
+            of_user.lost = of_user.oldest
+        return self._answered(user, of_user, primary, self.doubts if doubts is None else doubts)
+
+    def _answered(self, user: UserId, of_user: _OfUser, primary: str, doubts: int) -> Sequence[UserId]:
+        """Who is concerned because this server answered for the user."""
+        if doubts == self.doubts and primary == of_user.home and primary in self._known:
+            of_user.checked, of_user.wanted = doubts, False
+            return ()
+        moved, concerned = False, list[UserId]()
+        if doubts == self.doubts:
+            of_user.checked, of_user.wanted = doubts, False
+            moved, concerned = of_user.move(primary), self._new_server(primary)
+        elif self._primary_of is None:
+            of_user.wanted = primary not in self._trusted
+        elif now := self._primary_of(user):
+            of_user.checked, of_user.wanted = self.doubts, False
+            moved = of_user.move(now) or primary != now
+        if moved and user not in concerned and of_user.first_lost() is not None:
+            concerned.append(user)
+        return concerned
+
+    def _new_server(self, primary: str) -> list[UserId]:
+        """Who is concerned because of a server that has not answered so far: it may have replaced any."""
+        if primary in self._known:
+            return []
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.intersection_update(self._counts)
+        self._known.add(primary)
+        if self._primary_of is not None:
+            return self.moved()
+        concerned = [user for user, of_user in self._users.items() if of_user.home != primary]
+        if concerned:
+            self.doubts += 1  # what is under way may still be answered by the one before
+            self._trusted = {primary}
+        for user in concerned:
+            self._users[user].wanted = True
+        return concerned
+
+    # --- what is sent again -----------------------------------------------------------------------------------------
+
+    def before_new(self, user: UserId) -> KeptEvent | None:
+        """Say which event has to be sent again before anything new of the user; None when all that is kept is known to
+        stand where the new one goes.
+        """
+        of_user = self._users.get(user)
+        if of_user is None:
+            return None
+        if of_user.checked != self.doubts:
+            asked: Iterator[KeptEvent]
+            if self._primary_of is None:
+                asked = (kept for kept in of_user if kept.primary not in self._trusted and not kept.refused)
+            elif now := self._primary_of(user):
+                asked = iter(())
+                of_user.wanted = of_user.move(now) or of_user.wanted
+            else:
+                asked = (kept for kept in of_user if not kept.refused)
+            if (first := next(asked, None)) is not None:
+                return first
+            of_user.checked = self.doubts
+        if (lost := of_user.first_lost()) is None:
+            of_user.wanted = False
+        return lost
+
+    def is_wanting(self, user: UserId) -> bool:
+        """Whether something of the user is to be sent again, though nothing new be published."""
+        of_user = self._users.get(user)
+        return of_user is not None and (of_user.wanted or of_user.first_lost() is not None)
+
+    def moved(self) -> list[UserId]:
+        """The users who have something to be sent again because another server has them now than before."""
+        concerned: list[UserId] = []
+        if self._primary_of is None:
+            return concerned
         for user, of_user in self._users.items():
             if now := self._primary_of(user):
-                again += [kept for kept in of_user if kept.primary != now]
-        return again
+                moved = of_user.move(now) or of_user.wanted
+                of_user.checked, of_user.wanted = self.doubts, False
+                if moved and of_user.first_lost() is not None:
+                    concerned.append(user)
+        return concerned
 
-    def of_run(self, user: UserId, run: RunId, after: int, before: int) -> Sequence[KeptEvent]:
-        """The kept events of a run whose numbers lie between two, in order: what a store that lost them is to get."""
+    def lose(self, user: UserId, run: RunId, after: int, before: int) -> None:
+        """Note that the store has lost what is kept of a run and has a number between these two."""
+        of_user = self._users.get(user)
+        if of_user is None:
+            return
+        for kept in of_user:
+            step = kept.append.step
+            if step is not None and step.run == run and after < step.seq < before and not kept.refused:
+                self._hand_over(kept, _NOBODY)
+                of_user.lost = of_user.oldest
+
+    def lost(self) -> Sequence[KeptEvent]:
+        """What is known to be lost and has not been sent again, in order for each user."""
         return [
             kept
-            for kept in self._users.get(user, ())
-            if (step := kept.append.step) is not None and step.run == run and after < step.seq < before
+            for of_user in self._users.values()
+            if of_user.first_lost() is not None
+            for kept in of_user
+            if kept.primary != of_user.home and not kept.refused
         ]
 
-    def expire(self, now_ms: int) -> None:
-        """Let go of what is older than `kept_ms`, and of the oldest beyond `max_bytes` (counted in `overflow`)."""
-        events = self._events
-        while events and (self.bytes > self._max_bytes or now_ms - events[0].time_ms > self._ms):
-            oldest = events.popleft()
-            oldest.held = False
-            user = oldest.append.user
-            if oldest.next is None:
-                del self._users[user]
-            else:
-                self._users[user].oldest = oldest.next
-                oldest.next = None
-            self._drop(oldest.primary)
-            self.bytes -= len(oldest.append.body) + _OVERHEAD_BYTES
-            if now_ms - oldest.time_ms <= self._ms:
-                self.overflow += 1
+    # --- whom to believe --------------------------------------------------------------------------------------------
 
     def doubt(self, now_ms: int) -> None:
         """Note that a primary may be another: from now on none is known to be the same."""
@@ -210,42 +319,39 @@ class Kept:
         if doubts == self.doubts:
             self._trusted.add(primary)
 
-    def to_check(self, user: UserId) -> KeptEvent | None:
-        """Say which event has to be sent again before anything new of the user; None, and none until the next doubt,
-        when all that is kept is known to stand where the new one goes.
-        """
-        of_user = self._users.get(user)
-        if of_user is None or of_user.checked == self.doubts:
-            return None
-        of_user.checked = self.doubts
-        now = "" if self._primary_of is None else self._primary_of(user)
-        if now:
-            return next((kept for kept in of_user if kept.primary != now), None)
-        return next((kept for kept in of_user if kept.primary not in self._trusted), None)
+    # --- letting go -------------------------------------------------------------------------------------------------
+
+    def expire(self, now_ms: int) -> None:
+        """Let go of what is older than `kept_ms`, and of the oldest beyond `max_bytes` (counted in `overflow`)."""
+        events = self._events
+        while events and (self.bytes > self._max_bytes or now_ms - events[0].time_ms > self._ms):
+            oldest = events.popleft()
+            oldest.held = False
+            user = oldest.append.user
+            of_user = self._users[user]
+            if of_user.lost is oldest:
+                if of_user.first_lost() is oldest and self._on_late is not None:
+                    self._on_late(oldest)
+                of_user.lost = oldest.next
+            if oldest.next is None:
+                del self._users[user]
+            else:
+                of_user.oldest = oldest.next
+                oldest.next = None
+            self._drop(oldest.primary)
+            self.bytes -= len(oldest.append.body) + _OVERHEAD_BYTES
+            if now_ms - oldest.time_ms <= self._ms:
+                self.overflow += 1
+
+    def _hand_over(self, event: KeptEvent, primary: str) -> None:
+        """Another server answers for an event."""
+        if event.held:
+            self._drop(event.primary)
+            self._counts[primary] = self._counts.get(primary, 0) + 1
+        event.primary = primary
 
     def _drop(self, primary: str) -> None:
         """Take one event off a primary's count."""
         self._counts[primary] -= 1
         if not self._counts[primary]:
             del self._counts[primary]
-
-    def _look(self, user: UserId, primary: str) -> Sequence[KeptEvent]:
-        """What has to be sent again because this server answered for the user."""
-        of_user = self._users.get(user)
-        moved = of_user is not None and of_user.primary != primary
-        if of_user is not None:
-            of_user.primary = primary
-        if primary not in self._known:
-            if len(self._known) >= _KNOWN_MAX:
-                self._known.intersection_update(self._counts)
-            self._known.add(primary)
-            everyone = self._users.items()
-            return [kept for name, theirs in everyone for kept in self._lost_of(name, theirs, primary)]
-        if of_user is None or not moved:
-            return ()
-        return self._lost_of(user, of_user, primary)
-
-    def _lost_of(self, user: UserId, of_user: _OfUser, primary: str) -> Sequence[KeptEvent]:
-        """What is kept of a user and stood on another server than this one, unless that one is known to have it."""
-        stays = None if self._primary_of is None else self._primary_of(user)
-        return [kept for kept in of_user if kept.primary not in (primary, stays)]

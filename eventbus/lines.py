@@ -2,7 +2,8 @@
 store that they go to.
 
 A line has at most one event under way, so a retry keeps its place: what is behind it waits, other users' lines do not.
-What is sent again after a primary change (`again`) stands before the line's own queue. Source: docs/publishing.md.
+What is sent again after a primary change stands in no line: `eventbus.kept` names it when a line's turn has come, and a
+line lives as long as there is something. Source: docs/publishing.md.
 """
 
 from __future__ import annotations
@@ -10,19 +11,16 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
 
 from eventbus.breaker import Permit
 from eventbus.errors import StoreBusy
 from eventbus.ids import UserId
 from eventbus.kept import KeptEvent
 from eventbus.store import Append, Appended, Durability
+from eventbus.timers import NEVER_MS
 
-__all__ = ["NEVER_MS", "Call", "Future", "Item", "Line", "Lines"]
-
-NEVER_MS: Final = 1 << 62
-"""Later than any time."""
+__all__ = ["Call", "Future", "Item", "Line", "Lines"]
 
 Future = asyncio.Future[tuple[Appended, int]]
 """What the caller of a publish waits for: the answer, and how often the event was sent."""
@@ -37,7 +35,8 @@ class Item:
         kept: the kept event that is sent again, None for a publish.
         attempts: how often it was sent.
         error: what the last try ended with.
-        repaired: it was out of order, and what is kept of its run was put before it.
+        repaired: how many doubts there were when it was out of order, and what is kept of its run went before it; -1:
+            that never was.
         queued_ms, deadline_ms: monotonic times.
     """
 
@@ -60,7 +59,7 @@ class Item:
         self.kept = kept
         self.attempts = 0
         self.error: BaseException | None = None
-        self.repaired = False
+        self.repaired = -1
 
     @property
     def abandoned(self) -> bool:
@@ -69,64 +68,34 @@ class Item:
 
 
 class Line:
-    """The items of one user. It is ready, has an item under way, or waits before a retry: one of these at a time.
+    """The publishes of one user. It is ready, has an item under way, or waits before a retry: one of these at a time.
 
     Attributes:
-        queue: publishes, oldest first, without the one under way.
-        again: events to be sent again, which go before `queue`.
+        queue: oldest first, without the one under way.
         failures: how many tries of this line have failed in a row.
     """
 
-    __slots__ = ("again", "failures", "queue", "user")
+    __slots__ = ("failures", "queue", "user")
 
     def __init__(self, user: UserId) -> None:
         self.user = user
         self.queue: deque[Item] = deque()
-        self.again: deque[Item] | None = None
         self.failures = 0
 
-    def __bool__(self) -> bool:
-        """Whether anything waits in it."""
-        return bool(self.queue or self.again)
-
-    def __iter__(self) -> Iterator[Item]:
-        if self.again:
-            yield from self.again
-        yield from self.queue
-
-    def pop(self) -> Item:
-        """Take the item that is next. The line must not be empty."""
-        return self.again.popleft() if self.again else self.queue.popleft()
-
     def put_back(self, item: Item) -> None:
-        """Give an item that was under way its place again."""
+        """Give an item that was under way its place again; what is sent again has none in a line."""
         if item.kept is None:
             self.queue.appendleft(item)
-        else:
-            if self.again is None:
-                self.again = deque()
-            self.again.appendleft(item)
-
-    def send_again(self, items: Iterable[Item]) -> None:
-        """Put items before the queue. What waits to be sent again and is not among them is older, and stays first."""
-        new = list(items)
-        named = {id(item.kept) for item in new}
-        self.again = deque([item for item in self.again or () if id(item.kept) not in named] + new)
-
-    def keep(self, wanted: set[int]) -> None:
-        """Drop all items but those whose `id()` is wanted."""
-        self.queue = deque(item for item in self.queue if id(item) in wanted)
-        if self.again:
-            self.again = deque(item for item in self.again if id(item) in wanted)
 
 
 class Lines:
-    """All lines of a publisher. Iterating gives them in no order.
+    """All lines of a publisher.
 
     Args:
         max_events: most publishes that may wait.
         max_bytes: most bytes of their bodies.
         lane_of: the lane of a user; None where there is one for all.
+        is_wanting: whether something of a user is to be sent again.
         on_ready: called when a line has become ready.
 
     Attributes:
@@ -138,20 +107,24 @@ class Lines:
         max_events: int,
         max_bytes: int,
         lane_of: Callable[[UserId], int] | None,
+        is_wanting: Callable[[UserId], bool],
         on_ready: Callable[[], object],
     ) -> None:
         self.events = self.bytes = 0
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._lane_of = lane_of
+        self._is_wanting = is_wanting
         self._on_ready = on_ready
         self._lines: dict[UserId, Line] = {}
         self._ready: dict[int, deque[Line]] = {}  # by lane, none of them empty
         self._waiting: list[tuple[int, int, Line]] = []  # a heap: when its retry is due, a number, the line
         self._number = 0
 
-    def __iter__(self) -> Iterator[Line]:
-        return iter(self._lines.values())
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits in a line."""
+        return any(line.queue or self._is_wanting(line.user) for line in self._lines.values())
 
     # --- room -------------------------------------------------------------------------------------------------------
 
@@ -180,9 +153,9 @@ class Lines:
             self.events -= 1
             self.bytes -= len(item.append.body)
 
-    def send_again(self, user: UserId, items: Iterable[Item]) -> None:
-        """Put items before the publishes of a user."""
-        self._line(user).send_again(items)
+    def wake(self, user: UserId) -> None:
+        """Have a line for what is to be sent again of a user."""
+        self._line(user)
 
     def _line(self, user: UserId) -> Line:
         line = self._lines.get(user)
@@ -209,16 +182,16 @@ class Lines:
 
     def next_wanted(self, line: Line) -> Item | None:
         """Take the next item of a line that somebody waits for; None when there is none."""
-        while line:
-            item = line.pop()
+        while line.queue:
+            item = line.queue.popleft()
             if not item.abandoned:
                 return item
             self.leave(item)
         return None
 
     def go_on(self, line: Line) -> None:
-        """The line may send its next item; an empty one is forgotten."""
-        if line:
+        """The line may send its next item; one that has none is forgotten."""
+        if line.queue or self._is_wanting(line.user):
             self._make_ready(line)
         else:
             del self._lines[line.user]
@@ -264,23 +237,23 @@ class Lines:
         """
         earliest_ms = NEVER_MS
         for line in self._lines.values():
-            wanted = set()
-            for item in line:
+            left: deque[Item] = deque()
+            for item in line.queue:
                 if item.deadline_ms <= limit_ms:
                     give_up(item)
                 if item.abandoned or item.deadline_ms <= limit_ms:
                     self.leave(item)
                 else:
-                    wanted.add(id(item))
+                    left.append(item)
                     earliest_ms = min(earliest_ms, item.deadline_ms)
-            line.keep(wanted)
+            line.queue = left
         return earliest_ms
 
     def take_all(self) -> Iterator[Item]:
         """Take everything that waits."""
         for line in self._lines.values():
-            while line:
-                item = line.pop()
+            while line.queue:
+                item = line.queue.popleft()
                 self.leave(item)
                 yield item
 

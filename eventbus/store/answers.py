@@ -1,4 +1,4 @@
-"""What the answers of Redis mean: one function for each form. Each takes the answer and the `run_id` of who gave it."""
+"""What the answers of Redis mean: one function for each form. Each takes the answer and who gave it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ __all__ = [
     "whole_numbers",
     "outcomes",
     "pending_page",
+    "primary_named",
     "read_entries",
     "scan_page",
+    "server_of",
     "session_record",
     "settings_of",
     "text_or_none",
@@ -222,6 +224,20 @@ def facts_of(reply: Any, _primary: str) -> dict[str, str]:
     """The answer of INFO."""
     lines = reply.decode().splitlines()
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+def primary_named(facts: dict[str, str]) -> str:
+    """What a primary is called, by its INFO: the `run_id` of the server, and its replication id.
+
+    The latter is another after each promotion: a server that was demoted and is a primary again has lost what it had
+    not shared, and is another primary. Redis: INFO, `master_replid`.
+    """
+    return ":".join(filter(None, map(facts.get, ("run_id", "master_replid"))))
+
+
+def server_of(primary: str) -> str:
+    """The `run_id` of what `primary_named` calls a primary: its replication id may change while it is one."""
+    return primary.partition(":")[0]
 
 
 def scan_page(reply: Any, _primary: str) -> tuple[str, list[str]]:

@@ -54,7 +54,7 @@ class Appended:
     Attributes:
         entry: its entry id; of the first publish when `duplicate`.
         duplicate: the event id was known within the dedupe window, nothing was stored again.
-        primary: the `run_id` of the server that answered: another one than before means a restart or a failover.
+        primary: who answered: another one than before means a restart or a failover.
         woken: how many nodes were told.
     """
 

@@ -28,7 +28,7 @@ class Command(Generic[T]):
 
     Attributes:
         arguments: the words.
-        parse: makes the result, which may be an error, of the answer and of the `run_id` of the server that gave it.
+        parse: makes the result, which may be an error, of the answer and of the primary that gave it (`Link.primary`).
         scripted: it is an EVALSHA, to be repeated when the server does not know the script.
         pinned: it goes to the primary that stood when it was called, or fails: another one may have lost what came
             before, and the caller wants to know first (D6).

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from eventbus.errors import NotReplicated, StoreError, StoreMisconfigured
-from eventbus.store.answers import settings_of
+from eventbus.store.answers import server_of, settings_of
 from eventbus.store.command import Command
 from eventbus.store.keys import Keys, PartitionKeys
 from eventbus.store.links import Links
@@ -62,7 +62,7 @@ class Durable:
         """Wait for the replicas to have everything that was stored before this call.
 
         Args:
-            stored: partition and `run_id` of the primary of each event.
+            stored: partition and primary of each event.
 
         Returns:
             For each None when enough replicas have it, else the error that says so. WAIT bounds the loss of a failover
@@ -93,7 +93,7 @@ class Durable:
         self._waits.pop(primary, None)
 
     async def _wait(self, primary: str, partition: PartitionKeys) -> StoreError | str:
-        """The `run_id` of the primary whose replicas have it all, or an error."""
+        """The primary whose replicas have it all, or an error."""
         # WAIT looks at the last write of its own connection. This one comes after all that the callers stored, a
         # duplicate's first publish too, and the replicas take writes in order. Both go by one key, over one connection,
         # unless a primary changes between them: so each says who answered.
@@ -108,7 +108,7 @@ class Durable:
             return written
         if isinstance(had, StoreError):
             return had
-        if not written == had[1] == primary:
+        if not server_of(written) == server_of(had[1]) == server_of(primary):
             return NotReplicated(
                 "stored, but the primary has changed before its replicas could be asked; publish again under the same"
                 " event id"
@@ -119,6 +119,11 @@ class Durable:
                 " publish again under the same event id"
             )
         return primary
+
+    def is_fsync_known(self, partitions: Sequence[int]) -> bool:
+        """Whether `fsync_missing` need not ask a server."""
+        primaries = (self._links.primary_of(self._keys.partition(number).replicated) for number in partitions)
+        return all(primary in self._fsync_checked for primary in primaries)
 
     async def fsync_missing(self, partitions: Sequence[int]) -> StoreError | None:
         """Whether the servers of these partitions write to their disks before they answer; looked up once a server.

@@ -22,7 +22,9 @@ _ASKED: Final = 5
 _PATIENCE_S: Final = 1.0
 
 
-async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s: float) -> tuple[int, Address]:
+async def find_primary(
+    sentinels: Sequence[Endpoint], service: str, *, timeout_s: float, told_by: Endpoint | None = None
+) -> tuple[int, Address]:
     """Where the primary is, by the Sentinel that has seen the latest change among most of them.
 
     For a second or two after a failover the other Sentinels still name the old primary; a frozen one that is back
@@ -32,6 +34,7 @@ async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s
         sentinels: whom to ask, all at once.
         service: the name under which they know it.
         timeout_s: longest wait for an answer.
+        told_by: who has told of a change, and is to be heard.
 
     Returns:
         The number of the change (each failover has a higher one), and the primary.
@@ -47,6 +50,7 @@ async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s
     words = (("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service), ("SENTINEL", "MASTER", service))
     async with aclosing(_answers(sentinels, words, min(timeout_s, _PATIENCE_S))) as answers:
         async for sentinel, answer in answers:
+            told_by = None if sentinel is told_by else told_by
             found, facts = (answer, None) if isinstance(answer, StoreError) else answer
             if not isinstance(found, list) or len(found) != 2 or not isinstance(facts, list):
                 wrong = found if isinstance(found, Exception) else facts
@@ -56,14 +60,14 @@ async def find_primary(sentinels: Sequence[Endpoint], service: str, *, timeout_s
             epoch = int(dict(zip(facts[::2], facts[1::2], strict=False)).get(b"config-epoch", 0))
             if best is None or epoch > best[0]:
                 best = (epoch, Address(host=found[0].decode(), port=int(found[1])))
-            if 2 * answered > len(sentinels):
+            if 2 * answered > len(sentinels) and told_by is None:
                 break  # the rest may be frozen
     if best is not None:
         return best
     raise StoreUnavailable(f"no Sentinel names a primary of the service {service!r}: {'; '.join(problems)}")
 
 
-async def read_map(servers: Sequence[Endpoint], *, timeout_s: float) -> tuple[SlotMap, list[Address]]:
+async def read_map(servers: Sequence[Endpoint], *, timeout_s: float) -> tuple[int, SlotMap, list[Address]]:
     """The map of a Cluster, by the server that has seen the latest change among a few.
 
     Args:
@@ -71,14 +75,15 @@ async def read_map(servers: Sequence[Endpoint], *, timeout_s: float) -> tuple[Sl
         timeout_s: longest wait for their answers.
 
     Returns:
-        The map, and where all servers are, replicas too: whom to ask the next time.
+        The number of the latest change that the server knew of, the map, and where all servers are, replicas too: whom
+        to ask the next time.
 
     Raises:
         StoreUnavailable: none answered, or none is in a cluster.
     Cancellation closes the connections. Redis: CLUSTER SLOTS, CLUSTER INFO.
     """
     asked = random.sample(servers, min(len(servers), _ASKED))
-    best: tuple[int, SlotMap, list[Address]] | None = None
+    best: tuple[tuple[bool, int], SlotMap, list[Address]] | None = None
     error: StoreError = StoreUnavailable("no server of the Cluster is known")
     words = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"))
     answered = 0
@@ -94,21 +99,22 @@ async def read_map(servers: Sequence[Endpoint], *, timeout_s: float) -> tuple[Sl
                 continue
             facts = facts_of(info, "")
             # A server that sees no majority may be the one that is cut off.
-            epoch = int(facts.get("cluster_current_epoch", "0")) if facts.get("cluster_state") == "ok" else -1
+            trusted = facts.get("cluster_state") == "ok"
+            epoch = int(facts.get("cluster_current_epoch", "0"))
             try:
-                told = (epoch, SlotMap.from_slots(slots, server.address), _servers(slots, server.address))
+                told = ((trusted, epoch), SlotMap.from_slots(slots, server.address), _servers(slots, server.address))
             except ValueError as problem:
                 error = StoreUnavailable(f"{server} gives no map: {problem}")
                 continue
-            if best is None or epoch > best[0]:
+            if best is None or told[0] > best[0]:
                 best = told
-            if best[0] >= 0 and 2 * answered > len(asked):
+            if best[0][0] and 2 * answered > len(asked):
                 break  # the rest may be frozen
     if best is None:
         raise error
     if not best[1].primaries:
         raise StoreBusy("Redis can not answer now: no server of the Cluster has a slot")
-    return best[1], best[2]
+    return best[0][1], best[1], best[2]
 
 
 def _servers(slots: Any, asked: Address) -> list[Address]:

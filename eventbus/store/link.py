@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any, Final, Protocol
 
 from eventbus.errors import StoreBusy, StoreError, StoreTimeout, StoreUnavailable
-from eventbus.store.answers import facts_of
+from eventbus.store.answers import facts_of, primary_named
 from eventbus.store.calls import Call
 from eventbus.store.command import Command, nothing_of, script_loads
 from eventbus.store.connection import Connection, connect
@@ -42,8 +42,8 @@ class Owner(Protocol):
     async def locate(self, link: Link) -> Endpoint:
         """Where to connect to. Raises: StoreError."""
 
-    def greeted(self, link: Link, facts: dict[str, str]) -> StoreError | None:
-        """A server has told of itself (INFO); an error refuses it."""
+    def greeted(self, link: Link, endpoint: Endpoint, facts: dict[str, str]) -> StoreError | None:
+        """The server there has told of itself (INFO); an error refuses it."""
 
     def unreachable(self, link: Link, error: StoreError) -> None:
         """No connection came about. What waits is the owner's to give up (`give_up`) or to take back (`take_back`)."""
@@ -115,7 +115,7 @@ class Link:
         self.connections = 0
         """How many were made."""
         self.primary = ""
-        """The `run_id` of the server of the last connection, empty before the first."""
+        """Who answers over the last connection, as `primary_named` says; empty before the first."""
         self.endpoint: Endpoint | None = None
         """Where that server is."""
 
@@ -253,10 +253,10 @@ class Link:
             connection.drop()
             raise translate(info)
         facts = facts_of(info, "")
-        if (error := self._owner.greeted(self, facts)) is not None:
+        if (error := self._owner.greeted(self, endpoint, facts)) is not None:
             connection.drop()
             raise error
-        self.primary, self.endpoint = facts.get("run_id", ""), endpoint
+        self.primary, self.endpoint = primary_named(facts), endpoint
         self.connections += 1
         self._connection = connection
         self._eager = self._returns
@@ -341,6 +341,8 @@ class Link:
             self._repeated.append(call)
             if not self._scheduled:
                 self._schedule()
+        elif code == "NOSCRIPT" and self._retired is not None:
+            call.resolve(self._retired)  # nothing was done, and another server will know the script
         elif not self._owner.refused(self, call, error):
             call.resolve(translate(error))
         if code == "READONLY":

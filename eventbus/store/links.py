@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections import deque
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
-from eventbus.errors import StoreBusy, StoreError, StoreMoved, StoreTimeout, StoreUnavailable
+from eventbus.errors import StoreBusy, StoreError, StoreMoved, StoreUnavailable
 from eventbus.store.calls import Call, Results
 from eventbus.store.command import Command, key_of, nothing_of
 from eventbus.store.endpoint import Endpoint, Mode, parse_target
 from eventbus.store.finding import find_primary, read_map
+from eventbus.store.held import Held
+from eventbus.store.heralds import Heralds
 from eventbus.store.link import Link
+from eventbus.store.refusals import Refusals
 from eventbus.store.seeking import Seeker
-from eventbus.store.topology import Address, SlotMap, Step, decide
+from eventbus.store.topology import Address, Redirect, SlotMap, Step, decide
 from eventbus.store.translate import Refused, translate
 from eventbus.store.whereabouts import Watchers, Whereabouts
 
@@ -36,9 +37,6 @@ _LONGEST_WAIT_S: Final = 1.0
 # While a primary is sought, it is sought often: a failover is over when the map says so, and delivery goes on then.
 _SEEKING_WAIT_S: Final = 0.25
 _AGAIN_S: Final = 0.05
-# So long an older word of Sentinels is a late one; after that they were set up anew, and count from the beginning.
-_STALE_S: Final = 30.0
-_HOPS: Final = 16
 
 
 class Links:
@@ -83,11 +81,15 @@ class Links:
         self._eager = eager
         self._only: Link | None = None
         self._links: dict[Address, Link] = {}
-        self._held: deque[Call] = deque()
         self._trouble: StoreError = StoreUnavailable("no connection to Redis yet")
+        self._held = Held(timeout_s=self._timeout_s, max_calls=max_calls, trouble=lambda: self._trouble)
+        self._refusals = Refusals(self, self._held)
         self._seeker = Seeker(self, name=f"{name}-seeking", refresh_s=refresh_ms / 1000, longest_wait_s=_SEEKING_WAIT_S)
+        self._heralds = Heralds(
+            self._where.target.sentinels, self._hear, name=f"{name}-sentinel", timeout_s=self._timeout_s
+        )
+        self._told_by: Endpoint | None = None
         self._past_connections = 0
-        self._redirects = 0
         self._closed = False
 
     def __repr__(self) -> str:
@@ -103,7 +105,7 @@ class Links:
 
     @property
     def primary(self) -> str:
-        """The `run_id` of the server of the last connection, of any of them in a Cluster; empty before the first."""
+        """`Link.primary` of the last connection, of any of them in a Cluster; empty before the first."""
         return next((link.primary for link in self._all() if link.primary), "")
 
     @property
@@ -120,8 +122,8 @@ class Links:
         return self._where.mode is not Mode.SINGLE or not self.primary
 
     def primary_of(self, key: str) -> str:
-        """The `run_id` of the server to which a command with this key goes now, empty when no connection stands."""
-        link = self._link_of(key)
+        """`Link.primary` of the server to which a command with this key goes now, empty when no connection stands."""
+        link = self.link_of(key)
         return link.primary if link is not None and link.connected else ""
 
     def home_of(self, key: str) -> Endpoint | None:
@@ -140,7 +142,7 @@ class Links:
         links = self._all()
         return {
             "connections": self._past_connections + sum(link.connections for link in links),
-            "redirects": self._redirects,
+            "redirects": self._refusals.redirects,
             "waiting": len(self._held) + sum(link.waiting for link in links),
             "unanswered": sum(link.unanswered for link in links),
         }
@@ -187,7 +189,7 @@ class Links:
         elif at is not None and self._where.mode is Mode.CLUSTER:
             call.resolve(StoreUnavailable(f"{at} is no primary of the Cluster any more"))
         else:
-            self._route(call)
+            self.route(call)
         return future
 
     def execute_all(self, commands: Sequence[Command[T]]) -> asyncio.Future[list[T | StoreError]]:
@@ -207,15 +209,15 @@ class Links:
             self._only.put_all(calls)
         else:
             for call in calls:
-                self._route(call)
+                self.route(call)
         return future
 
     async def aclose(self) -> None:
         """Close all connections; calls under way end with `StoreUnavailable`. Safe to call twice."""
         self._closed = True
         await self._seeker.aclose()
-        while self._held:
-            self._held.popleft().resolve(StoreUnavailable("the store was closed"))
+        await self._heralds.aclose()
+        self._held.end(StoreUnavailable("the store was closed"))
         await asyncio.gather(*(link.aclose() for link in self._all()))
 
     # --- routing ----------------------------------------------------------------------------------------------------
@@ -223,13 +225,15 @@ class Links:
     def _all(self) -> list[Link]:
         return [self._only] if self._only is not None else list(self._links.values())
 
-    def _link_of(self, key: str | None) -> Link | None:
+    def link_of(self, key: str | None) -> Link | None:
+        """See `Routes.link_of`."""
         if self._only is not None:
             return self._only
         home = self._where.home_of(key)
         return None if home is None else self._links.get(home)
 
-    def _route(self, call: Call) -> None:
+    def route(self, call: Call) -> None:
+        """See `Routes.route`."""
         if self._closed:
             call.resolve(StoreUnavailable("the store is closed"))
             return
@@ -237,9 +241,10 @@ class Links:
             self._only = self._new_link()
             if self._where.mode is Mode.SENTINEL:
                 self._seeker.start()
-        link = self._only if self._only is not None else self._link_of(key_of(call.command))
+                self._heralds.start()
+        link = self._only if self._only is not None else self.link_of(key_of(call.command))
         if link is None:
-            self._hold(call)
+            self.hold(call)
         else:
             link.put(call)
 
@@ -255,23 +260,13 @@ class Links:
             longest_wait_s=_LONGEST_WAIT_S if self._where.mode is Mode.SINGLE else _SEEKING_WAIT_S,
         )
 
-    def _hold(self, call: Call) -> None:
-        """No server is known for the call: it waits for one."""
-        now = asyncio.get_running_loop().time()
-        call.until = call.until or now + self._timeout_s
-        if call.until <= now:
-            call.resolve(self._expired())
-        elif len(self._held) >= self._max_calls:
-            call.resolve(StoreBusy(f"{len(self._held)} calls wait for a primary already"))
-        else:
-            self._held.append(call)
+    def hold(self, call: Call) -> None:
+        """See `Routes.hold`."""
+        if self._held.put(call):
             self.seek()
 
-    def _expired(self) -> StoreError:
-        return StoreTimeout(f"Redis had no primary within {self._timeout_s} s: {self._trouble}")
-
-    def _place(self, address: Address) -> Link:
-        """The link to a primary of the Cluster."""
+    def link_to(self, address: Address) -> Link:
+        """See `Routes.link_to`; of a Cluster."""
         link = self._links.get(address)
         if link is None:
             link = self._links[address] = self._new_link()
@@ -292,7 +287,7 @@ class Links:
             return self._where.endpoint(await self._find_primary())
         return self._where.target.servers[0]
 
-    def greeted(self, link: Link, facts: dict[str, str]) -> StoreError | None:
+    def greeted(self, link: Link, endpoint: Endpoint, facts: dict[str, str]) -> StoreError | None:
         """See `Owner.greeted`."""
         if self._where.mode is Mode.SINGLE and "cluster" in (facts.get("redis_mode"), facts.get("server_mode")):
             self._where.mode, self._only = Mode.CLUSTER, None
@@ -301,11 +296,14 @@ class Links:
         if self._where.mode is not Mode.SINGLE and facts.get("role") != "master":
             self.seek()
             return StoreBusy(f"Redis can not answer now: {link!r} reached a server that is no primary")
+        if self._where.mode is Mode.SENTINEL and endpoint.address != self._where.located:
+            # Found while the connection was made; the old primary may say for a while that it is one.
+            return StoreBusy(f"Redis can not answer now: {endpoint} was replaced by {self._where.located}")
         return None
 
     def _seek_soon(self, link: Link) -> None:
         for call in link.take_back():
-            self._hold(call)
+            self.hold(call)
         self._past_connections += link.connections
         link.retire(StoreUnavailable("the server is a part of a Cluster"))
         self.seek()
@@ -317,7 +315,7 @@ class Links:
             link.give_up(error)
             return
         for call in link.take_back():
-            self._hold(call)
+            self.hold(call)
         self.seek()
 
     def refused(self, link: Link, call: Call, error: Refused) -> bool:
@@ -328,25 +326,16 @@ class Links:
         if decision.step in (Step.FAIL, Step.LOAD):
             return False
         self._trouble = translate(error)
-        self._redirects += decision.step in (Step.ASK, Step.MOVED)
-        call.hops += 1
-        if decision.step is Step.AGAIN or call.hops > _HOPS:
-            self._later(call, link.primary)
-        elif decision.step is Step.ASK and decision.redirect is not None:
-            call.asking = True
-            self._place(decision.redirect.address).put(call)
-        else:
-            if decision.step is Step.MOVED and decision.redirect is not None and self._where.map is not None:
-                self._adopt(self._where.map.moved(decision.redirect.slot, decision.redirect.address))
-            self.seek()
-            if call.command.pinned:
-                call.resolve(StoreMoved(f"nothing was stored: {error}"))
-            elif decision.step is Step.MOVED:
-                call.asking = False
-                self._route(call)
-            else:
-                self._hold(call)
+        self._refusals.take(link, call, error, decision, self._trouble)
         return True
+
+    def correct(self, redirect: Redirect, said_by: Address) -> None:
+        """See `Routes.correct`. Only who has the slot on our map is believed: what comes late from a server that was
+        replaced would lead back to those before it.
+        """
+        known = self._where.map
+        if known is not None and known.owner(redirect.slot) == said_by:
+            self._adopt(known.moved(redirect.slot, redirect.address))
 
     def stands(self, link: Link) -> None:
         """See `Owner.stands`."""
@@ -359,52 +348,34 @@ class Links:
         if self._where.mode is not Mode.SINGLE:
             self.seek()
             for call in link.take_back():
-                self._hold(call)
+                self.hold(call)
 
     def slow(self, link: Link) -> None:
         """See `Owner.slow`."""
         if self._where.mode is not Mode.SINGLE:
             self.seek()
 
-    def _later(self, call: Call, primary: str) -> None:
-        """The server will do it soon: the call comes again after a moment, a pinned one to the same server."""
-        loop = asyncio.get_running_loop()
-        call.until = call.until or loop.time() + self._timeout_s
-        if loop.time() > call.until:
-            call.resolve(self._trouble)
-        else:
-            call.asking = False
-            loop.call_later(_AGAIN_S * random.uniform(0.5, 1.0), self._again, call, primary)  # noqa: S311
-
-    def _again(self, call: Call, primary: str) -> None:
-        if call.command.pinned:
-            link = self._link_of(key_of(call.command))
-            if link is None or not link.connected or link.primary != primary:
-                call.resolve(StoreMoved("nothing was stored, and the primary that was to do it later is lost"))
-                return
-        self._route(call)
-
     # --- seeking ----------------------------------------------------------------------------------------------------
 
     def seek(self) -> None:
-        """Find out soon who is primary of what. A single server is asked something, to see whether it is one."""
+        """See `Routes.seek`. A single server is asked something, to see whether it is one."""
         if self._closed:
             return
         if self._where.mode is Mode.SINGLE:
             if not self.statistics()["waiting"]:
-                self._route(Call(Command(("PING",), nothing_of)))
+                self.route(Call(Command(("PING",), nothing_of)))
             return
         self._seeker.soon()
 
+    def _hear(self, sentinel: Endpoint) -> None:
+        """A Sentinel tells of a change."""
+        self._told_by = sentinel
+        self.seek()
+
     def _release(self) -> None:
         """What waits for a server goes where it belongs now, as far as that is known."""
-        held, self._held = self._held, deque()
-        now = asyncio.get_running_loop().time()
-        for call in held:
-            if call.until <= now or call.is_unwanted:
-                call.resolve(self._expired())
-            else:
-                self._route(call)
+        for call in self._held.take():
+            self.route(call)
 
     async def look(self) -> None:
         """See `Sought.look`."""
@@ -424,26 +395,31 @@ class Links:
         return bool(self._held)
 
     async def _find_primary(self) -> Address:
-        target = self._where.target
-        epoch, found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s)
+        target, told_by, self._told_by = self._where.target, self._told_by, None
+        epoch, found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s, told_by=told_by)
         where, now_s = self._where, asyncio.get_running_loop().time()
-        if found != where.located:
-            before = where.located
-            if epoch < where.epoch and now_s - where.confirmed_s < _STALE_S:
+        before = where.located
+        if found != before:
+            if before is not None and where.is_late(epoch, now_s):
                 # These have not heard of the failover yet. The old primary, thawed, would take what it is to lose.
-                raise StoreUnavailable(f"the Sentinels name {found}, which {before} has replaced")
+                return before
             where.located = found
             if before is not None:
                 _log.warning("the primary of %s is %s, no longer %s", target.service, found, before)
             if self._only is not None and self._only.endpoint is not None and self._only.endpoint.address != found:
                 self._only.lose(StoreUnavailable(f"the primary of {target.service} is {found} now"))
             self.watchers.changed()
-        where.epoch, where.confirmed_s = epoch, now_s
+        where.confirm(epoch, now_s)
         return found
 
     async def _read_map(self) -> None:
         servers = self._where.servers(self._links)
-        fresh, self._where.known = await read_map(servers, timeout_s=self._timeout_s)
+        epoch, fresh, known = await read_map(servers, timeout_s=self._timeout_s)
+        now_s = asyncio.get_running_loop().time()
+        if fresh != self._where.map and self._where.is_late(epoch, now_s):
+            raise StoreUnavailable(f"the map of the Cluster is of change {epoch}, {self._where.epoch} was seen already")
+        self._where.known = known
+        self._where.confirm(epoch, now_s)
         self._adopt(fresh)
 
     def _adopt(self, fresh: SlotMap) -> None:
@@ -461,8 +437,8 @@ class Links:
                 if call.command.pinned:
                     call.resolve(error)
                 else:
-                    self._hold(call)
+                    self.hold(call)
             link.retire(StoreUnavailable(f"{address} is no primary any more"))
         for address in fresh.primaries:
-            self._place(address)
+            self.link_to(address)
         self.watchers.changed()

@@ -22,6 +22,7 @@ from eventbus.store.answers import (
     dead_letter,
     facts_of,
     nothing,
+    primary_named,
     settings_of,
     time_ms_of,
     whole,
@@ -177,7 +178,7 @@ class Operating(Linked):
         return StoreInfo(
             kind=kind,
             version=known.get("valkey_version") or known.get("redis_version", ""),
-            primary=known.get("run_id", ""),
+            primary=primary_named(known),
             time_ms=time_ms,
             memory_bytes=int(known.get("used_memory", "0")),
             replicas=int(known.get("connected_slaves", "0")),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, TypeVar
 
 from eventbus.config import StoreSettings
-from eventbus.errors import StoreError, StoreMisconfigured
+from eventbus.errors import StoreError, StoreMisconfigured, StoreMoved
 from eventbus.ids import EntryId, Epoch, NodeName, SessionId, UserId
 from eventbus.store import (
     AckRequest,
@@ -143,7 +143,7 @@ class RedisStore(
 
     @property
     def primary(self) -> str:
-        """The `run_id` of the server of the last connection (in a Cluster of one of them), empty before the first."""
+        """Who answers over the last connection (in a Cluster over one of them), see `Link.primary`; empty before it."""
         return self.link.primary
 
     @property
@@ -152,7 +152,7 @@ class RedisStore(
         return self.link.connected
 
     def primary_of(self, user: UserId) -> str:
-        """The `run_id` of the server that has the user now, empty when no connection to it stands."""
+        """The primary that has the user now, as its answers name it; empty when no connection to it stands."""
         return self.link.primary_of(self.keys.user(user).partition.epoch)
 
     def lane_of(self, user: UserId) -> int:
@@ -182,9 +182,14 @@ class RedisStore(
         self, events: Sequence[Append], durability: Durability = Durability.MEMORY
     ) -> Sequence[Appended | StoreError]:
         if durability == Durability.FSYNC:
-            partitions = {self.keys.partition_of(event.user) for event in events}
-            if missing := await self._durable.fsync_missing(sorted(partitions)):
-                return [missing] * len(events)
+            partitions = sorted({self.keys.partition_of(event.user) for event in events})
+            if not self._durable.is_fsync_known(partitions):
+                before = [self.primary_of(event.user) for event in events]
+                if missing := await self._durable.fsync_missing(partitions):
+                    return [missing] * len(events)
+                # The caller made sure of who has the users when it called, and not of another (D6).
+                if any(was not in ("", self.primary_of(event.user)) for was, event in zip(before, events, strict=True)):
+                    return [StoreMoved("not sent: a primary has changed meanwhile")] * len(events)
         results = await self._append(events)
         if durability == Durability.REPLICATED:
             return await self._replicated(events, results)

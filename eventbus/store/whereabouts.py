@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from eventbus.store.endpoint import Endpoint, Mode, Target
 from eventbus.store.topology import Address, SlotMap, slot_of
@@ -14,6 +15,9 @@ _log = logging.getLogger("eventbus.store")
 
 Tell = Callable[[], object]
 
+# So long an older word is a late one; after that the servers were set up anew, and count from the beginning.
+_STALE_S: Final = 30.0
+
 
 class Whereabouts:
     """What is known of the servers of an installation.
@@ -22,8 +26,8 @@ class Whereabouts:
         target: what the URL names.
         mode: how primaries are found; a single server may turn out to be one of a Cluster.
         located: behind Sentinels, where the primary is; None before it is known.
-        epoch: the number of the failover that made it so, as the Sentinels count.
-        confirmed_s: when a Sentinel said so last, in the event loop's time.
+        epoch: the number of the change that made all this so, as the Sentinels or the Cluster count.
+        confirmed_s: when a server said so last, in the event loop's time.
         map: of a Cluster; None before it is known.
         known: all servers of a Cluster, replicas too.
     """
@@ -38,6 +42,14 @@ class Whereabouts:
         self.confirmed_s = 0.0
         self.map: SlotMap | None = None
         self.known: list[Address] = []
+
+    def is_late(self, epoch: int, now_s: float) -> bool:
+        """Whether a word of that change comes from a server that has not heard of the latest one."""
+        return epoch < self.epoch and now_s - self.confirmed_s < _STALE_S
+
+    def confirm(self, epoch: int, now_s: float) -> None:
+        """Note that what is known is so since that change."""
+        self.epoch, self.confirmed_s = epoch, now_s
 
     def endpoint(self, address: Address) -> Endpoint:
         """A server of the installation, and what it wants to know of us."""

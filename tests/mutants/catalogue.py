@@ -41,7 +41,7 @@ MUTANTS = (
     Mutant(
         requirement="R1",
         name="an ack is dropped on its way to the store",
-        file="gateway/reader.py",
+        file="gateway/kept_acks.py",
         guard="            acks.ids.extend(said.ids)\n            acks.facts.extend(facts_of(said.payloads))\n",
         replacement="            pass\n",
         test=_CLIENTS + "test_acking_twice_is_no_error_and_releases_nothing_else",
@@ -99,8 +99,8 @@ MUTANTS = (
         requirement="R2",
         name="a Sentinel that has not heard of a failover leads back to the old primary",
         file="eventbus/store/links.py",
-        guard="            if epoch < where.epoch and now_s",
-        replacement="            if epoch < -9 and now_s",
+        guard="            if before is not None and where.is_late(epoch, now_s):",
+        replacement="            if before is not None and where.is_late(epoch + 9, now_s):",
         test="tests/unit/test_link_routing.py::test_sentinel_that_has_not_heard_of_a_failover_leads_nobody_back",
     ),
     Mutant(
@@ -170,7 +170,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="acks that the store did not answer are not kept",
-        file="gateway/reader.py",
+        file="gateway/kept_acks.py",
         guard="        kept.ids[:0] = request.entries\n        kept.facts[:0] = request.facts\n",
         replacement="        pass\n",
         test="tests/integration/test_acks_kept.py::test_an_ack_that_the_store_did_not_take_is_repeated_until_it_does",
@@ -187,8 +187,8 @@ MUTANTS = (
         requirement="R2",
         name="what a rolled-back server lost is not sent again",
         file="eventbus/kept.py",
-        guard="            return [kept for name, theirs in everyone for kept in self._lost_of(name, theirs, primary)]",
-        replacement="            return []",
+        guard="        self.home, self.lost = home, self.oldest",
+        replacement="        self.home = home",
         test="tests/unit/test_bus.py::test_events_lost_in_a_failover_are_stored_again_in_their_order_before_new_ones",
     ),
     Mutant(
@@ -305,8 +305,8 @@ MUTANTS = (
     Mutant(
         requirement="R7",
         name="a gap is not announced",
-        file="gateway/session.py",
-        guard="self.send(wire.Gap(",
+        file="gateway/effects.py",
+        guard="session.send(wire.Gap(",
         replacement="str(wire.Gap(",
         test=_CLIENTS + "test_what_the_cap_took_from_a_session_that_was_away_is_announced_with_its_range",
     ),
@@ -438,7 +438,7 @@ MUTANTS = (
     Mutant(
         requirement="R23",
         name="a ticket outlives the key of its token",
-        file="gateway/node.py",
+        file="gateway/hosting.py",
         guard="        self.authenticator.check_key(identity)",
         replacement="        pass",
         test=_SECURITY + "test_keys_are_rotated_while_nodes_run_and_a_key_that_goes_takes_its_connections_with_it",
@@ -512,7 +512,7 @@ MUTANTS = (
         requirement="R16",
         name="what the store lost of a run does not come again",
         file="eventbus/publisher.py",
-        guard="            line.send_again([self._again(kept, now_ms) for kept in lost])",
+        guard="            self._kept.lose(line.user, step.run, error.last, step.seq)",
         replacement="            pass",
         test=_LEASES + "test_events_of_a_run_come_again_when_the_store_lost_everything",
     ),

@@ -19,22 +19,26 @@ class FakeRedis:
     """Listens on a free port of the loopback address.
 
     Attributes:
-        run_id, role, mode: what INFO tells.
+        run_id, replication_id, role, mode: what INFO tells.
         map: the answer to CLUSTER SLOTS.
         epoch: of the cluster, in CLUSTER INFO.
         errors: what the next commands with a key are refused with.
         log: the commands that came, but for those of a greeting.
         silent: it answers nothing more.
+        slow: it keeps its answers back, until `release`.
         connections: how many were made.
     """
 
     def __init__(self, run_id: str, *, role: str = "master", mode: str = "standalone") -> None:
         self.run_id, self.role, self.mode = run_id, role, mode
+        self.replication_id = ""
         self.map: Sequence[Any] = ()
         self.epoch = 1
         self.errors: list[str] = []
         self.log: list[Words] = []
         self.silent = False
+        self.slow = False
+        self._kept_back: list[tuple[asyncio.StreamWriter, bytes]] = []
         self.connections = 0
         self._writers: list[asyncio.StreamWriter] = []
         self._listening: list[asyncio.StreamWriter] = []
@@ -78,6 +82,13 @@ class FakeRedis:
             await self._server.wait_closed()
             self._server = None
 
+    def release(self) -> None:
+        """Give the answers that were kept back, and no longer be slow."""
+        self.slow = False
+        for writer, answer in self._kept_back:
+            writer.write(answer)
+        self._kept_back.clear()
+
     def push(self, *words: str | int) -> None:
         """Say something on all subscriptions."""
         for writer in self._listening:
@@ -93,7 +104,9 @@ class FakeRedis:
                 words = parser.gets()
                 while words is not False:
                     answer = self._answer(words, writer)
-                    if not self.silent:
+                    if self.slow:
+                        self._kept_back.append((writer, answer))
+                    elif not self.silent:
                         writer.write(answer)
                     words = parser.gets()
         except ConnectionError:
@@ -106,7 +119,8 @@ class FakeRedis:
             case [b"PING", *_]:
                 return b"+PONG\r\n"
             case [b"INFO", *_]:
-                return _packed(f"run_id:{self.run_id}\r\nredis_mode:{self.mode}\r\nrole:{self.role}\r\n")
+                replication = f"role:{self.role}\r\nmaster_replid:{self.replication_id}\r\n"
+                return _packed(f"run_id:{self.run_id}\r\nredis_mode:{self.mode}\r\n{replication}")
             case [b"CLUSTER", b"SLOTS"]:
                 return _packed(self.map)
             case [b"CLUSTER", b"INFO"]:
@@ -116,9 +130,9 @@ class FakeRedis:
             return b"+OK\r\n"
         if self.errors:
             return f"-{self.errors.pop(0)}\r\n".encode()
-        if words[0] == b"SSUBSCRIBE":
+        if words[0] in (b"SUBSCRIBE", b"SSUBSCRIBE"):
             self._listening.append(writer)
-            return b"".join(_packed(["ssubscribe", word.decode(), 1]) for word in words[1:])
+            return b"".join(_packed([words[0].decode().lower(), word.decode(), 1]) for word in words[1:])
         return self.answer(words)
 
     def answer(self, words: Words) -> bytes:

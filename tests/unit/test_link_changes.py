@@ -1,0 +1,187 @@
+"""Whom to believe when servers differ about who is primary, and what is the same primary."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from eventbus.errors import StoreMoved
+from eventbus.ids import EventId, UserId
+from eventbus.store import Append, Durability
+from eventbus.store.answers import server_of
+from eventbus.store.command import Command
+from eventbus.store.links import Links
+from eventbus.store.redis_store import RedisStore
+from eventbus.store.topology import Redirect, slot_of
+from tests.support.fake_redis import FakeRedis, FakeSentinel, Words, map_of
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.requirement("R2")
+
+KEY = "eb:{1}:s:alice"
+SLOT = slot_of(KEY)
+
+
+@asynccontextmanager
+async def linked(url: str) -> AsyncIterator[Links]:
+    """Links that ask for nothing by themselves; closed before the servers are."""
+    links = Links(url, timeout_ms=5_000, refresh_ms=600_000)
+    try:
+        yield links
+    finally:
+        await links.aclose()
+
+
+def read() -> Command[str]:
+    return Command(("GET", KEY), lambda reply, _primary: str(reply.decode()))
+
+
+def cluster_url(*servers: FakeRedis) -> str:
+    return "redis+cluster://" + ",".join(str(server.address) for server in servers)
+
+
+# --- whom to believe ------------------------------------------------------------------------------------------------
+
+
+async def test_server_that_has_no_part_in_a_slot_does_not_change_the_map() -> None:
+    """A server that was replaced may say for a while where the slot was before."""
+    async with (
+        FakeRedis("one", mode="cluster") as one,
+        FakeRedis("two", mode="cluster") as two,
+        FakeRedis("three", mode="cluster") as three,
+    ):
+        one.map = two.map = three.map = map_of(one)
+        async with linked(cluster_url(one)) as links:
+            assert await links.execute(read()) == "one"
+            one.errors, two.errors = [f"ASK {SLOT} {two.address}"], [f"MOVED {SLOT} {three.address}"]
+            assert await links.execute(read()) == "one"
+            assert three.log == []
+
+
+async def test_map_of_a_change_before_the_latest_is_not_believed() -> None:
+    """Right after a failover most servers of a Cluster may not have heard of it, and tell of the old primary."""
+    async with FakeRedis("one", mode="cluster") as one, FakeRedis("two", mode="cluster") as two:
+        one.map = two.map = map_of(two)
+        one.epoch = two.epoch = 2
+        async with linked(cluster_url(one, two)) as links:
+            assert await links.execute(read()) == "two"
+            one.map = two.map = map_of(one)
+            one.epoch = two.epoch = 1
+            asked = one.connections
+            links.seek()
+            await until(lambda: one.connections > asked + 1)
+            assert await links.execute(read()) == "two"
+            one.epoch = two.epoch = 3
+
+            async def is_at_one() -> bool:
+                return await links.execute(read()) == "one"
+
+            await until(is_at_one)
+
+
+async def test_failover_that_a_sentinel_tells_of_is_followed_at_once() -> None:
+    """The old primary goes on for seconds as if nothing were, and what it takes is lost."""
+    async with FakeRedis("one") as one, FakeRedis("two") as two, FakeSentinel() as sentinel:
+        sentinel.primary = lambda: one.address
+        async with linked(f"redis+sentinel://{sentinel.address}/main/0") as links:
+            assert await links.execute(read()) == "one"
+            await until(lambda: "SUBSCRIBE" in sentinel.names())
+            sentinel.primary, sentinel.failovers = lambda: two.address, 1
+            sentinel.push(
+                "message", "+switch-master", f"main 127.0.0.1 {one.address.port} 127.0.0.1 {two.address.port}"
+            )
+            await until(lambda: links.primary == "two")
+            assert await links.execute(read()) == "two"
+
+
+async def test_sentinel_that_told_of_a_failover_is_heard_though_most_others_answer_first() -> None:
+    """The one that leads it knows first."""
+    async with (
+        FakeRedis("one") as one,
+        FakeRedis("two") as two,
+        FakeSentinel() as first,
+        FakeSentinel() as second,
+        FakeSentinel() as leader,
+    ):
+        sentinels = (first, second, leader)
+        for sentinel in sentinels:
+            sentinel.primary = lambda: one.address
+        places = ",".join(str(sentinel.address) for sentinel in sentinels)
+        async with linked(f"redis+sentinel://{places}/main/0") as links:
+            assert await links.execute(read()) == "one"
+            await until(lambda: all("SUBSCRIBE" in sentinel.names() for sentinel in sentinels))
+            leader.primary, leader.failovers = lambda: two.address, 1
+            leader.push("message", "+promoted-slave", "slave ...")
+            await until(lambda: links.primary == "two")
+
+
+async def test_primary_that_was_replaced_while_the_connection_was_made_is_not_used() -> None:
+    """It may believe for seconds that it is the primary still."""
+    async with FakeRedis("one") as one, FakeRedis("two") as two, FakeSentinel() as sentinel:
+        sentinel.primary = lambda: one.address
+        one.slow = True
+        async with linked(f"redis+sentinel://{sentinel.address}/main/0") as links:
+            waiting = links.execute(read())
+            await until(lambda: one.connections == 1 and "SUBSCRIBE" in sentinel.names())
+            sentinel.primary, sentinel.failovers = lambda: two.address, 1
+            links.seek()
+            await until(lambda: (home := links.home_of(KEY)) is not None and home.address == two.address)
+            one.release()
+            assert await waiting == "two"
+            assert one.log == []
+
+
+# --- what is the same primary ---------------------------------------------------------------------------------------
+
+
+async def test_server_that_was_demoted_and_promoted_again_is_another_primary() -> None:
+    """It has lost what it had not shared, though it never ended: its `run_id` is the same."""
+    async with FakeRedis("one") as one:
+        one.replication_id = "a1"
+        async with linked(one.url) as links:
+            await links.execute(read())
+            before = links.primary
+            await one.stop()
+            one.replication_id = "b2"
+            await one.start()
+
+            async def is_another() -> bool:
+                await links.execute(read())
+                return links.primary != before
+
+            await until(is_another)
+            assert server_of(links.primary) == server_of(before) == "one"
+
+
+class Changing(FakeRedis):
+    """Calls back when it is asked for its settings."""
+
+    asked: Callable[[], None] = staticmethod(lambda: None)
+
+    def answer(self, words: Words) -> bytes:
+        if words[0] == b"CONFIG":
+            self.asked()
+            return b"*4\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n"
+        return super().answer(words)
+
+
+@pytest.mark.requirement("R6")
+async def test_event_is_not_stored_on_another_primary_than_stood_when_its_settings_were_asked_for() -> None:
+    """Durability `fsync`: what the publisher has kept may have to go there first (D6)."""
+    async with Changing("one", mode="cluster") as one, FakeRedis("two", mode="cluster") as two:
+        one.map = two.map = map_of(one)
+        store = RedisStore(cluster_url(one))
+        try:
+            user = UserId("alice")
+            slot = slot_of(store.keys.user(user).stream)
+            await store.link.execute(Command(("GET", store.keys.user(user).stream), lambda _reply, by: by))
+            one.asked = lambda: store.link.correct(Redirect(slot=slot, address=two.address), one.address)
+            (answer,) = await store.append(
+                [Append(user=user, event=EventId("e1"), body=b"x")], durability=Durability.FSYNC
+            )
+            assert isinstance(answer, StoreMoved)
+            assert "EVALSHA" not in two.names()
+        finally:
+            await store.aclose()
