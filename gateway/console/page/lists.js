@@ -117,12 +117,15 @@ export function users({ signal }) {
     event.preventDefault();
     goTo(address("user", input.value.trim()));
   } } }, h("label", { for: "user-name" }, "User id"), input, h("button", { type: "submit" }, "Show"));
-  const table = pendingTable({ withUser: true, empty: nothing("Nobody waits for anything.") });
+  const table = pendingTable({ withUser: true, inWords: false, empty: nothing("Nobody waits for anything.") });
+  const above = h("div");
   return {
     title: "Users",
-    element: h("div", { class: "stack" }, card("A user by name", form, h("p", { class: "small" }, "Sessions, what waits and why, runs, dead letters, rates.")), card("Users for whom something waits longest", table.element)),
+    element: h("div", { class: "stack" }, card("A user by name", form, h("p", { class: "small" }, "Sessions, what waits and why, runs, dead letters, rates.")), card("Users for whom something waits longest", above, table.element)),
     async load() {
-      table.update((await get("pending", { limit: 10 }, signal)).pending);
+      const { pending: rows } = await get("pending", { limit: 10 }, signal);
+      table.update(rows);
+      above.replaceChildren(rows.length ? meaningsOf(rows) : "");
     },
   };
 }

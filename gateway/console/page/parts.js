@@ -78,7 +78,7 @@ export function runsTable({ withUser, empty }) {
     key: (row) => `${row.user} ${row.run}`,
     empty,
     columns: [
-      { title: "Run", cell: (row) => link(row.run, "run", row.user, row.run) },
+      { title: "Run", cell: (row) => h("span", { class: "mono nowrap" }, link(row.run, "run", row.user, row.run)) },
       withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
       { title: "Agent", cell: (row) => row.agent || "–" },
       { title: "State", cell: (row) => tag(row.outcome === "success" ? "ok" : row.outcome === "failed" ? "failed" : row.state, row.outcome ? words(row.outcome) : undefined) },

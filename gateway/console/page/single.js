@@ -44,7 +44,7 @@ export function user({ parts: [name], signal, reload }) {
       renew(threads, entries, () => entries.length ? h("ul", { class: "told" }, entries.map(([thread, last]) => h("li", {}, h("code", {}, thread), " ", h("span", { class: "small" }, "last event ", when(last))))) : nothing("No thread."));
       const [of, events] = await Promise.all([get("rates", { user: name }, signal), get("operator-events", { user: name, limit: 20 }, signal)]);
       rates.update(Object.entries(of.by_type).map(([type, one]) => ({ type, ...one })));
-      renew(told, events.operator_events, () => (events.operator_events.length ? events.operator_events.reverse().map(toldItem) : h("li", {}, "Of nothing.")));
+      renew(told, events.operator_events, () => (events.operator_events.length ? events.operator_events.reverse().map(toldItem) : h("li", {}, "Nothing was told of this user.")));
       renew(head, [page.stored, page.newest, of.success, page.questions], () => facts([
         ["Events retained", count(page.stored)], ["Newest entry", page.newest === "0-0" ? "none" : link(page.newest, "event", name, page.newest)],
         ["Deliveries that succeeded", percent(of.success)], ["Open questions", count(page.questions)], ["Partition", String(page.partition)],
