@@ -75,10 +75,11 @@ KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
 class Desk:
     """An operator before the console of a node."""
 
-    def __init__(self, browser: Browser, node: Node, url: str) -> None:
+    def __init__(self, browser: Browser, node: Node, listener: Listener) -> None:
         self.browser = browser
         self.node = node
-        self.url = url
+        self.listener = listener
+        self.url = f"http://127.0.0.1:{listener.port}"
 
     async def sign_in(self, token: str | None = None, where: str = "#/") -> None:
         """Opens the console and gives a token; one of an operator named olga when none is given."""
@@ -193,6 +194,13 @@ async def browser(driver: tuple[str, str]) -> AsyncIterator[Browser]:
         yield shared
 
 
+async def console_of(node: Node, port: int = 0) -> Listener:
+    """Opens the admin port of a node."""
+    access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
+    app = make_admin_app(NodeFigures(node), authenticator=None, access=access, settings=node.node_settings)
+    return await serve_admin(app, bind("127.0.0.1", port, setting="ADMIN_PORT"))
+
+
 @pytest.fixture
 async def new_desk(browser: Browser, server_url: str) -> AsyncIterator[NewDesk]:
     """Opens the console of a node of its own; `url` is that of another server, and further settings are the node's."""
@@ -203,12 +211,10 @@ async def new_desk(browser: Browser, server_url: str) -> AsyncIterator[NewDesk]:
             # Few partitions: the feed pauses for fifty times as long as its look at all of them takes.
             quick = {"node_heartbeat_ms": 100, "session_heartbeat_ms": 500, "watch_ms": 100, "partitions": 32}
             node = await made.start("gw-1", url=url, **(quick | settings))
-            access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
-            app = make_admin_app(NodeFigures(node), authenticator=None, access=access, settings=node.node_settings)
-            listener: Listener = await serve_admin(app, bind("127.0.0.1", 0, setting="ADMIN_PORT"))
+            listener = await console_of(node)
             stack.push_async_callback(listener.stop)
             stack.push_async_callback(browser.open, "about:blank")  # else the port waits for its feed to end
-            return Desk(browser, node, f"http://127.0.0.1:{listener.port}")
+            return Desk(browser, node, listener)
 
         yield open_desk
 
@@ -561,6 +567,25 @@ async def test_redis_that_is_away_is_told_of_and_what_is_shown_stays_until_it_is
     assert await desk.browser.script("return document.querySelector('#banner').hidden")
     await desk.browser.click(".problem button")
     await desk.shows("Nothing waits.")
+
+
+async def test_a_node_that_is_gone_is_told_of_and_the_page_goes_on_when_it_is_back(desk: Desk) -> None:
+    await desk.sign_in()
+    await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
+    await desk.listener.stop()
+    await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'away'")
+    assert await desk.browser.text("#live") == "no connection"
+    assert "What is shown is old." in await desk.browser.text("#banner")
+    await desk.go("#/pending", "The admin port does not answer.")
+    again = await console_of(desk.node, desk.listener.port)
+    try:
+        await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
+        assert await desk.browser.script("return document.querySelector('#banner').hidden")
+        await desk.browser.click(".problem button")
+        await desk.shows("Nothing waits.")
+    finally:
+        await desk.browser.open("about:blank")
+        await again.stop()
 
 
 async def test_everything_is_reached_and_done_with_the_keyboard_alone(desk: Desk) -> None:

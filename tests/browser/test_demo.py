@@ -144,6 +144,10 @@ async def test_a_question_is_answered_by_a_click_and_a_node_killed_in_the_midst_
 ) -> None:
     await open_page(browser, demo)
     assert await browser.text("#verdict") == "Ask something to see."
+    await browser.script(
+        "window.said = []; const place = document.querySelector('[role=status]#verdict-said');"
+        "new MutationObserver(() => said.push(place.textContent)).observe(place, {childList: true})"
+    )
     await own_file(browser, tmp_path / "lamps.txt", f"The lamps.\n\n\nA lamp counted {LONG}.\n")
     run = await ask(browser, question="Which lamp?")
     chosen = await answer(browser, 2)
@@ -161,6 +165,9 @@ async def test_a_question_is_answered_by_a_click_and_a_node_killed_in_the_midst_
     said = await verdict(browser, "Nothing is missing: ")
     published = demo.published(run)
     assert said == f"Nothing is missing: {len(published)} published, {len(published)} received, each once and in order."
+    read_out = await browser.script("return said")
+    assert read_out[-1] == said
+    assert len([one for one in read_out if "so far" in one]) <= 3, "not with each event"
     assert await entries(browser, others=1) == published
     answered = await browser.text(".turn.selected .words")
     assert answered == f"lamps.txt has “lamp” twice. The passage to read begins in line 4: “A lamp counted {LONG}.”"
