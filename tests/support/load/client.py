@@ -66,16 +66,17 @@ class _Client:
             addresses = [a for a in Path(self._plan.addresses).read_text().split() if a != self._address]
             self._address = self._chance.choice(addresses) if addresses else self._address
             host, _, port = self._address.rpartition(":")
-            link = Link(self, self._token)
+            # Known before it stands: it may be over, with its first word, before `create_connection` returns.
+            link = self._link = Link(self, self._token)
             self._number += 1
             try:
                 async with asyncio.timeout(self._plan.hello_ms / 1000):
                     await self._loop.create_connection(lambda link=link: link, host, int(port))  # type: ignore[misc]
             except (OSError, TimeoutError):
+                self._link = None
                 link.abort()
                 await asyncio.sleep(self._chance.uniform(0.05, 0.2))  # real time: the pause before it tries again
                 continue
-            self._link = link
             await self._watch(link)
             wait_ms, self._away_ms = self._away_ms, None
             if wait_ms is None:
