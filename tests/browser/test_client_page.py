@@ -103,6 +103,29 @@ async def test_a_duplicated_tab_has_a_session_of_its_own_from_where_the_first_st
     assert (reader.errors, reader.of("gap"), reader.closes) == ([], [], [])
 
 
+@pytest.mark.requirement("R8")
+async def test_a_page_that_one_comes_back_to_goes_on_with_the_session_that_the_next_page_had(
+    browser: Browser, new_installation: NewInstallation
+) -> None:
+    """The browser keeps the page as it was, since it has let its connection go; the page after it had the same session."""
+    bus = await new_installation()
+    reader = await open_reader(browser, bus, storage=True)
+    await reader.live()
+    await reader.has(await bus.publish(5))
+    await browser.script("window.kept = true; location.href = `?next${location.hash}`")
+    await reader.until(lambda seen: len(seen.of("page")) == 2 and seen.state == "live", "the next page is live")
+    await bus.publish(5)
+    await reader.has(bus.published)
+    await browser.script("history.back()")
+    await browser.wait_for("window.kept && document.querySelector('#state').textContent === 'live'")
+    await bus.publish(5)
+    await reader.has(bus.published)
+    await bus.all_acked()
+    assert (len(reader.of("page")), len(await bus.sessions())) == (2, 1)
+    assert (reader.errors, reader.of("gap")) == ([], [])
+    await reader.check_page()
+
+
 # --- tabs in the background -------------------------------------------------------------------------------------------
 @pytest.mark.requirement("R8")
 async def test_a_hidden_tab_handles_and_acks_as_fast_as_a_visible_one(

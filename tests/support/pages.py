@@ -62,9 +62,10 @@ class PageServer:
             path = head.split(" ")[1].partition("?")[0]
             self.requests.append(path)
             status, media_type, body = self._answer(path)
+            # A page that may not be stored (`no-store`) is not kept for the way back either.
             writer.write(
                 f"HTTP/1.1 {status} -\r\nContent-Type: {media_type}; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-                "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode("latin-1")
+                "Cache-Control: no-cache\r\nConnection: close\r\n\r\n".encode("latin-1")
                 + body
             )
             await writer.drain()
