@@ -395,6 +395,33 @@ async def test_a_run_is_shown_on_a_time_axis_with_the_deadline_that_it_missed(de
     await desk.is_clean()
 
 
+async def test_what_is_typed_into_the_bar_leads_to_the_user_the_event_or_the_run_whatever_it_is_called(
+    desk: Desk,
+) -> None:
+    odd = "a+b|c@d.e:f-g"
+    (entry,) = await publish(desk.node, "x", user=odd)
+    async with desk.node.bus.run(user=odd, agent="planner", run="nightly:7") as run:
+        await run.thinking("hm")
+    await desk.sign_in()
+
+    async def find(id: str, shown: str) -> None:
+        await desk.browser.write("#find-user", odd)
+        await desk.browser.write("#find-id", id)
+        await desk.browser.click("#find button")
+        await desk.shows(shown)
+
+    await find("", f"User {odd}")
+    await desk.shows("planner")
+    await find(entry, "In the stream")
+    await desk.browser.click("main .facts a")
+    await desk.shows(f"User {odd}")
+    await find("nightly:7", "nothing is known of it")
+    await desk.browser.click("main a[href^='#/run/']")
+    await desk.shows("All deadlines were met, and its events are in order.")
+    assert await desk.browser.script("return document.title") == "Run nightly:7 · eventbus console"
+    await desk.is_clean("Failed to load resource")
+
+
 async def test_what_a_hostile_event_holds_is_shown_as_text_and_never_becomes_markup(desk: Desk) -> None:
     turned = "safe \N{RIGHT-TO-LEFT OVERRIDE}gnp.exe"
     data = {"text": HOSTILE, HOSTILE: [HOSTILE], "turned": turned}
