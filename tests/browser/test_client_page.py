@@ -107,7 +107,7 @@ async def test_a_duplicated_tab_has_a_session_of_its_own_from_where_the_first_st
 async def test_a_page_that_one_comes_back_to_goes_on_with_the_session_that_the_next_page_had(
     browser: Browser, new_installation: NewInstallation
 ) -> None:
-    """The browser keeps the page as it was, since it has let its connection go; the page after it had the same session."""
+    """The browser keeps the page as it was, for it let its connection go; the page after it had the same session."""
     bus = await new_installation()
     reader = await open_reader(browser, bus, storage=True)
     await reader.live()
