@@ -602,7 +602,7 @@ async def test_a_node_that_is_gone_is_told_of_and_the_page_goes_on_when_it_is_ba
     await desk.listener.stop()
     await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'away'")
     assert await desk.browser.text("#live") == "no connection"
-    assert "What is shown is old." in await desk.browser.text("#banner")
+    assert "What is shown is old: of 2" in await desk.browser.text("#banner")
     await desk.go("#/pending", "The admin port does not answer.")
     again = await console_of(desk.node, desk.listener.port)
     try:

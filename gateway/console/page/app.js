@@ -220,7 +220,7 @@ live.addEventListener("state", () => {
   $("banner").hidden = !bad;
   if (!bad) return;
   const problem = live.state === "stale" ? `Redis does not answer: ${live.problem.replace(/\.$/, "")}.` : live.problem;
-  const text = `${problem} ${live.figures ? "What is shown is old." : "Nothing can be shown yet."}`;
+  const text = `${problem} ${live.figures ? `What is shown is old: of ${time(live.figures.now_ms)}.` : "Nothing can be shown yet."}`;
   if ($("banner").textContent !== text) $("banner").textContent = text;
 });
 
