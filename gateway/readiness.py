@@ -129,6 +129,9 @@ class Readiness:
         now_ms = self._clock.monotonic_ms()
         for proof in self._proofs.values():
             proof.unsubscribed(now_ms)
+        if len(self._proofs) > 1:
+            # Which parts are still heard shows at once, and the sessions of these need not be looked after.
+            self.probe_at_once()
 
     def stood_still(self, by_ms: int) -> None:
         """The node stood still for so long: the store is not to blame for that (D23)."""

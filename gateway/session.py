@@ -358,12 +358,13 @@ class Session:
     def acks_stored(self, ids: Sequence[EntryId], released: int, ref: wire.Ref | None) -> None:
         """Acks are in Redis."""
         self._host.counters.events_acked += released
-        ended(self, self._host, ids, Outcome.ACKED)
-        if self.state is State.CLOSED:
-            return
-        self.apply(moves.Stored(ids))
-        if ref is not None:
-            self.send(wire.Acked(ref=ref, count=released))
+        try:
+            ended(self, self._host, ids, Outcome.ACKED)
+            self.apply(moves.Stored(ids))
+            if ref is not None and self.state is not State.CLOSED:
+                self.send(wire.Acked(ref=ref, count=released))
+        except Exception as error:
+            self._failed(error)
 
     def ack_is_late(self, ref: wire.Ref) -> None:
         """An ack that the client waits for can not be stored since 30 s; it is still kept and tried."""

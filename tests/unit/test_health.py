@@ -90,6 +90,18 @@ async def test_connections_whose_primary_is_away_for_too_long_end_and_others_sta
     assert bench.node.health.close_stranded() == 0
 
 
+@pytest.mark.requirement("R25")
+async def test_a_node_looks_by_itself_whose_primary_is_away_for_too_long(bench: Bench) -> None:
+    away, here = await bench.open(AWAY), await bench.open("here")
+    store_of(bench).away = True
+    await pass_time(bench, DOWN_MS + 1_000)
+    task = asyncio.create_task(bench.node.health.run())
+    await until(lambda: away.close_code() == CloseCode.STORE_UNAVAILABLE)
+    assert here.close_code() is None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 @pytest.mark.requirement("R30")
 @pytest.mark.requirement("R23")
 async def test_revocations_on_a_primary_that_is_away_cost_readiness_only_when_nobody_is_let_in_any_more(

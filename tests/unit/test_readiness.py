@@ -316,6 +316,19 @@ async def test_a_primary_that_took_a_wake_up_along_when_it_went_makes_nobody_dea
 
 
 @pytest.mark.requirement("R2")
+async def test_after_a_part_of_the_subscription_was_lost_the_others_are_proven_at_once() -> None:
+    """Else all sessions would be looked after without wake-ups until the next probe."""
+    made = ProbedParts()
+    made.readiness = Readiness(made.store, NODE, made.clock, probe_ms=60_000)
+    made.store.readiness = made.readiness
+    async with made.running():
+        await made.proven(3)
+        made.readiness.unsubscribed()
+        assert made.readiness.is_deaf
+        await until(lambda: not made.readiness.is_deaf)
+
+
+@pytest.mark.requirement("R2")
 async def test_a_primary_whose_time_can_not_be_asked_is_not_the_whole_store() -> None:
     made = ProbedParts()
     async with made.running():
