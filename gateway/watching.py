@@ -18,31 +18,22 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-from eventbus.breach import (
-    OperatorKind,
-    abandoned,
-    deadline_of,
-    is_closed,
-    missed_confirmation,
-    missed_deadline,
-    reached_by,
-)
 from eventbus.clock import Clock, seconds
 from eventbus.config import ConfirmationRecords, StoreSettings
 from eventbus.errors import EventBusError, StoreError, StoreTimeout
-from eventbus.event import Event, decode_envelope
-from eventbus.ids import EntryId, NodeName, UserId, entry_order
-from eventbus.store import ConfirmationRecord, Store
+from eventbus.ids import NodeName, UserId
+from eventbus.store import Store
 from eventbus.store.running import DueRecord, RunRecord, Settlement
 from eventbus.store.topology import lane_of, slot_of
-from eventbus.watch import LEASE, DemandMember, RunMember, WebhookMember, parse_member
+from eventbus.watch import DemandMember, RunMember, WebhookMember, parse_member
 from gateway.counters import Counters
 from gateway.histogram import Worst
+from gateway.judging import Judge, Judged, Posting
 from gateway.shares import Shares
 
-__all__ = ["Posting", "Watcher"]
+__all__ = ["Watcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +55,6 @@ LATE_FACTOR: Final = 5
 UNKNOWN_MS: Final = 60_000
 """What nobody here understands is looked at again after so long: a node of a later version may know it."""
 
-RECORDS: Final = 500
-"""Most records of confirmations that are read at a time."""
-
-CLOCK_STEP_MS: Final = 60_000
-"""How far the id of a record may be behind that of its entry: after a failover the store's clock may have gone back."""
-
 STRAGGLER_MS: Final = 1_000
 """So much longer than the others the partitions of one primary may take: when it is away, the deadlines of the others
 do not wait for it.
@@ -78,21 +63,10 @@ do not wait for it.
 LATE_MS: Final = 10_000
 """From here on the log says how late a look was."""
 
-
 WORST_MS: Final = 30_000
 """The latest of so long, at least, is what the metrics tell."""
 
 T = TypeVar("T")
-
-
-class Posting(Protocol):
-    """Where the turns of the webhook go."""
-
-    def posts(self, kind: OperatorKind) -> bool:
-        """Whether operator events of a kind are posted."""
-
-    def take(self, due: DueRecord, event: EntryId, attempt: int) -> None:
-        """Takes a post whose turn has come; returns at once."""
 
 
 Close = Callable[[RunRecord], Awaitable[bool]]
@@ -107,15 +81,6 @@ class _Look:
 
     at_ms: int
     wait_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    """What is to be done about a deadline, and what follows when this node is the one that did it."""
-
-    settlement: Settlement
-    count: Callable[[], None] | None = None
-    close: RunRecord | None = None
 
 
 class Watcher:
@@ -157,7 +122,12 @@ class Watcher:
         self._posting = posting
         self._watch_ms = watch_ms
         self._nodes_ms = nodes_ms
-        self._judges_demands = settings.confirmation_records is not ConfirmationRecords.OFF
+        self._judge = Judge(
+            store,
+            counters,
+            posting,
+            judges_demands=settings.confirmation_records is not ConfirmationRecords.OFF,
+        )
         self._shares = Shares(node, settings.partitions)
         self._node = node
         self._living: Sequence[NodeName] = (node,)
@@ -288,7 +258,7 @@ class Watcher:
         """Judges deadlines and settles them. Returns how many this node settled."""
         runs: list[tuple[DueRecord, RunMember]] = []
         demands: dict[UserId, list[tuple[DueRecord, DemandMember]]] = {}
-        judged: list[_Judged] = []
+        judged: list[Judged] = []
         for due in found:
             match parse_member(due.member):
                 case RunMember() as run:
@@ -302,11 +272,11 @@ class Watcher:
                         "something is due that is no deadline that this version knows",
                         extra={"member": due.member, "partition": due.partition},
                     )
-                    judged.append(_Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})))
+                    judged.append(Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})))
         answers = await asyncio.gather(
-            *(self._guarded(self._judge_run(due, run), [due]) for due, run in runs),
+            *(self._guarded(self._judge.run(due, run), [due]) for due, run in runs),
             *(
-                self._guarded(self._judge_demands(user, some), [due for due, _ in some])
+                self._guarded(self._judge.demands(user, some), [due for due, _ in some])
                 for user, some in demands.items()
             ),
         )
@@ -314,7 +284,7 @@ class Watcher:
             judged += answer
         return await self._carry_out(judged)
 
-    async def _guarded(self, judging: Awaitable[Sequence[_Judged]], about: Iterable[DueRecord]) -> Sequence[_Judged]:
+    async def _guarded(self, judging: Awaitable[Sequence[Judged]], about: Iterable[DueRecord]) -> Sequence[Judged]:
         """Judges, whatever happens: one deadline that can not be judged must not end the watch of the others."""
         try:
             return await judging
@@ -323,9 +293,9 @@ class Watcher:
             return ()
         except Exception:
             logger.exception("a deadline could not be judged", extra={"members": [due.member for due in about]})
-            return [_Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})) for due in about]
+            return [Judged(settlement=Settlement(due=due, watch={due.member: UNKNOWN_MS})) for due in about]
 
-    async def _carry_out(self, judged: Sequence[_Judged]) -> int:
+    async def _carry_out(self, judged: Sequence[Judged]) -> int:
         if not judged:
             return 0
         try:
@@ -346,29 +316,6 @@ class Watcher:
         await asyncio.gather(*(self._close_run(record) for record in closing))
         return done
 
-    # --- runs -------------------------------------------------------------------------------------------------------
-
-    async def _judge_run(self, due: DueRecord, run: RunMember) -> Sequence[_Judged]:
-        record = await self._store.run(run.user, run.run)
-        if run.name == LEASE:
-            settlement = abandoned(due, record, posted=self._posting.posts(OperatorKind.RUN_ABANDONED))
-            again = record if record is not None and not is_closed(record) else None
-            return [_Judged(settlement=settlement, count=self._counts_abandoned(settlement), close=again)]
-        settlement = missed_deadline(due, run.name, record, posted=self._posting.posts(OperatorKind.MISSED_DEADLINE))
-        which = deadline_of(run.name)
-
-        def count() -> None:
-            if which is not None and settlement.announce is not None:
-                self._counters.run_breaches[which[0].value] += 1
-
-        return [_Judged(settlement=settlement, count=count)]
-
-    def _counts_abandoned(self, settlement: Settlement) -> Callable[[], None]:
-        def count() -> None:
-            self._counters.runs_abandoned += settlement.announce is not None
-
-        return count
-
     async def _close_run(self, record: RunRecord) -> None:
         try:
             self._counters.runs_closed += await self._close(record)
@@ -377,55 +324,6 @@ class Watcher:
             logger.info("run %s could not be closed yet: %s", record.run, error, extra=_fields(record))
         except Exception:
             logger.exception("run %s could not be closed", record.run, extra=_fields(record))
-
-    # --- demands ----------------------------------------------------------------------------------------------------
-
-    async def _judge_demands(self, user: UserId, some: Sequence[tuple[DueRecord, DemandMember]]) -> Sequence[_Judged]:
-        """Judges the demands of one user: its records are read once for all."""
-        if not self._judges_demands:
-            return [_Judged(settlement=Settlement(due=due)) for due, _ in some]
-        records = await self._records(user, min(entry_order(demand.entry)[0] for _, demand in some))
-        return [await self._judge_demand(due, demand, records) for due, demand in some]
-
-    async def _judge_demand(
-        self, due: DueRecord, demand: DemandMember, records: Sequence[ConfirmationRecord]
-    ) -> _Judged:
-        reached = reached_by(records, demand.entry, due.due_ms)
-        event = await self._event(demand) if reached is None or reached < demand.level else None
-        settlement = missed_confirmation(
-            due,
-            demand.user,
-            demand.entry,
-            demand.level,
-            reached=reached,
-            event=event,
-            posted=self._posting.posts(OperatorKind.MISSED_CONFIRMATION),
-        )
-
-        def count() -> None:
-            if settlement.announce is not None:
-                self._counters.demands_missed[demand.level.value] += 1
-
-        return _Judged(settlement=settlement, count=count)
-
-    async def _records(self, user: UserId, since_ms: int) -> Sequence[ConfirmationRecord]:
-        after = EntryId(f"{max(0, since_ms - CLOCK_STEP_MS)}-0")
-        records: list[ConfirmationRecord] = []
-        while True:
-            page = await self._store.confirmations(user, after, RECORDS)
-            records += (record for _, record in page)
-            if len(page) < RECORDS:
-                return records
-            after = page[-1][0]
-
-    async def _event(self, demand: DemandMember) -> Event | None:
-        stored = await self._store.entry(demand.user, demand.entry)
-        if stored is None:
-            return None
-        try:
-            return decode_envelope(stored.body)
-        except EventBusError:
-            return None
 
 
 async def _but_stragglers(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
