@@ -681,10 +681,22 @@ async def test_a_tab_that_nobody_sees_asks_for_nothing_until_it_is_seen_again(de
 
 
 async def test_every_control_and_region_has_a_name_for_who_does_not_see_it(desk: Desk) -> None:
+    run = await late_run(desk.node, "alice")
     async with opened(desk.node) as client:
-        await pending(client, desk.node, "a")
+        given = await pending(client, desk.node, "a", "b")
+        await operate(desk.node, action="dead_letter", user="alice", session="tab", entries=given[:1])
         await desk.sign_in()
-        for where, words in (("#/", "gw-1"), ("#/pending", "tab"), ("#/user/alice", "tab"), ("#/dead", "Filter")):
+        for where, words in (
+            ("#/", "gw-1"),
+            ("#/pending", "tab"),
+            ("#/user/alice", "tab"),
+            ("#/user/alice/session/tab", "Send again"),
+            (f"#/event/alice/{given[1]}", "The envelope"),
+            (f"#/run/alice/{run}", "agent completed"),
+            ("#/dead", "operator"),
+            ("#/nodes", "gw-1"),
+            ("#/audit", "another"),
+        ):
             await desk.go(where, words)
             tree = (await desk.browser.cdp("Accessibility.getFullAXTree"))["nodes"]
             seen = [one for one in tree if not one.get("ignored")]
