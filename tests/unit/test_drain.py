@@ -130,6 +130,24 @@ async def test_a_client_whose_session_opens_while_the_node_drains_is_told_too_an
 
 
 @pytest.mark.requirement("R10")
+@pytest.mark.requirement("R28")
+async def test_a_client_whose_session_opens_while_its_node_is_held_is_told_too() -> None:
+    clock = ManualClock()
+    store = GatedStore(clock)
+    async with Bench(store, clock) as bench:
+        early, late = await bench.open(), bench.connect("late")
+        late.say("hello", session="tab")
+        await store.hold_node(bench.node.name, "ops", "new disk")
+        looking = asyncio.create_task(bench.node.holding.look())
+        await until(lambda: early.of("goaway"))
+        store.gate.set()
+        await until(lambda: late.session.is_open)
+        await looking
+        assert [frame["reason"] for frame in early.of("goaway") + late.of("goaway")] == ["draining", "draining"]
+        assert (early.close_code(), late.close_code()) == (4001, 4001)
+
+
+@pytest.mark.requirement("R10")
 async def test_acks_that_come_within_the_grace_are_stored(bench: Bench) -> None:
     client = await bench.open()
     entries = await bench.publish(2)
