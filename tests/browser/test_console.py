@@ -287,6 +287,9 @@ async def test_the_console_asks_for_a_token_of_scope_admin_and_says_what_is_wron
     await desk.browser.click("#sign-out")
     await desk.browser.wait_for("document.querySelector('#token')")
     assert await desk.browser.script("return sessionStorage.length") == 0
+    await desk.sign_in(token_of("olga", scopes=["admin"], ttl_ms=3_000), "#/nodes")
+    await desk.shows("expired")
+    assert await desk.browser.script("return document.activeElement.id") == "token"
     await desk.is_clean("Failed to load resource")
 
 
