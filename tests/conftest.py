@@ -16,6 +16,7 @@ pytest_plugins = (
     "tests.support.clusters",
     "tests.support.sentinels",
     "tests.support.processes",
+    "tests.support.browsing",
     "tests.support.installation",
 )
 

@@ -60,9 +60,22 @@ class Browser:
         response = await client.post("/session", json={"capabilities": {"alwaysMatch": capabilities}})
         return cls(client, str(_value(response)["sessionId"]))
 
-    async def quit(self) -> None:
-        """Closes the window and ends the browser."""
-        _value(await self._client.delete(self._path))
+    async def renew(self, width: int, height: int) -> None:
+        """Opens a new window and closes all others: no page, no emulation and no cookie is left. What else pages have
+        stored stays with their origins.
+        """
+        before = _value(await self._client.get(f"{self._path}/window/handles"))
+        opened = await self._post("window/new", type="window")
+        for tab in before:
+            with contextlib.suppress(AssertionError, httpx.TransportError):  # a tab that crashed does not answer
+                await self.switch(str(tab))
+                await self.script("try { localStorage.clear() } catch {}")
+            with contextlib.suppress(AssertionError, httpx.TransportError):
+                _value(await self._client.delete(f"{self._path}/window"))
+        await self.switch(str(opened["handle"]))
+        await self._post("window/rect", width=width, height=height)
+        await self.cdp("Network.clearBrowserCookies")
+        await self.console()
 
     async def open(self, url: str) -> None:
         """Loads a page; returns when it is loaded."""

@@ -9,14 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.browser.conftest import browser
 from tests.browser.webdriver import Browser
 from tests.support.installation import USER, Installation, NewInstallation
 from tests.support.needs import program
 from tests.support.processes import ROOT, Processes
 from tests.support.reader import needs_ws
-
-__all__ = ["browser"]
 
 PAGE = (ROOT / "docs" / "frontend.md").read_text()
 FILES = {

@@ -57,7 +57,7 @@ class Child:
     def stderr(self) -> str:
         return self._stderr.read_text(errors="replace")
 
-    async def line(self, pattern: str, timeout_ms: int = 15_000) -> str:
+    async def line(self, pattern: str, timeout_ms: int = 30_000) -> str:
         """Waits for a line of its output (either stream) that the pattern is found in, and returns it.
 
         Raises:
@@ -77,7 +77,7 @@ class Child:
         assert found is not None
         return found
 
-    async def wait(self, timeout_ms: int = 15_000) -> int:
+    async def wait(self, timeout_ms: int = 30_000) -> int:
         """Waits for its end and returns the exit code.
 
         Raises:
