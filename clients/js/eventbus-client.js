@@ -135,6 +135,10 @@ export function historyCovers(wanted, filter = {}) {
     value === undefined || (filter[key]?.length > 0 && filter[key].every((one) => one === value)));
 }
 
+const isSession = (value) => typeof value === "string" && /^[A-Za-z0-9_-]{1,64}$/.test(value);
+
+export const isEntry = (value) => typeof value === "string" && /^\d{1,20}-\d{1,20}$/.test(value);
+
 /** Orders two entry ids `<ms>-<n>`: negative, zero or positive. Digits only, so a longer number is a larger one. */
 export function compareEntries(a, b) {
   const [aMs, aN = "0"] = a.split("-");
@@ -1105,8 +1109,8 @@ function checkedOptions(options) {
   if (token !== undefined && typeof token !== "string" && typeof token !== "function") {
     fail("token must be a string or a function that returns a promise of one");
   }
-  if (session !== undefined && !/^[A-Za-z0-9_-]{1,64}$/.test(session)) fail("session must match [A-Za-z0-9_-]{1,64}");
-  if (cursor !== undefined && !/^\d{1,20}-\d{1,20}$/.test(cursor)) fail("cursor must be an entry id <ms>-<n>");
+  if (session !== undefined && !isSession(session)) fail("session must match [A-Za-z0-9_-]{1,64}");
+  if (cursor !== undefined && !isEntry(cursor)) fail("cursor must be an entry id <ms>-<n>");
   if (start !== undefined && !["new", "earliest", "cursor"].includes(start)) {
     fail("start must be new, earliest or cursor");
   }
@@ -2024,11 +2028,14 @@ export class EventBusClient {
     } catch {
       // unreadable: as if there were none
     }
-    if (!stored.session || (this.#session !== undefined && this.#session !== stored.session)) return {};
-    this.#session = stored.session;
-    this.#epoch = stored.epoch;
+    const { session, cursor, epoch, inUse } = stored ?? {};
+    if (!isSession(session) || (this.#session !== undefined && this.#session !== session)) return {};
+    // What is none would be refused by the node in each life of the page anew, for good.
+    if (cursor !== undefined && !isEntry(cursor)) return {};
+    this.#session = session;
+    this.#epoch = typeof epoch === "string" ? epoch : undefined;
     this.#known = true;
-    return stored;
+    return { session, cursor, inUse };
   }
 
   #save() {

@@ -13,8 +13,8 @@
  */
 
 import {
-  backoffMs, browserPage, Callbacks, compareEntries, CursorTracker, EventBusClient, EventBusError, Inbox, Screen, socketUrl,
-  systemClock, Texts,
+  backoffMs, browserPage, Callbacks, compareEntries, CursorTracker, EventBusClient, EventBusError, Inbox, isEntry, Screen,
+  socketUrl, systemClock, Texts,
 } from "./eventbus-client.js";
 
 export { EventBusClient, EventBusError };
@@ -916,7 +916,7 @@ class Member {
   #recall() {
     const cursor = this.#place.own?.getItem(`${this.#name}:cursor`) ?? undefined;
     this.#place.own?.removeItem(`${this.#name}:cursor`);
-    return cursor;
+    return isEntry(cursor) ? cursor : undefined;
   }
 
   // ---- small things

@@ -103,6 +103,24 @@ test("stored sessions are resumed by the next page, and forgotten when the node 
   await until(() => storage.kept.size === 0, "the stored session gone");
 });
 
+test("a storage that holds what is no session of ours is as good as an empty one", async () => {
+  const kept = [
+    "null", "7", "[]", "{", '{"session":"a b"}', '{"session":5,"cursor":"1-1"}', '{"session":"s9","cursor":"now"}',
+    '{"session":"s9","cursor":7}',
+  ];
+  for (const [index, text] of kept.entries()) {
+    const storage = storageOf([["bus", text]]);
+    connect({ storage, storageKey: "bus" });
+    const hello = await (await node.peer(index + 1)).greet();
+    assert.deepEqual([hello.session, hello.start, hello.cursor], [undefined, "earliest", undefined], text);
+    await until(() => storage.kept.get("bus") !== text, "something is kept");
+    assert.equal(JSON.parse(storage.kept.get("bus")).session, "s1");
+  }
+  connect({ storage: storageOf([["bus", '{"session":"s9","cursor":"1-1","epoch":7}']]), storageKey: "bus" });
+  const hello = await (await node.peer(kept.length + 1)).frame("hello");
+  assert.deepEqual([hello.session, hello.cursor, hello.epoch], ["s9", "1-1", undefined]);
+});
+
 test("a copy of a tab's storage is no claim to its session while that tab lives; after a crash it is", async () => {
   const first = (globalThis.sessionStorage = storageOf());
   try {

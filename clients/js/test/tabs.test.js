@@ -411,6 +411,18 @@ test("a reloaded page goes on where it stood, although another tab led on meanwh
   assert.deepEqual(copy.seen.events, [], "a duplicated tab does not inherit it");
 });
 
+test("a place that is none, remembered by whoever, keeps no tab from connecting", async () => {
+  const tab = browser.tab();
+  const client = open({ name: "bus" }, tab);
+  await client.close();
+  tab.own.setItem("bus:cursor", "yesterday");
+  const again = open({ name: "bus" }, tab);
+  const peer = await greet(1);
+  peer.events(entry(1));
+  await has(again, "e1");
+  assert.deepEqual(again.seen.errors, []);
+});
+
 test("a history that can not be read is asked for again", async () => {
   open();
   await greet(1);
