@@ -273,6 +273,7 @@ async def run_timeline(store: Store, user: UserId, run: RunId) -> RunTimeline | 
     Raises:
         StoreError: the store does not answer.
     """
+    # Before its events: a record that says completed must not stand beside events that do not.
     record = await store.run(user, run)
     events: list[tuple[EntryId, Event]] = []
     after, more = _beginning(record), True
@@ -287,6 +288,9 @@ async def run_timeline(store: Store, user: UserId, run: RunId) -> RunTimeline | 
             if event.run == run:
                 events.append((stored.id, event))
         more = page.more and bool(page.entries)
+    if record is None and events:
+        # It began while we looked: a run of which only events are left looks the same.
+        record = await store.run(user, run)
     if record is None and not events:
         return None
     return assemble(user, run, record, events)

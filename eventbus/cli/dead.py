@@ -21,6 +21,10 @@ __all__ = ["dead"]
 DEAD_NAMES: Final = ("id", "user", "session", "entry", "type", "reason", "deliveries", "node", "time_ms")
 
 
+_LOOKED_AT: Final = 500
+"""So many are read at a time, for a filter may want few of them."""
+
+
 class _DeadGroup(click.Group):
     """`eventbus dead --json` is `eventbus dead list --json`."""
 
@@ -42,6 +46,9 @@ def dead() -> None:
 
 @dead.command("list")
 @click.option("--user", callback=as_user, metavar="USER", help="This user's only.")
+@click.option("--session", default="", metavar="SESSION", help="Those of this session only.")
+@click.option("--type", "type_", default="", metavar="TYPE", help="Those of events of this type only.")
+@click.option("--because", default="", metavar="REASON", help="Those given up for this reason (ack_timeout, nacked).")
 @click.option("--since", metavar="TIME", help="Only those of the last 30m, 1h, 2d.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="So many at most.")
 @click.option("--cursor", default="", metavar="CURSOR", help="Go on where the last list stopped.")
@@ -49,16 +56,20 @@ def dead() -> None:
 @as_json_option
 # As many arguments as the command has options.
 def dead_list(
-    user: UserId | None, since: str | None, limit: int, cursor: str, redis_url: str | None, as_json: bool
-) -> None:
+    user: UserId | None, session: str, type_: str, because: str, since: str | None, limit: int, cursor: str,
+    redis_url: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """List dead letters, oldest first."""
     if cursor:
         _dead_id(cursor, "--cursor")
     since_ms = 0 if since is None else max(0, time.time_ns() // 1_000_000 - duration_ms(since, "--since"))
-    page = asyncio.run(_dead(settings_of(redis_url), user, since_ms, limit, cursor))
+    from eventbus.inspection import DeadFilter
+
+    wanted = DeadFilter(user=user, session=session, type=type_, reason=because, since_ms=since_ms)
+    rows, following = asyncio.run(_dead(settings_of(redis_url), wanted, limit, cursor))
     if as_json:
-        print_json(objects(page.rows, DEAD_NAMES))
-    elif page.rows:
+        print_json(objects(rows, DEAD_NAMES))
+    elif rows:
         print_table(
             ("id", "when", "user", "session", "type", "reason", "deliveries", "node", "entry"),
             (
@@ -66,24 +77,43 @@ def dead_list(
                     *(row.id, clock_time(row.time_ms), row.user, row.session, row.type or None, row.reason),
                     *(row.deliveries, row.node, row.entry),
                 )
-                for row in page.rows
+                for row in rows
             ),
             spare=("entry", "node", "deliveries", "session"),
         )
-        note(f"\nOne of them with its event: eventbus dead show {page.rows[-1].id}")
+        note(f"\nOne of them with its event: eventbus dead show {rows[-1].id}")
+    elif wanted != DeadFilter():
+        note("No such dead letters. All of them: eventbus dead")
     else:
         note("No dead letters. What still waits: eventbus pending")
-    if page.cursor:
-        note(f"There are more: eventbus dead list --cursor {page.cursor}")
+    if following:
+        note(f"There may be more: eventbus dead list --cursor {following}, and the same options")
 
 
-async def _dead(settings: Settings, user: UserId | None, since_ms: int, limit: int, cursor: str) -> Any:
+async def _dead(settings: Settings, wanted: Any, limit: int, cursor: str) -> tuple[list[Any], str]:
+    """The letters that are meant, and where a list goes on; empty behind the last."""
     from eventbus import inspection
 
+    found: list[Any] = []
     async with opened(settings) as store:
-        return await inspection.dead_letters(
-            store, partitions=settings.store.partitions, user=user, since_ms=since_ms, cursor=cursor, limit=limit
-        )
+        while True:
+            page = await inspection.dead_letters(
+                store,
+                partitions=settings.store.partitions,
+                user=wanted.user,
+                since_ms=wanted.since_ms,
+                cursor=cursor,
+                limit=max(limit, _LOOKED_AT),
+            )
+            cursor = page.cursor
+            for row in page.rows:
+                if wanted.matches(session=row.session, type=row.type, reason=row.reason, time_ms=row.time_ms):
+                    found.append(row)
+                    if len(found) == limit:
+                        is_last = not cursor and row is page.rows[-1]
+                        return found, "" if is_last else row.id
+            if not cursor:
+                return found, ""
 
 
 @dead.command("show")

@@ -219,7 +219,7 @@ async def test_pending_tells_how_many_wait_how_old_and_why(
     nodes_on_each: Nodes, processes: Processes, secret_file: Path
 ) -> None:
     """R27: from sent to not acked to offline, as an operator sees it."""
-    node = await nodes_on_each.start(ack_timeout_ms=300, jitter=0)
+    node = await nodes_on_each.start(ack_timeout_ms=300, jitter=0, max_deliveries=20)
     command = Command(processes, nodes_on_each.url)
     async with opened(node) as client:
         await publish(node, "a", "b")

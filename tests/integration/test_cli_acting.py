@@ -60,6 +60,12 @@ async def test_dead_letters_are_replayed_and_dropped_one_many_or_by_filter(nodes
     first, *_ = await with_dead_letters(node, command, 3)
     (one,) = await command.json("replay", first["id"], "--yes")
     assert one["results"] == {"put_back": 1}
+    left = await command.json("dead", "--because", "operator")
+    assert [row["reason"] for row in left] == ["operator"] * 2
+    assert await command.json("dead", "--because", "operator", "--limit", "1") == left[:1]
+    assert await command.json("dead", "--cursor", left[0]["id"]) == left[1:]
+    for narrowed in (("--because", "nacked"), ("--type", "memo"), ("--session", "phone")):
+        assert await command.json("dead", *narrowed) == []
     (two,) = await command.json("dead", "drop", "--user", "alice", "--because", "operator", "--yes")
     assert two["results"] == {"dropped": 2}
     assert await command.json("dead") == []

@@ -235,6 +235,21 @@ async def test_the_librarys_own_types_can_not_be_paused(desk: Desk) -> None:
     assert refusal["error"]["field"] == "type"
 
 
+@pytest.mark.requirement("R17")
+async def test_a_run_is_shown_with_its_deadlines_and_what_became_of_each(desk: Desk) -> None:
+    async with desk.node.bus.run(user="alice", agent="planner") as run:
+        await run.thinking("hm")
+        await run.flush()
+        seen = await desk.see(f"runs/{run.id}", user="alice")
+        assert {one["deadline"]: one["state"] for one in seen["deadlines"]} == {"thinking": "met", "agent": "open"}
+    seen = await desk.see(f"runs/{run.id}", user="alice")
+    assert [(one["deadline"], one["state"], one["late_ms"]) for one in seen["deadlines"]] == [
+        ("thinking", "met", None),
+        ("agent", "met", None),
+    ]
+    assert seen["limits"]["thinking_ms"] == seen["deadlines"][0]["due_ms"] - seen["events"][0]["stored_ms"]
+
+
 async def test_a_purged_user_has_nothing_left(desk: Desk) -> None:
     async with opened(desk.node) as client:
         await pending(client, desk.node, "a", "b")

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import pytest
 
+from eventbus import Bus
 from eventbus.cli.timeline import show_timeline, timeline_object
 from eventbus.event import Event
 from eventbus.ids import EntryId, EventId, RunId, UserId
 from eventbus.store.running import RunRecord
-from eventbus.timeline import DeadlineState, RunTimeline, TimelineDeadline, assemble, deadlines_of
+from eventbus.testing import MemoryStore
+from eventbus.timeline import DeadlineState, RunTimeline, TimelineDeadline, assemble, deadlines_of, run_timeline
 from eventbus.watch import RunLimits
 
 ADA, RUN = UserId("ada"), RunId("run_1")
@@ -83,6 +85,26 @@ def test_a_missed_deadline_is_shown_also_where_nothing_else_tells_of_it() -> Non
 def test_without_the_limits_of_its_tier_what_was_met_has_no_time_when_it_was_due() -> None:
     found = by_name(deadlines_of(timeline(COMPLETED, STARTED, THOUGHT, COMPLETE), None))
     assert [(one.due_ms, one.state) for one in found.values()] == [(None, MET)] * 3
+
+
+class _JustBegun(MemoryStore):
+    """A run begins behind the first look at its record."""
+
+    looks = 0
+
+    async def run(self, user: UserId, run: RunId) -> RunRecord | None:
+        self.looks += 1
+        return None if self.looks == 1 else await super().run(user, run)
+
+
+async def test_a_run_that_begins_while_it_is_looked_at_is_not_taken_for_one_that_is_forgotten() -> None:
+    store = _JustBegun()
+    async with Bus(store=store) as bus, bus.run(user=ADA, agent="planner") as run:
+        await run.flush()
+        store.looks = 0
+        found = await run_timeline(store, ADA, run.id)
+    assert found is not None
+    assert (found.state, len(found.events)) == ("running", 1)
 
 
 def test_a_run_of_which_only_events_are_left_owes_nothing() -> None:
