@@ -199,6 +199,32 @@ MUTANTS = (
         replacement="        nothing = [result for result in results if isinstance(result, StoreUnavailable)]",
         test="tests/unit/test_bus.py::test_a_user_who_is_elsewhere_now_has_the_kept_events_there_before_a_new_one",
     ),
+    Mutant(
+        requirement="R2",
+        name="what a server that was replaced has answered late is left with it",
+        file="eventbus/kept.py",
+        guard="            moved = of_user.move(now) or primary != now",
+        replacement="            moved = False",
+        test="tests/unit/test_publisher_moves.py"
+        "::test_answer_that_comes_after_a_failover_has_its_event_sent_to_the_new_primary",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a server that was demoted and promoted again is the same primary",
+        file="eventbus/store/answers.py",
+        guard='("run_id", "master_replid")',
+        replacement='("run_id",)',
+        test="tests/unit/test_link_changes.py::test_server_that_was_demoted_and_promoted_again_is_another_primary",
+    ),
+    Mutant(
+        requirement="R6",
+        name="a new event goes to a server that is not connected yet, and what is kept behind it",
+        file="eventbus/kept.py",
+        guard="                asked = (kept for kept in of_user if not kept.refused)",
+        replacement="                asked = iter(())",
+        test="tests/unit/test_link_kept.py"
+        "::test_user_whose_server_is_not_connected_is_checked_though_the_one_before_answers_for_others",
+    ),
     # --- R3: attempts, waits, dead letters --------------------------------------------------------------------------
     Mutant(
         requirement="R3",

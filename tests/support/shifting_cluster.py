@@ -123,6 +123,7 @@ class ShiftingCluster(MemoryStore):
             server.owns.add(user)
         self.map = dict(self.owner)
         self.sent: list[EventId] = []
+        self._migrated: set[UserId] = set()
         self._maps = [self.map]  # all that there ever were
         self._connections: dict[Server, _Connection] = {}
         self._retired: list[_Connection] = []
@@ -261,8 +262,14 @@ class ShiftingCluster(MemoryStore):
             self._cut(other)
 
     def migrate(self, number: int) -> None:
-        """The slot of a user moves to the other shard, with all that is in it."""
+        """The slot of a user moves to the other shard, with all that is in it.
+
+        Once: a slot that comes back with less than it left with, unnoticed, is to a client as if it had never left.
+        """
         user = sorted(self.owner)[number % len(self.owner)]
+        if user in self._migrated:
+            return
+        self._migrated.add(user)
         source = self.owner[user]
         target = next(self._shard(shard)[0] for shard in range(2) if source not in self.shards[shard])
         self._finish(source)
