@@ -6,7 +6,7 @@ turned away by the first bytes of their request.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Final, Protocol
 
 import orjson
@@ -20,7 +20,8 @@ from gateway.config import NodeSettings
 from gateway.counters import Counters
 from gateway.handshake import CONNECT_PATH, Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
 from gateway.identities import identity_from_claims
-from gateway.limits import AddressConnections, HandshakeLimit, limited_address
+from gateway.limits import AddressConnections, HandshakeLimit, is_within, limited_address
+from gateway.proxy import client_address
 from gateway.session import Host, Session
 
 __all__ = ["Doorkeeper", "Openness"]
@@ -78,6 +79,8 @@ class Doorkeeper:
         limits = settings.limits
         self.admission = Admission(limits.handshakes_per_second, limits.attaches_waiting, clock.monotonic_ms())
         self._handshakes = HandshakeLimit(settings.limits.handshakes_per_address)
+        # More of them would be refused by their rate when their turn has come.
+        self.waits_of_one = settings.limits.handshakes_per_address
         self._addresses = AddressConnections(settings.limits.connections_per_address)
 
     # --- the door (`gateway.lobby`) ---------------------------------------------------------------------------------
@@ -89,6 +92,12 @@ class Doorkeeper:
     def next_enters(self) -> bool:
         """See `Door.next_enters`."""
         return self.admission.take(self._openness.attaching, self._clock.monotonic_ms())
+
+    def row(self, head: bytes, peer: str) -> str | None:
+        """See `Door.row`."""
+        trusted = self._settings.listen.trusted_proxies
+        client = client_address(peer, _forwarded(head), lambda address: is_within(address, trusted))
+        return limited_address(client, trusted)
 
     def away(self, head: bytes) -> Reject | None:
         """See `Door.away`."""
@@ -205,3 +214,11 @@ class Doorkeeper:
         # Who is to come back in a storm has a time of its own; else the client's own waits are as good.
         come_back_ms = retry_after_ms if close is CloseCode.OVERLOADED else None
         return AcceptThenClose(code=int(close), reason=message, come_back_ms=come_back_ms)
+
+
+def _forwarded(head: bytes) -> Iterator[tuple[str, str]]:
+    """The lines of a head that say for whom a proxy speaks."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"x-forwarded-for":
+            yield "x-forwarded-for", value.decode("latin-1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,7 +21,16 @@ WAIT_MAX_MS: Final = 5_000
 
 
 class Door(Protocol):
-    """Who says whose turn it is."""
+    """Who says whose turn it is.
+
+    Attributes:
+        waits_of_one: most handshakes of one address that wait; 0 is no limit.
+    """
+
+    waits_of_one: int
+
+    def row(self, head: bytes, peer: str) -> str | None:
+        """For whom a request is counted, by its bytes and where it came from; None where nobody can be limited."""
 
     def enters(self, waiting: int) -> Entry:
         """What becomes of one that comes when so many wait."""
@@ -42,6 +51,7 @@ class _Waiting:
     head: bytes
     early: bytes
     route: Route
+    row: str | None
     until: float
 
 
@@ -58,6 +68,7 @@ class Lobby:
         self._door = door
         self._loop = upgrades.sockets.loop
         self._waiting: deque[_Waiting] = deque()
+        self._of: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -72,19 +83,28 @@ class Lobby:
             early: what came behind it.
             route: how the connection came here.
         """
-        entry = Entry.NOW if self._door is None else self._door.enters(len(self._waiting))
-        if entry is Entry.NOW:
+        door = self._door
+        entry = Entry.NOW if door is None else door.enters(len(self._waiting))
+        if door is None or entry is Entry.NOW:
             self._upgrades.begin(transport, head, early, route)
             return
         one = _Waiting(
-            transport=transport, head=head, early=early, route=route, until=self._loop.time() + seconds(WAIT_MAX_MS)
+            transport=transport,
+            head=head,
+            early=early,
+            route=route,
+            row=door.row(head, route.peer),
+            until=self._loop.time() + seconds(WAIT_MAX_MS),
         )
-        if entry is Entry.AWAY:
+        # One address that floods must not take the places of all others.
+        if entry is Entry.AWAY or (one.row is not None and 0 < door.waits_of_one <= self._of[one.row]):
             self._away(one)
             return
         # What it says meanwhile stays in the kernel.
         transport.pause_reading()
         self._waiting.append(one)
+        if one.row is not None:
+            self._of[one.row] += 1
         self._arm()
 
     def stop(self) -> None:
@@ -93,7 +113,16 @@ class Lobby:
             self._timer.cancel()
             self._timer = None
         while self._waiting:
-            self._away(self._waiting.popleft())
+            self._away(self._next())
+
+    def _next(self) -> _Waiting:
+        """Takes the first of those who wait."""
+        one = self._waiting.popleft()
+        if one.row is not None:
+            self._of[one.row] -= 1
+            if not self._of[one.row]:
+                del self._of[one.row]
+        return one
 
     def _arm(self) -> None:
         if self._timer is None and self._waiting:
@@ -112,11 +141,11 @@ class Lobby:
         while self._waiting:
             first = self._waiting[0]
             if first.transport.is_closing():
-                self._waiting.popleft()
+                self._next()
             elif now >= first.until:
-                self._away(self._waiting.popleft())
+                self._away(self._next())
             elif self._door is None or self._door.next_enters():
-                self._waiting.popleft()
+                self._next()
                 first.transport.resume_reading()
                 self._upgrades.begin(first.transport, first.head, first.early, first.route)
             else:

@@ -200,6 +200,18 @@ def _busy(door: Door) -> None:
     door.attaching = 1_000_000
 
 
+@pytest.mark.requirement("R23")
+async def test_who_waits_for_a_turn_is_counted_by_the_address_that_the_limits_count() -> None:
+    async with Bench(clock=ManualClock(), handshakes_per_address=7, trusted_proxies="10.0.0.0/8") as bench:
+        door = Door(bench).keeper
+        head = b"GET /v1/connect HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 198.51.100.9, 192.0.2.7\r\n\r\n"
+        assert door.waits_of_one == 7
+        assert door.row(head, "203.0.113.5") == "203.0.113.5", "who is no proxy speaks for nobody else"
+        assert door.row(head, "10.0.0.1") == "192.0.2.7"
+        assert door.row(b"GET / HTTP/1.1\r\n\r\n", "10.0.0.1") is None
+        assert door.row(b"GET / HTTP/1.1\r\nx-forwarded-for: \xff\r\n\r\n", "10.0.0.1") is None
+
+
 @pytest.mark.requirement("R10")
 async def test_in_a_storm_who_can_not_wait_gets_a_503_with_a_time_by_the_first_bytes(door: Door) -> None:
     _busy(door)

@@ -57,11 +57,16 @@ class ByHand:
     """A door that the test opens."""
 
     def __init__(self) -> None:
+        self.waits_of_one = 0
         self.entry = Entry.WAIT
         self.turns = 0
 
     def enters(self, waiting: int) -> Entry:
         return self.entry
+
+    def row(self, head: bytes, peer: str) -> str | None:
+        assert peer == ROUTE.peer
+        return None if head == b"unknown" else head[:1].decode()
 
     def next_enters(self) -> bool:
         self.turns -= 1
@@ -128,6 +133,23 @@ async def test_who_has_left_takes_nobodys_turn_and_a_stop_answers_those_who_wait
     room.lobby.stop()
     assert room.begun.refused == [AWAY]
     assert len(room.lobby) == 0
+
+
+@pytest.mark.requirement("R23")
+async def test_an_address_that_floods_does_not_take_the_places_of_others() -> None:
+    room = Room()
+    room.door.waits_of_one = 2
+    for name in (b"a1", b"a2", b"a3", b"a4", b"b1", b"unknown", b"unknown", b"unknown"):
+        room.come(name)
+    assert len(room.begun.refused) == 2
+    assert len(room.lobby) == 6
+    room.door.turns = 1
+    await until(lambda: room.begun.entered == [b"a1"])
+    room.come(b"a5")
+    assert len(room.begun.refused) == 2
+    room.come(b"a6")
+    assert len(room.begun.refused) == 3
+    room.lobby.stop()
 
 
 @pytest.mark.requirement("R25")
