@@ -187,8 +187,8 @@ MUTANTS = (
         requirement="R2",
         name="what a rolled-back server lost is not sent again",
         file="eventbus/kept.py",
-        guard="        self.home, self.lost = home, self.oldest",
-        replacement="        self.home = home",
+        guard="        while event is not None and (event.primary == self.home or event.refused):",
+        replacement="        while event is not None:",
         test="tests/unit/test_bus.py::test_events_lost_in_a_failover_are_stored_again_in_their_order_before_new_ones",
     ),
     Mutant(
@@ -537,7 +537,7 @@ MUTANTS = (
     Mutant(
         requirement="R16",
         name="what the store lost of a run does not come again",
-        file="eventbus/publisher.py",
+        file="eventbus/settling.py",
         guard="            self._kept.lose(line.user, step.run, error.last, step.seq)",
         replacement="            pass",
         test=_LEASES + "test_events_of_a_run_come_again_when_the_store_lost_everything",
