@@ -36,7 +36,9 @@ __all__ = [
     "secret_option",
     "settings_of",
     "signing",
+    "unasked",
     "version",
+    "with_place",
 ]
 
 FOUND_PROBLEMS: Final = 1
@@ -143,21 +145,33 @@ def signing(jwt_secret_file: str | None) -> Signing:
 
 
 @asynccontextmanager
+async def unasked(settings: Settings, store_settings: StoreSettings | None = None) -> AsyncIterator[Store]:
+    """A store of which nothing is known yet, closed at the end."""
+    from eventbus.store.redis_store import RedisStore
+
+    store = RedisStore(settings.redis_url, store_settings or settings.store)
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
 async def opened(settings: Settings, store_settings: StoreSettings | None = None) -> AsyncIterator[Store]:
     """A store that has answered, closed at the end.
 
     Raises:
         StoreError: it does not answer; the sentence says where it was looked for.
     """
-    from eventbus.store.redis_store import RedisStore
-
-    store = RedisStore(settings.redis_url, store_settings or settings.store)
-    try:
+    async with unasked(settings, store_settings) as store:
         try:
             await store.ping()
         except StoreError as error:
-            where = redacted_url(settings.redis_url)
-            raise type(error)(f"{error} (at {where}; another place: --redis-url or EVENTBUS_REDIS_URL)") from None
+            raise with_place(error, settings) from None
         yield store
-    finally:
-        await store.aclose()
+
+
+def with_place(error: StoreError, settings: Settings) -> StoreError:
+    """The same error; its sentence says where the store was looked for."""
+    where = redacted_url(settings.redis_url)
+    return type(error)(f"{error} (at {where}; another place: --redis-url or EVENTBUS_REDIS_URL)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -12,25 +11,21 @@ from eventbus.cli.common import (
     FOUND_PROBLEMS,
     Signing,
     as_json_option,
-    opened,
     redis_option,
     secret_option,
     settings_of,
     signing,
+    unasked,
+    with_place,
 )
 from eventbus.cli.output import STYLES, note, objects, plain, print_json
 from eventbus.cli.token import signed
 from eventbus.clock import SystemClock
 from eventbus.config import Settings
-from eventbus.doctor.server_checks import Check, CheckState, judge_nodes, judge_partitions, judge_servers
+from eventbus.doctor.server_checks import Check, CheckState
 from eventbus.errors import StoreError
 
-if TYPE_CHECKING:
-    from eventbus.store import Store
-
 __all__ = ["doctor"]
-
-_NOT_ALL: Final = "Bring that server back, or promote its replica: what it holds is out of reach until then."
 
 _EPILOG = """\
 \b
@@ -68,23 +63,16 @@ def doctor(url: str | None, jwt_secret_file: str | None, redis_url: str | None, 
 
 async def _examine(settings: Settings, keys: Signing, url: str | None) -> list[Check]:
     from eventbus.doctor import short_lived, try_node, try_readiness, try_store
+    from eventbus.doctor.servers import look_at_nodes, look_at_servers
 
     clock = SystemClock()
-    async with opened(settings, short_lived(settings.store)) as store:
-        await store.ping()  # the connection stands: the next answer shows the round trip alone
-        asked_ms = clock.monotonic_ms()
+    async with unasked(settings, short_lived(settings.store)) as store:
         try:
-            infos = await store.infos()
-        except StoreError as error:  # one of several: the first has just answered
-            checks = [Check(check="servers", state=CheckState.PROBLEM, found=str(error), advice=_NOT_ALL)]
-            infos = []
-        else:
-            round_trip_ms = clock.monotonic_ms() - asked_ms
-            checks = judge_servers(infos, settings, now_ms=clock.now_ms(), round_trip_ms=round_trip_ms)
-        if len(infos) != 1:
-            checks.append(judge_partitions(await store.partition_figures(range(settings.store.partitions))))
+            checks = await look_at_servers(store, settings, clock)
+        except StoreError as error:
+            raise with_place(error, settings) from None
         checks += await try_store(store, clock)
-        checks.append(await _nodes(store))
+        checks.append(await look_at_nodes(store))
         if url is not None:
             checks.append(await try_readiness(url))
             if keys.jwt_secret is not None:
@@ -93,13 +81,6 @@ async def _examine(settings: Settings, keys: Signing, url: str | None) -> list[C
                 advice = "Give the secret of the nodes (--jwt-secret-file) to have an event sent through the node."
                 checks.append(Check(check="delivery path", state=CheckState.WARNING, found="not tried", advice=advice))
     return checks
-
-
-async def _nodes(store: Store) -> Check:
-    try:
-        return judge_nodes(await store.nodes())
-    except StoreError as error:
-        return Check(check="nodes", state=CheckState.PROBLEM, found=f"can not be looked at: {error}", advice=_NOT_ALL)
 
 
 def _print(checks: list[Check]) -> None:

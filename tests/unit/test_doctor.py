@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from eventbus.clock import SystemClock
-from eventbus.config import StoreSettings
+from eventbus.config import Settings, StoreSettings
 from eventbus.doctor import DOCTOR_USER, short_lived, try_node, try_readiness, try_store
 from eventbus.doctor.server_checks import Check, CheckState
-from eventbus.errors import StoreError, StoreMisconfigured
-from eventbus.store import Appended
+from eventbus.doctor.servers import look_at_nodes, look_at_servers
+from eventbus.errors import StoreError, StoreMisconfigured, StoreUnavailable
+from eventbus.store import Appended, NodeRecord, StoreInfo
+from eventbus.store.waiting import PartitionFigures
 from eventbus.testing import MemoryStore
 
 
@@ -124,3 +126,39 @@ async def test_a_path_through_no_node_ends_in_time(silent_port: int) -> None:
     check = await try_node(url, lambda user: "token", MemoryStore(), SystemClock(), timeout_ms=200)
     assert check.state is CheckState.PROBLEM
     assert "within 200 ms" in check.found
+
+
+# --- a Cluster of which one primary is away ---------------------------------------------------------------------------
+
+
+class _PartAway(MemoryStore):
+    """Of every three partitions the server of one does not answer."""
+
+    away = 3
+
+    async def infos(self) -> Sequence[StoreInfo]:
+        raise StoreUnavailable("no connection to 10.0.0.3:6379")
+
+    async def partition_figures(self, partitions: Sequence[int]) -> Sequence[PartitionFigures | StoreError]:
+        answers = await super().partition_figures(partitions)
+        return [StoreUnavailable("away") if number % self.away == 0 else one for number, one in enumerate(answers)]
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        raise StoreUnavailable("no connection to 10.0.0.3:6379")
+
+
+@pytest.mark.requirement("R27", "R32")
+async def test_while_one_primary_is_away_the_doctor_says_which_and_for_how_many_partitions() -> None:
+    store = _PartAway()
+    servers, partitions = await look_at_servers(store, Settings(), SystemClock())
+    assert (servers.check, servers.state, "10.0.0.3:6379" in servers.found) == ("servers", CheckState.PROBLEM, True)
+    assert (partitions.state, "342 of 1,024" in partitions.found) == (CheckState.PROBLEM, True)
+    nodes = await look_at_nodes(store)
+    assert (nodes.state, "can not be looked at" in nodes.found) == (CheckState.PROBLEM, True)
+
+
+async def test_where_no_server_answers_nothing_is_judged() -> None:
+    store = _PartAway()
+    store.away = 1
+    with pytest.raises(StoreUnavailable):
+        await look_at_servers(store, Settings(), SystemClock())
