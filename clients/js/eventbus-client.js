@@ -1493,6 +1493,7 @@ export class EventBusClient {
    * The page goes, perhaps to come back (it is frozen, or kept aside for the way back). What its handlers have done is acked
    * at once, at no pace, or the next page would be given it again; and the session is let go of: it may be the next page's,
    * and what is delivered to a page that stands still times out, again and again, until it is a dead letter.
+   * docs/decisions/0015-a-page-that-stands-still-lets-its-session-go.md
    */
   #setAside(reason) {
     this.#inUse = false;
