@@ -258,6 +258,8 @@ async def application(installation: Installation, log: Log, **options: Any) -> A
         **options,
     }
     async with Subscriber(installation.url, **given) as subscriber, background(lambda: log.follow(subscriber)):
+        # A node that is frozen before its welcome has not said yet how often it beats.
+        await until(lambda: subscriber.state is State.LIVE, 20_000, "it is live")
         yield subscriber
 
 

@@ -274,6 +274,10 @@ class Proxy:
             except OSError:
                 to_client.transport.abort()
                 return
+            if self._refusing:  # since the client came
+                to_client.transport.abort()
+                to_server.transport.abort()
+                return
             connection = _Connection(self, to_client, to_server)
             self._connections[task] = connection
             await connection.run(from_client, from_server)
