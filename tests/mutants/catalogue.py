@@ -372,6 +372,32 @@ MUTANTS = (
     ),
     Mutant(
         requirement="R8",
+        name="the Python client ends with words that are no Unicode",
+        file="eventbus/client/link.py",
+        guard='reason[:most].encode(errors="replace").decode()',
+        replacement="reason[:most]",
+        test="tests/unit/test_subscriber.py::test_an_error_whose_words_are_no_unicode_nacks_and_ends_nothing",
+    ),
+    Mutant(
+        requirement="R11",
+        name="the Python client forgets a confirmation that the store could not take",
+        file="eventbus/client/link.py",
+        guard="            self._due.setdefault(_Duty.CONFIRM, now_ms + AGAIN_MS)",
+        replacement="            pass",
+        test="tests/unit/test_subscriber_confirms.py"
+        "::test_what_the_store_could_not_take_is_said_again_on_the_same_connection",
+    ),
+    Mutant(
+        requirement="R20",
+        name="the Python client sends a command again that nodes have forgotten",
+        file="eventbus/client/sends.py",
+        guard=" if now_ms - first.get(ref, now_ms) < REPEAT_MS)",
+        replacement=")",
+        test="tests/unit/test_command_sends.py"
+        "::test_a_command_is_not_sent_again_when_a_node_may_have_forgotten_its_ref",
+    ),
+    Mutant(
+        requirement="R8",
         name="the Python client acks before the handler",
         file="eventbus/subscriber.py",
         guard="                self._in_hand = turn\n",
