@@ -130,6 +130,11 @@ class Breaker:
         else:
             self._move(BreakerInput.PROBE_FAILED if permit is Permit.PROBE else BreakerInput.CALL_FAILED)
 
+    def seems_back(self, now_ms: int) -> None:
+        """Note a sign that the target is there again: the next probe is due, however long it was to wait."""
+        if self.state is BreakerState.OPEN:
+            self.next_probe_ms = min(self.next_probe_ms, now_ms)
+
     def withdrawn(self) -> None:
         """Note that a probe proved nothing, because it was not made or was cancelled: the next who asks gets it."""
         self._move(BreakerInput.PROBE_WITHDRAWN)

@@ -310,11 +310,15 @@ class Publisher:
 
     def _look_for_moved(self) -> None:
         """A primary stands, perhaps another. Before anything new of a user goes there, what is kept is checked (D6);
-        this is for those who publish nothing.
+        this is for those who publish nothing. A breaker that had opened meanwhile has no reason to wait any longer.
         """
         if self._ended:
             return
-        self._kept.expire(self._clock.monotonic_ms())
+        now_ms = self._clock.monotonic_ms()
+        if self._guard.next_probe_ms:
+            self._guard.breaker.seems_back(now_ms)
+            self._alarm.arm(now_ms)
+        self._kept.expire(now_ms)
         if moved := self._kept.moved():
             self._settling.send_again(moved)
 

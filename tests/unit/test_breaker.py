@@ -80,6 +80,16 @@ def test_a_probe_that_was_withdrawn_is_given_to_the_next_who_asks() -> None:
     assert breaker.ask(OPEN_MS) is Permit.PROBE
 
 
+def test_a_sign_that_the_target_is_back_makes_the_probe_due() -> None:
+    breaker = opened()
+    breaker.seems_back(OPEN_MS // 2)
+    assert breaker.ask(OPEN_MS // 2) is Permit.PROBE
+    breaker.seems_back(OPEN_MS // 2)
+    assert breaker.ask(OPEN_MS // 2) is Permit.WAIT, "one probe at a time"
+    breaker.failed(Permit.PROBE, OPEN_MS // 2)
+    assert breaker.next_probe_ms == OPEN_MS // 2 + 2 * OPEN_MS, "a sign alone closes nothing"
+
+
 def test_a_late_failure_of_an_older_call_does_not_move_the_probe() -> None:
     breaker = opened()
     breaker.failed(Permit.CALL, 900)

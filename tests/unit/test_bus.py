@@ -591,6 +591,30 @@ async def test_the_breaker_opens_leaves_the_store_alone_probes_once_and_closes_b
 
 
 @pytest.mark.requirement("R5")
+class _Watched(ScriptedStore):
+    """Tells of its primary, as a store over a network does."""
+
+    def watch_primaries(self, lost: Callable[[], object], stands: Callable[[], object]) -> Callable[[], None]:
+        self.stands = stands
+        return lambda: None
+
+
+@pytest.mark.requirement("R5")
+async def test_a_primary_that_stands_ends_the_wait_of_an_open_breaker() -> None:
+    """After a failover it has opened, and its next probe would be seconds away."""
+    store, clock = _Watched([UNREACHED]), ManualClock()
+    settings = publish_settings(breaker_failures=1, breaker_open_ms=5_000, breaker_open_max_ms=5_000)
+    async with Bus(settings=settings, store=store, clock=clock) as bus:
+        w = World(store, clock, bus)
+        work = w.publish()
+        await clock.pass_time(0)
+        assert bus.statistics().breaker is BreakerState.OPEN
+        store.stands()
+        await w.pass_until_done(work, limit_ms=200)
+        assert bus.statistics().breaker is BreakerState.CLOSED
+        await w.pass_until_done(bus.aclose())
+
+
 async def test_an_open_breaker_without_work_closes_by_itself() -> None:
     async with world([UNREACHED], breaker_failures=1, breaker_open_ms=1_000) as w:
         with pytest.raises(BreakerOpen):
