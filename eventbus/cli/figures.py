@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from eventbus.cli.common import as_json_option, as_user, redis_option, settings_of
+from eventbus.cli.common import as_json_option, as_user, redis_option, settings_of, with_place
 from eventbus.cli.output import note, print_json, print_table
 from eventbus.config import Settings
+from eventbus.errors import StoreError
 from eventbus.ids import UserId
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ def _percent(rates: Rates) -> str | None:
 async def _rates(settings: Settings, wanted: dict[str, Any]) -> Rates:
     from eventbus.bus import Bus
 
-    async with Bus(settings=settings) as bus:
-        return await bus.rates(**wanted)
+    try:
+        async with Bus(settings=settings) as bus:
+            return await bus.rates(**wanted)
+    except StoreError as error:
+        raise with_place(error, settings) from None
 
 
 @click.command(short_help="What the data of events must hold.")

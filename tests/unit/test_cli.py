@@ -146,6 +146,14 @@ def test_wrong_usage_and_bad_settings_are_one_sentence_and_status_2(words: list[
         ["operator-events", "--follow"],
         ["nodes"],
         ["doctor"],
+        ["runs", "run_1"],
+        ["rates"],
+        ["user", "ada"],
+        ["top"],
+        ["audit"],
+        ["paused"],
+        ["skip", "--user", "ada", "--session", "tab", "--yes"],
+        ["replay", "--all", "--yes"],
     ],
 )
 def test_a_store_that_is_not_there_is_one_sentence_and_status_3(words: list[str], nowhere: str) -> None:
