@@ -1,4 +1,4 @@
-"""`POST /v1/acks`: acks of those who read events over Server-Sent Events. Source: docs/protocol.md, section 8.
+"""`POST /v1/acks`: acks of those who read events over Server-Sent Events. Source: docs/protocol.md, section 9.
 
 Such an ack may come to any node. It goes to the store as one through another door: what it releases is told to the node
 that has the session (D11), which may be this one. Only what is pending for a session of the token's own user can be

@@ -62,7 +62,7 @@ class SocketFraming:
 
 
 class SseFraming:
-    """Messages of Server-Sent Events. Source: docs/protocol.md, section 8; WHATWG HTML, section 9.2."""
+    """Messages of Server-Sent Events. Source: docs/protocol.md, section 9; WHATWG HTML, section 9.2."""
 
     __slots__ = ()
 

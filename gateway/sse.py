@@ -6,7 +6,7 @@ status waits for the store, so that a refusal is one; a browser, which can not r
 and ends. Whether the other side is still there is for the kernel to find out (TCP_USER_TIMEOUT), by what it
 acknowledges.
 
-Source: docs/protocol.md, section 8.
+Source: docs/protocol.md, section 9.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the requests of Server-Sent Events say: a query that is a `hello`, and a body that is an `ack`. Pure.
 
-Source: docs/protocol.md, section 8.
+Source: docs/protocol.md, section 9.
 """
 
 from __future__ import annotations
