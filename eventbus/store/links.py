@@ -229,6 +229,8 @@ class Links:
         """See `Routes.link_of`."""
         if self._only is not None:
             return self._only
+        if key is None and (standing := next((link for link in self._links.values() if link.connected), None)):
+            return standing
         home = self._where.home_of(key)
         return None if home is None else self._links.get(home)
 

@@ -205,6 +205,21 @@ async def test_command_without_a_key_goes_where_it_is_sent(
     assert set(answers) == {"one", "two"}
 
 
+async def test_command_without_a_key_goes_to_a_primary_that_answers(
+    pair: tuple[FakeRedis, FakeRedis], make_links: MakeLinks
+) -> None:
+    """While another is away: what operators ask must not depend on the one that they ask about."""
+    one, two = sorted(pair, key=lambda server: server.address)
+    one.map = two.map = map_of(one, two)
+    links = make_links(cluster_url(two), refresh_ms=60_000)
+    assert len(await links.primaries()) == 2
+    await until(lambda: links.connected)
+    await one.stop()
+    await until(lambda: not links.connected)
+    ping: Command[str] = Command(("PING",), lambda _reply, primary: primary)
+    assert await links.execute(ping) == two.run_id
+
+
 # --- who is told of primaries ---------------------------------------------------------------------------------------
 
 
