@@ -260,13 +260,19 @@ class Proxy:
         self.trap = _Trap(match)
         return self.trap.struck
 
+    def _refuses(self) -> bool:
+        return self._refusing
+
+    def _turns_away(self) -> bool:
+        return self._refusing
+
     async def _accepted(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.accepted += 1
         self._connections[task] = None
         try:
-            if self._refusing:
+            if self._refuses():
                 to_client.transport.abort()
                 return
             try:
@@ -274,7 +280,7 @@ class Proxy:
             except OSError:
                 to_client.transport.abort()
                 return
-            if self._refusing:  # since the client came
+            if self._refuses():  # since the client came
                 to_client.transport.abort()
                 to_server.transport.abort()
                 return
