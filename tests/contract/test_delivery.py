@@ -521,11 +521,11 @@ async def test_dead_letters_of_a_partition_are_read_in_pages(make_world: MakeWor
 
 
 async def test_dead_letters_end_their_life(make_world: MakeWorld) -> None:
-    world = await make_world(dead_letter_ttl_ms=1_000)
+    world = await make_world(dead_letter_ttl_ms=3_000)
     (entry,) = await delivered(world, "e0")
     await world.store.dead_letter(FENCE, letter(entry))
     (partition,) = await world.store.dead_letter_partitions()
-    await world.pass_time(1_001)
+    await world.pass_time(3_001)
 
     assert list(await world.store.dead_letters(partition, ENTRY_ZERO, 10)) == []
     assert list(await world.store.dead_letter_partitions()) == []

@@ -193,8 +193,8 @@ async def test_how_long_an_ack_took_is_counted_where_the_session_is(nodes: Nodes
     node, other = await nodes.start("n1"), await nodes.start("n2")
     await publish(node, "before its client came")
     async with sse(node.port, token_of(), query="?session=tab&start=earliest") as client:
+        (early,) = ids((await client.until_event("events")).data["events"])
         await client.until_event("caught_up")
-        (early,) = ids(await client.deliveries(1))
         first, second, third = await publish(node, *"abc")
         await client.deliveries(3)
         await acked(node, ids=[early])

@@ -242,8 +242,11 @@ class Walk:
             self.unread[number][run] = None
 
     def let_go(self, number: int, most: int) -> None:
-        self.nodes[number].shrink(most)
-        assert self.nodes[number].held_bytes <= most
+        node = self.nodes[number]
+        node.shrink(most)
+        # Beyond that is what is being read for the first time: let go, it would be read from its beginning again.
+        reading = sum(run.held_bytes for run in node.runs if run.from_start)
+        assert node.held_bytes <= max(most, reading)
 
     # --- the clients --------------------------------------------------------------------------------------------------
 
