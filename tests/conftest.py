@@ -28,6 +28,12 @@ hypothesis.settings.register_profile("eventbus", deadline=None)
 hypothesis.settings.load_profile("eventbus")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The short tests last, after they were shuffled: no worker is to begin a long one when the others are done."""
+    items.sort(key=lambda item: "contract" in item.path.parts)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield

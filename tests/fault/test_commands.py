@@ -159,7 +159,7 @@ async def test_a_cancel_that_was_sent_ends_the_run_of_a_restarted_agent(new_inst
                 break
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_of_two_devices_that_answer_at_the_same_moment_one_is_accepted(new_installation: NewInstallation) -> None:
     """Round after round over two nodes, one of which is killed in the midst."""
     installation = await new_installation(nodes=2)

@@ -24,7 +24,7 @@ RESUMED_MS = 2_500
 World = ReplicatedWorld[SentinelSet]
 
 
-@pytest.mark.parametrize("kind", ["redis"])
+@pytest.mark.parametrize("kind", [pytest.param("redis", marks=pytest.mark.soak)])
 async def test_a_killed_primary_delays_and_costs_nothing(new_sentinel_world: NewSentinelWorld, kind: str) -> None:
     world = new_sentinel_world(sentinels={"kind": kind})
     await world.running(USERS, 2_400, 400)

@@ -305,7 +305,7 @@ async def test_a_drained_node_hands_its_session_to_the_next(
 @pytest.mark.slow
 @pytest.mark.requirement("R8")
 @pytest.mark.requirement("R2")
-@FORMATS
+@pytest.mark.parametrize("wire_format", ["json", pytest.param("msgpack", marks=pytest.mark.soak)])
 @pytest.mark.timeout(180)
 async def test_a_storm_of_everything_every_event_exactly_once_and_in_order(
     new_installation: NewInstallation, log: Log, wire_format: str

@@ -330,10 +330,10 @@ async def test_all_users_are_found_over_pages_of_a_real_server(redis_url: str) -
 
 @pytest.mark.slow
 @pytest.mark.requirement("R1", "R3")
-async def test_what_became_of_an_event_is_told_to_its_end(nodes_on_each: Nodes, processes: Processes) -> None:
+async def test_what_became_of_an_event_is_told_to_its_end(nodes: Nodes, processes: Processes) -> None:
     """R1: acked by one session, given up for another after the attempts of R3, and both can be looked up."""
-    node = await nodes_on_each.start(ack_timeout_ms=100, max_deliveries=3, jitter=0, max_wait_ms=100)
-    command = Command(processes, nodes_on_each.url)
+    node = await nodes.start(ack_timeout_ms=100, max_deliveries=3, jitter=0, max_wait_ms=100)
+    command = Command(processes, nodes.url)
     async with opened(node, session="good") as good, opened(node, session="bad") as bad:
         receipt = await node.bus.publish(user="alice", type="note", data={"text": "hm"}, id="order-17")
         (entry,) = await delivered(good, 1)
