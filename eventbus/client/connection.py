@@ -50,6 +50,7 @@ CLOSE_TIMEOUT_MS: Final = 2_000
 DEFAULT_WINDOW: Final = 256
 ABNORMAL: Final = int(CloseCode.ABNORMAL)
 _NORMAL: Final = int(CloseCode.NORMAL)
+_GOAWAY: Final = "goaway"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +189,9 @@ class Connection:
             if closed.refused:
                 core.callbacks.report(NodeFault(f"the node's message was refused: {closed.refused}"))
             code, reason = (ABNORMAL, self._lost) if self._lost else (closed.code, closed.reason)
-            return Ended(code=code, reason=reason or closed.refused, come_back_ms=self.link.come_back_ms)
+            # A node need not say again why this side has closed.
+            reason = reason or closed.refused or (_GOAWAY if self._leaving else "")
+            return Ended(code=code, reason=reason, come_back_ms=self.link.come_back_ms)
         except BadFrame as error:
             core.callbacks.report(NodeFault(f"the node sent what is no frame: {error}"), error)
             return Ended(code=ABNORMAL, reason="bad frame")
@@ -272,7 +275,7 @@ class Connection:
                 while (frame := self.link.next_frame(self._core.clock.monotonic_ms())) is not None:
                     await self._send(frame)
                 if self._leaving:
-                    await self._say_goodbye("goaway")
+                    await self._say_goodbye(_GOAWAY)
                     return
                 self._arm()
                 await self._nudge.wait()
