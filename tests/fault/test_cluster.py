@@ -91,7 +91,7 @@ async def test_a_primary_that_freezes_and_comes_back_as_a_replica_costs_nothing(
     assert late_ms <= RESUMED_MS
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_cluster_that_is_killed_whole_comes_back_with_its_files(new_cluster_world: NewClusterWorld) -> None:
     world = new_cluster_world()
     await world.running(USERS, 2_000, 400)
@@ -163,7 +163,9 @@ async def test_a_slot_that_is_long_on_its_way_delays_its_users_alone(new_cluster
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, clock", [("valkey", "in step"), ("redis", "behind")])
+@pytest.mark.parametrize(
+    "kind, clock", [("valkey", "in step"), pytest.param("redis", "behind", marks=pytest.mark.soak)]
+)
 async def test_writes_that_a_failover_took_back_are_announced_and_made_good(
     new_cluster_world: NewClusterWorld, kind: str, clock: str
 ) -> None:

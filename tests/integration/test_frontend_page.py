@@ -39,7 +39,7 @@ def test_every_program_of_the_page_is_one_that_is_run_here() -> None:
 
 
 # --- in Node, against `eventbus-gateway dev` --------------------------------------------------------------------------
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_the_first_program_prints_what_the_agent_of_the_demo_does(processes: Processes, tmp_path: Path) -> None:
     node = program("node")
     needs_ws()
@@ -92,6 +92,7 @@ async def quiet(browser: Browser) -> None:
     assert [line for line in await browser.console() if "WebSocket connection to" not in line] == []
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.requirement("R11")
 @pytest.mark.requirement("R15")
@@ -134,6 +135,7 @@ async def test_the_page_shows_a_run_its_text_and_its_question_and_sends_the_tick
     await quiet(browser)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.requirement("R20")
 async def test_the_page_stops_a_run_and_sends_a_message(browser: Browser, bus: Installation) -> None:
@@ -155,6 +157,7 @@ async def test_the_page_stops_a_run_and_sends_a_message(browser: Browser, bus: I
     await quiet(browser)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.requirement("R26")
 async def test_the_page_lists_threads_and_switches_without_a_hole_or_a_repeat(
@@ -175,6 +178,7 @@ async def test_the_page_lists_threads_and_switches_without_a_hole_or_a_repeat(
     await quiet(browser)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.requirement("R7")
 async def test_the_page_loads_its_thread_anew_after_a_gap(browser: Browser, bus: Installation) -> None:
@@ -201,6 +205,7 @@ async def test_the_page_says_that_it_reconnects_when_that_takes_long_and_what_ha
     await browser.wait_for("document.querySelector('#status').textContent === 'You are signed out. Sign in again.'")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 async def test_the_page_in_two_tabs_has_one_session_and_shows_the_same(browser: Browser, bus: Installation) -> None:
     await show(browser, bus, "dinner")
