@@ -97,6 +97,7 @@ class Server:
         self.fates: dict[int, set[str]] = {}
         self.released: set[Order] = set()
         self.released_unread: set[Order] = set()
+        self._read_and_lost: set[Order] = set()  # read by this session, and forgotten with its group
         self._clock_stands = False
 
     # --- publishing, and what goes wrong with data ------------------------------------------------------------------
@@ -145,6 +146,7 @@ class Server:
     def lose_group(self) -> None:
         """The group vanishes with its pending list; what was trimmed under it is in nobody's books any more."""
         if self.group is not None:
+            self._read_and_lost.update(self.group.pending)
             for order in [*self.group.pending, *self.unread_gone]:
                 if order not in self.stream:
                     self.fates[self.ever[order].event].add("lost with the group")
@@ -300,7 +302,8 @@ class Server:
         self.released.add(order)
         if self._off([name(order)], "released by another session"):
             return True
-        self.released_unread.add(order)
+        if order not in self._read_and_lost:  # else the answer that has it may still be on its way
+            self.released_unread.add(order)
         return False
 
     def release(self, token: int, ids: Iterable[EntryId], reason: ReleaseReason) -> bool:
