@@ -23,8 +23,9 @@ pytest_plugins = (
 # In CI everything is installed, so a skipped test is one that does not test: it counts as failed, with its reason.
 NO_SKIP = os.environ.get("EVENTBUS_TEST_NO_SKIP", "") not in ("", "0")
 
-# Examples are never judged by wall time: the machine may be busy.
-hypothesis.settings.register_profile("eventbus", deadline=None)
+# Examples are never judged by wall time: the machine may be busy. In CI they are the same each time, so that no change
+# is refused for what another has brought; everywhere else each run looks for new ones.
+hypothesis.settings.register_profile("eventbus", deadline=None, derandomize=NO_SKIP)
 hypothesis.settings.load_profile("eventbus")
 
 
