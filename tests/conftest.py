@@ -15,6 +15,7 @@ pytest_plugins = (
     "tests.support.servers",
     "tests.support.clusters",
     "tests.support.sentinels",
+    "tests.support.fork_server",
     "tests.support.processes",
     "tests.support.browsing",
     "tests.support.installation",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import COMMANDS, Forked, ForkServer
 from tests.support.servers import freeze, thaw
 from tests.support.waiting import until
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Child:
     """A running process and what it has printed."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes] | Forked, stdout: Path, stderr: Path) -> None:
         self.name = name
         self._process = process
         self._stdout = stdout
@@ -120,19 +121,23 @@ class Child:
 
 
 class Processes:
-    """Starts processes and remembers them."""
+    """Starts processes and remembers them.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: for the files of their output.
+        fork_server: from which the project's commands are forked, when there is one; else they are executed.
+    """
+
+    def __init__(self, directory: Path, fork_server: ForkServer | None = None) -> None:
         self._directory = directory
+        self._fork_server = fork_server
         self._children: list[Child] = []
 
     def start(self, *command: str | Path, name: str | None = None, env: Mapping[str, str] | None = None) -> Child:
         """Starts a command in the checkout's directory, in a process group of its own, with `EVENTBUS_*` from `env`
         alone.
         """
-        number = len(self._children)
-        name = name or f"{Path(command[0]).name}-{number}"
-        stdout, stderr = (self._directory / f"{number}-{name}.{stream}" for stream in ("stdout", "stderr"))
+        stdout, stderr = self._files(name := name or Path(command[0]).name)
         with stdout.open("wb") as out, stderr.open("wb") as err:
             process = subprocess.Popen(
                 [str(word) for word in command],
@@ -143,9 +148,7 @@ class Processes:
                 env=_environment(env or {}),
                 process_group=0,
             )
-        child = Child(name, process, stdout, stderr)
-        self._children.append(child)
-        return child
+        return self._keep(Child(name, process, stdout, stderr))
 
     def python(self, *arguments: str | Path, name: str | None = None, env: Mapping[str, str] | None = None) -> Child:
         """Starts this interpreter: `python("-m", "gateway", "serve", ...)`, `python(script, ...)`."""
@@ -153,17 +156,35 @@ class Processes:
 
     def gateway(self, *arguments: str | Path, name: str | None = None, env: Mapping[str, str] | None = None) -> Child:
         """Starts the command `eventbus-gateway`."""
-        return self.python("-m", "gateway", *arguments, name=name or "gateway", env=env)
+        return self._command("gateway", *arguments, name=name, env=env)
 
     def eventbus(self, *arguments: str | Path, name: str | None = None, env: Mapping[str, str] | None = None) -> Child:
         """Starts the command `eventbus`."""
-        call = "import sys; from eventbus.cli import main; sys.exit(main())"
-        return self.python("-c", call, *arguments, name=name or "eventbus", env=env)
+        return self._command("eventbus", *arguments, name=name, env=env)
 
     def reap(self) -> None:
         """Ends all of them."""
         for child in self._children:
             child.reap()
+
+    def _command(self, command: str, *arguments: str | Path, name: str | None, env: Mapping[str, str] | None) -> Child:
+        if self._fork_server is None or not all(key.startswith("EVENTBUS_") for key in env or {}):
+            # Another setting may be one that is read before any module is loaded.
+            call = f"import sys; from {COMMANDS[command]} import main; sys.exit(main())"
+            return self.python("-c", call, *arguments, name=name or command, env=env)
+        stdout, stderr = self._files(name := name or command)
+        words = [str(word) for word in arguments]
+        process = self._fork_server.fork(command, words, _environment(env or {}), stdout, stderr, ROOT)
+        return self._keep(Child(name, process, stdout, stderr))
+
+    def _files(self, name: str) -> tuple[Path, Path]:
+        """Where the output of the next process goes; a name may be given again, to a process that comes back."""
+        number = len(self._children)
+        return self._directory / f"{number}-{name}.stdout", self._directory / f"{number}-{name}.stderr"
+
+    def _keep(self, child: Child) -> Child:
+        self._children.append(child)
+        return child
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -173,10 +194,10 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
+def processes(tmp_path: Path, fork_server: ForkServer | None) -> Iterator[Processes]:
     """Starts child processes; all are ended with the test, also when they are frozen."""
     directory = tmp_path / "processes"
     directory.mkdir()
-    keeper = Processes(directory)
+    keeper = Processes(directory, fork_server)
     yield keeper
     keeper.reap()
