@@ -18,11 +18,12 @@ from eventbus.clock import Clock, SystemClock
 from eventbus.errors import AuthError
 from eventbus.store import Store
 from eventbus.store.redis_store import RedisStore
-from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
+from gateway.auth import Authenticator, Identity, Scope, require_scope
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
 from gateway.revocations import Revocations
 from gateway.rotation import Rotation
+from gateway.token_source import TokenWay, find_token
 from gateway.web import BadRequest, answer, read_body
 
 __all__ = ["AdminAccess", "operator_of", "revocation_routes", "watched_revocations"]

@@ -1,4 +1,4 @@
-"""Who is there: finding the token of a request, verifying it, and judging where a browser's page comes from. Pure.
+"""Who is there: verifying a token, and what it allows. Pure. Where a token is found: `gateway.token_source`.
 
 Every refusal is an `AuthError` with a `reason` (or `Forbidden`), and no message holds a token or a key.
 """
@@ -6,13 +6,10 @@ Every refusal is an `AuthError` with a `reason` (or `Forbidden`), and no message
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
-from urllib.parse import parse_qsl
 
 import orjson
 
@@ -20,31 +17,12 @@ from eventbus.errors import AuthError, ConfigError, Forbidden, InvalidField
 from eventbus.ids import SessionId, UserId, parse_session_id, parse_user_id
 from gateway.keys import Algorithm, VerificationKey, decode_base64url
 
-__all__ = [
-    "BEARER_SUBPROTOCOL",
-    "AuthSettings",
-    "Authenticator",
-    "Identity",
-    "Scope",
-    "TokenSource",
-    "TokenWay",
-    "check_origin",
-    "find_token",
-    "require_scope",
-]
+__all__ = ["TOKEN_BYTES_MAX", "AuthSettings", "Authenticator", "Identity", "Scope", "require_scope"]
 
-BEARER_SUBPROTOCOL: Final = "base64url.bearer.eventbus."
 TOKEN_BYTES_MAX: Final = 8192
 HEADER_BYTES_MAX: Final = 1024
-QUERY_BYTES_MAX: Final = 8192
 CACHE_ENTRIES: Final = 10_000
 EXP_MAX_S: Final = 253_402_300_799  # the end of the year 9999; in milliseconds still within 2**53
-_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
-_ORIGIN: Final = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII
-)
-_HOST: Final = re.compile(r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Scope(StrEnum):
@@ -332,131 +310,3 @@ def require_scope(identity: Identity, scope: Scope) -> None:
     """
     if scope not in identity.scopes:
         raise Forbidden(f"the token lacks the scope {scope}")
-
-
-class TokenWay(StrEnum):
-    """How a request brings its token, in the order in which they are looked for."""
-
-    HEADER = "header"
-    SUBPROTOCOL = "subprotocol"
-    TICKET = "ticket"
-    HELLO = "hello"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSource:
-    """Where the token of a request is.
-
-    Attributes:
-        way: how it came.
-        value: the token; the ticket for `TICKET`, which is still to be exchanged; None for `HELLO`, where the first
-            frame brings it.
-    """
-
-    way: TokenWay
-    value: str | None = field(default=None, repr=False)
-
-
-def find_token(headers: Iterable[tuple[str, str]], subprotocols: Sequence[str], query: str) -> TokenSource:
-    """Find the token of a request. The first way that is there counts, also when what it brings is bad.
-
-    Args:
-        headers: names and values, repeated ones as often as they came.
-        subprotocols: what the client offers.
-        query: the query of the request's target, without the question mark.
-
-    Raises:
-        AuthError: a way is there twice, or its content has not the form.
-    Source: docs/protocol.md, section 1.
-    """
-    return (
-        _from_header(headers)
-        or _from_subprotocol(subprotocols)
-        or _from_query(query)
-        or TokenSource(way=TokenWay.HELLO)
-    )
-
-
-def _from_header(headers: Iterable[tuple[str, str]]) -> TokenSource | None:
-    values = [value for name, value in headers if name.lower() == "authorization"]
-    if len(values) > 1:
-        raise AuthError("the request has more than one Authorization header", reason="malformed")
-    scheme, _, token = values[0].strip().partition(" ") if values else ("", "", "")
-    # Another scheme is for somebody before us, such as a proxy with a password.
-    if scheme.lower() != "bearer":
-        return None
-    return TokenSource(way=TokenWay.HEADER, value=_plausible(token.strip(), "Authorization header"))
-
-
-def _from_subprotocol(subprotocols: Sequence[str]) -> TokenSource | None:
-    bearers = [name for name in subprotocols if name.startswith(BEARER_SUBPROTOCOL)]
-    if not bearers:
-        return None
-    if len(bearers) > 1:
-        raise AuthError("the request offers more than one bearer subprotocol", reason="malformed")
-    encoded = bearers[0].removeprefix(BEARER_SUBPROTOCOL)
-    if len(encoded) > 2 * TOKEN_BYTES_MAX:
-        raise AuthError(f"the token is longer than {TOKEN_BYTES_MAX} bytes", reason="malformed")
-    try:
-        token = decode_base64url(encoded).decode("ascii")
-    except ValueError:
-        raise AuthError("the bearer subprotocol is not base64url without padding", reason="malformed") from None
-    return TokenSource(way=TokenWay.SUBPROTOCOL, value=_plausible(token, "bearer subprotocol"))
-
-
-def _from_query(query: str) -> TokenSource | None:
-    if len(query) > QUERY_BYTES_MAX:
-        raise AuthError(f"the query is longer than {QUERY_BYTES_MAX} bytes", reason="malformed")
-    try:
-        tickets = [
-            value for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=100) if name == "ticket"
-        ]
-    except ValueError:
-        raise AuthError("the query has more than 100 fields", reason="malformed") from None
-    if not tickets:
-        return None
-    if len(tickets) > 1 or not _TICKET.fullmatch(tickets[0]):
-        raise AuthError("the ticket has not the form of one", reason="malformed")
-    return TokenSource(way=TokenWay.TICKET, value=tickets[0])
-
-
-def _plausible(token: str, where: str) -> str:
-    if not token or len(token) > TOKEN_BYTES_MAX:
-        raise AuthError(f"the {where} brings no token of 1 to {TOKEN_BYTES_MAX} bytes", reason="malformed")
-    return token
-
-
-def check_origin(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
-    """Whether a page of this origin may connect.
-
-    Args:
-        origin: the header `Origin`; None when there is none, as from anything that is not a browser.
-        host: the header `Host`.
-        allowed: exact origins (`https://app.example.org`, a default port may be left out); empty: the page's host must
-            be `host`, over HTTP or HTTPS, since a proxy may have taken TLS off.
-
-    `null` (a sandboxed frame, a file) is never allowed: everyone can make a page with that origin.
-    Source: RFC 6454, section 7; docs/protocol.md, section 1.
-    """
-    if origin is None:
-        return True
-    page = parse_origin(origin)
-    if page is None:
-        return False
-    if allowed:
-        return any(parse_origin(item) == page for item in allowed)
-    match = _HOST.fullmatch(host.lower()) if host is not None and host.isascii() else None
-    scheme, name, port = page
-    if match is None or scheme not in _DEFAULT_PORTS or match["host"] != name:
-        return False
-    # A Host without a port means the default one of a scheme that we do not see behind a proxy: it is the page's.
-    return port == (int(match["port"]) if match["port"] else _DEFAULT_PORTS[scheme])
-
-
-def parse_origin(text: str) -> tuple[str, str, int | None] | None:
-    """An origin as (scheme, host, port), with the default port filled in; None when it is none."""
-    match = _ORIGIN.fullmatch(text.lower()) if text.isascii() else None
-    if match is None:
-        return None
-    port = int(match["port"]) if match["port"] else _DEFAULT_PORTS.get(match["scheme"])
-    return None if port is not None and not 0 < port < 65536 else (match["scheme"], match["host"], port)

@@ -15,14 +15,16 @@ from eventbus.clock import Clock
 from eventbus.errors import AuthError, CloseCode, EventBusError, Forbidden, RateLimited
 from eventbus.store import Store
 from gateway.admission import Admission, Entry
-from gateway.auth import Authenticator, Identity, Scope, TokenWay, check_origin, find_token, require_scope
+from gateway.auth import Authenticator, Identity, Scope, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
 from gateway.handshake import CONNECT_PATH, Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
 from gateway.identities import identity_from_claims
 from gateway.limits import AddressConnections, HandshakeLimit, is_within, limited_address
+from gateway.origin import check_origin
 from gateway.proxy import client_address
 from gateway.session import Host, Session
+from gateway.token_source import TokenWay, find_token
 
 __all__ = ["Doorkeeper", "Openness"]
 

@@ -26,7 +26,7 @@ from eventbus.errors import (
 from eventbus.ids import UserId, parse_user_id
 from eventbus.receipt import Receipt
 from eventbus.store import Store
-from gateway.auth import Authenticator, Identity, Scope, TokenWay, find_token, require_scope
+from gateway.auth import Authenticator, Identity, Scope, require_scope
 from gateway.config import NodeSettings
 from gateway.counters import Counters
 from gateway.handshake import Gatekeeper
@@ -36,6 +36,7 @@ from gateway.identities import identity_from_claims
 from gateway.quotas import Quotas
 from gateway.session import Session
 from gateway.sockets import Sockets
+from gateway.token_source import TokenWay, find_token
 
 __all__ = [
     "EXCEPTION_HANDLERS",

@@ -109,9 +109,8 @@ class ForkServer:
 
     def close(self) -> None:
         """Ends the server; its children live on."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes both pipes, which ends it, and waits
+            pass
 
     def _ask(self, request: Mapping[str, Any]) -> int:
         question, answer = self._process.stdin, self._process.stdout

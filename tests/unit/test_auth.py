@@ -15,19 +15,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from eventbus.errors import AuthError, CloseCode, ConfigError, Forbidden
-from gateway.auth import (
-    BEARER_SUBPROTOCOL,
-    Authenticator,
-    AuthSettings,
-    Identity,
-    Scope,
-    TokenSource,
-    TokenWay,
-    check_origin,
-    find_token,
-    parse_origin,
-    require_scope,
-)
+from gateway.auth import Authenticator, AuthSettings, Identity, Scope, require_scope
 from gateway.keys import (
     Algorithm,
     VerificationKey,
@@ -36,6 +24,8 @@ from gateway.keys import (
     key_from_secret,
     keys_from_jwks,
 )
+from gateway.origin import check_origin, parse_origin
+from gateway.token_source import BEARER_SUBPROTOCOL, TokenSource, TokenWay, find_token
 
 NOW_S = 1_763_700_000
 NOW_MS = NOW_S * 1000
