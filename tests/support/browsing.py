@@ -11,6 +11,7 @@ import pytest
 
 from tests.browser.webdriver import Browser
 from tests.support.needs import program
+from tests.support.ports import free_port
 from tests.support.processes import Processes
 
 _COMMAND_TIMEOUT_S = 60
@@ -28,9 +29,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
     processes = Processes(directory)
 
     async def start() -> tuple[str, str]:
-        driver = processes.start(chromedriver, "--port=0", name="chromedriver")
-        line = await driver.line(r"started successfully on port \d+")
-        url = f"http://127.0.0.1:{line.rstrip('.').rpartition(' ')[2]}"
+        port = free_port()  # of IPv4 and IPv6; with 0 it takes one that is free in IPv6, and may be taken in IPv4
+        driver = processes.start(chromedriver, f"--port={port}", name="chromedriver")
+        await driver.line(rf"started successfully on port {port}")
+        url = f"http://127.0.0.1:{port}"
         async with _client(url) as client:
             opened = await Browser.start(client, binary, directory / "profile", f"--window-size={_WIDTH},{_HEIGHT}")
         return url, opened.session
