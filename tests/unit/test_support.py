@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support import needs
 from tests.support.leaks import check_keys, endless_keys, leaked_descriptors, leaked_tasks, open_descriptors
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Processes
+from tests.support.stalls import Stalls, within
 from tests.support.waiting import until, until_blocking
 
 
@@ -185,3 +187,53 @@ async def test_children_are_reaped_frozen_or_not_with_their_own_children(tmp_pat
     await until(lambda: all(map(gone, pids)), message="the processes end")
     with pytest.raises(ChildProcessError):
         os.waitpid(pids[0], os.WNOHANG)
+
+
+class _Looks:
+    """A clock that shows these seconds, one at a look; then the watch is over."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._seconds = list(seconds)
+
+    def now(self) -> float:
+        return self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0]
+
+    def over(self, _pause_s: float) -> bool:
+        return len(self._seconds) == 1
+
+
+def test_the_longest_time_for_which_the_process_stood_still_is_told() -> None:
+    looks = _Looks(0.0, 0.0, 0.5, 1.0, 3.5, 4.0, 4.0)
+    stalls = Stalls(look_s=0.5, now=looks.now, pause=looks.over)
+    stalls.watch()
+    assert stalls.lost_s >= 2.0
+
+
+def test_a_process_that_stands_still_now_has_lost_that_too() -> None:
+    looks = _Looks(0.0, 0.0, 7.5)
+    stalls = Stalls(look_s=0.5, now=looks.now, pause=looks.over)
+    stalls.watch()
+    assert stalls.lost_s >= 7.0
+
+
+def test_a_loop_that_is_held_up_is_no_stall_of_the_machine() -> None:
+    """The thread that looks goes on: what a product's own call takes counts against the product."""
+    looked = threading.Semaphore(0)
+
+    def pause(_pause_s: float) -> bool:
+        looked.release()
+        return over.wait(0.001)
+
+    over = threading.Event()
+    with Stalls(pause=pause):
+        for _ in range(5):  # this thread does nothing else, and the loop of a test runs in it
+            assert looked.acquire(timeout=10)
+        over.set()
+
+
+async def test_a_bound_is_held_and_one_that_is_not_says_by_how_much() -> None:
+    async with within(10.0):
+        await asyncio.sleep(0)
+    with pytest.raises(AssertionError, match=r"it took 0\.\d\d s; the bound is -30\.0 s, and the machine took \d"):
+        async with within(-30.0):
+            pass
