@@ -14,6 +14,7 @@ from eventbus.store.redis_store import RedisStore
 from eventbus.store.revoking import Revoke, Subject
 from tests.support.installation import USER, Installation, NewInstallation, Node
 from tests.support.raw_websocket import connected, upgrade_head
+from tests.support.stalls import within
 from tests.support.waiting import until
 from tests.support.wire_client import JSON, WireClient
 
@@ -67,14 +68,14 @@ async def test_a_node_that_stood_still_closes_what_was_revoked_meanwhile_as_soon
         bobs = [await stack.enter_async_context(open_on(node, bob)) for node in (frozen, other)]
         frozen.child.freeze()
         try:
-            async with asyncio.timeout(WITHIN_S):
+            async with within(WITHIN_S):
                 await revoke_user(installation)
                 assert (await on_other.until_closed()).code == 4501
             # Longer than any message waits, and than a stall that the node says nothing of.
             await asyncio.sleep(6)  # real time: the node must have stood still for more than 5 s
         finally:
             frozen.child.thaw()
-        async with asyncio.timeout(WITHIN_S):
+        async with within(WITHIN_S):
             assert (await on_frozen.until_closed()).code == 4501
         assert await refusal(frozen, ada) == await refusal(other, ada) == 401
         for client in bobs:
@@ -89,10 +90,9 @@ async def test_a_node_that_is_killed_and_started_again_knows_what_was_revoked(
     killed, other = await both(installation)
     ada = installation.token()
     killed.child.kill()
-    async with open_on(other, ada) as client:
-        async with asyncio.timeout(WITHIN_S):
-            await revoke_user(installation)
-            assert (await client.until_closed()).code == 4501
+    async with open_on(other, ada) as client, within(WITHIN_S):
+        await revoke_user(installation)
+        assert (await client.until_closed()).code == 4501
     await installation.restart(killed)
     assert await refusal(killed, ada) == 401
     assert await refusal(killed, installation.token(user="bob")) == 101
@@ -113,7 +113,7 @@ async def test_a_killed_store_that_comes_back_with_its_file_has_its_revocations(
             await until(node.ready, 20_000)
         assert await refusal(one, ada) == await refusal(two, ada) == 401
         store = RedisStore(installation.server.url)
-        async with asyncio.timeout(WITHIN_S):
+        async with within(WITHIN_S):
             await revoking.revoke(store, Revoke(subject=Subject(user=UserId("bob"))))
             assert (await on_one.until_closed()).code == (await on_two.until_closed()).code == 4501
         await store.aclose()
