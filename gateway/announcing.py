@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from eventbus.clock import seconds
@@ -44,6 +44,9 @@ class Announced(Protocol):
     def draining(self) -> bool:
         """Whether it takes none."""
 
+    def link_statistics(self) -> Mapping[str, int]:
+        """How the connections to Redis stand; nothing where the store has none."""
+
     def not_ready(self) -> str | None:
         """Why none should come here; None when they may."""
 
@@ -79,6 +82,8 @@ class Announcing:
             "users": node.hub.users,
             "delivered": node.counters.events_delivered,
             "acked": node.counters.events_acked,
+            # By this a node knows whether it alone is cut off from a primary.
+            "slots_away": node.link_statistics().get("slots_away", 0),
             # By these a node that drains tells how fast its clients may come here.
             "room": max(0, settings.limits.max_connections - node.connections),
             "handshakes_per_second": settings.limits.handshakes_per_second,

@@ -15,7 +15,7 @@ from eventbus.store.endpoint import Endpoint
 from eventbus.store.topology import Address, SlotMap
 from eventbus.store.translate import Refused, translate
 
-__all__ = ["find_primary", "read_map"]
+__all__ = ["find_primary", "is_primary", "read_map"]
 
 # How many servers are asked at once: one that is cut off, or was frozen, tells of a cluster that is no more.
 _ASKED: Final = 5
@@ -65,6 +65,15 @@ async def find_primary(
     if best is not None:
         return best
     raise StoreUnavailable(f"no Sentinel names a primary of the service {service!r}: {'; '.join(problems)}")
+
+
+async def is_primary(server: Endpoint, *, timeout_s: float) -> bool:
+    """Whether a server says of itself that it is a primary; not if it does not answer. Redis: INFO, `role`."""
+    try:
+        (info,) = await ask(server, ("INFO", "replication"), timeout_s=min(timeout_s, _PATIENCE_S))
+    except StoreError:
+        return False
+    return not isinstance(info, Refused) and facts_of(info, "").get("role") == "master"
 
 
 async def read_map(servers: Sequence[Endpoint], *, timeout_s: float) -> tuple[int, SlotMap, list[Address]]:

@@ -1,7 +1,8 @@
 """What Sentinels tell by themselves: that they change a primary.
 
 A primary that is replaced by command goes on for seconds, and whatever it takes in them is lost: nothing is wrong with
-it until it is told. The Sentinel that replaces it says so as soon as the other is promoted.
+it until it is told. The Sentinel that replaces it says whom it has just told to be the primary, and up to a second
+later, when it has asked, that the other is one: only from then on it names the other to whoever asks.
 """
 
 from __future__ import annotations
@@ -16,14 +17,28 @@ from eventbus.errors import StoreError
 from eventbus.store.command import pack
 from eventbus.store.connection import connect
 from eventbus.store.endpoint import Endpoint
+from eventbus.store.topology import Address
 
-__all__ = ["Heralds"]
+__all__ = ["Heralds", "promised_to"]
 
-# The first comes from the Sentinel that leads the failover, when the replica is promoted; the other from each of them,
-# when it has heard of it. From then on it names the new primary.
-_SUBSCRIBE: Final = pack(("SUBSCRIBE", "+promoted-slave", "+switch-master"))
+_PROMISE: Final = "+failover-state-wait-promotion"
+# Of the first two, the first comes from the Sentinel that leads the failover, when the replica is promoted; the other
+# from each of them, when it has heard of it. From then on it names the new primary. The promise is asked for by itself:
+# a user may lack the right to hear it.
+_SUBSCRIBE: Final = pack(("SUBSCRIBE", "+promoted-slave", "+switch-master")) + pack(("SUBSCRIBE", _PROMISE))
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
+
+
+def promised_to(message: bytes, service: str) -> Address | None:
+    """Whom a Sentinel has told to be the primary of a service, by its message; None when it speaks of another service.
+
+    Redis: Sentinel, Pub/Sub messages, `slave <name> <host> <port> @ <service> <host> <port>`.
+    """
+    words = message.decode(errors="replace").split(" ")
+    if len(words) < 6 or words[4:6] != ["@", service] or not words[3].isdigit():
+        return None
+    return Address(host=words[2], port=int(words[3]))
 
 
 class Heralds:
@@ -33,15 +48,24 @@ class Heralds:
 
     Args:
         sentinels: whom; none where there are none.
-        tell: called in the event loop with the Sentinel that tells of a change, perhaps of another service.
+        service: under which name they know the primary.
+        tell: called in the event loop with the Sentinel that tells of a change, perhaps of another service, and with
+            the server that it has told to be the primary, if it tells of that.
         name: how the connections call themselves in CLIENT LIST.
         timeout_s: longest wait for a connection.
     """
 
     def __init__(
-        self, sentinels: Sequence[Endpoint], tell: Callable[[Endpoint], object], *, name: str, timeout_s: float
+        self,
+        sentinels: Sequence[Endpoint],
+        service: str,
+        tell: Callable[[Endpoint, Address | None], object],
+        *,
+        name: str,
+        timeout_s: float,
     ) -> None:
         self._sentinels = sentinels
+        self._service = service
         self._tell = tell
         self._name = name
         self._timeout_s = timeout_s
@@ -76,7 +100,8 @@ class Heralds:
 
         def heard(message: Any) -> None:
             if isinstance(message, list) and message[0] == b"message":
-                self._tell(sentinel)
+                is_promise = message[1] == _PROMISE.encode()
+                self._tell(sentinel, promised_to(message[2], self._service) if is_promise else None)
 
         def lost(_error: StoreError) -> None:
             if not ended.done():
@@ -87,7 +112,7 @@ class Heralds:
         try:
             connection.take_over(heard, lost)
             connection.write(_SUBSCRIBE)
-            self._tell(sentinel)  # it may have told of something before
+            self._tell(sentinel, None)  # it may have told of something before
             await ended
         finally:
             connection.drop()

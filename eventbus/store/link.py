@@ -129,6 +129,13 @@ class Link:
         return self._connection is not None
 
     @property
+    def answers(self) -> bool:
+        """Whether a connection stands, and no answer is overdue: a server that is frozen keeps its connections."""
+        if self._connection is None:
+            return False
+        return not self._sent or self._loop.time() < self._sent[0].due - self._timeout_s + min(_SLOW_S, self._timeout_s)
+
+    @property
     def waiting(self) -> int:
         """Calls that are not sent."""
         return len(self._queue) + len(self._repeated)
@@ -173,6 +180,15 @@ class Link:
         """Connect now and whenever the connection is lost, without waiting for a call."""
         self._eager = True
         if self._connection is None:
+            self._begin_connecting()
+
+    def connect_anew(self) -> None:
+        """The primary is elsewhere now. A server that is frozen takes a connection and says nothing: one that is being
+        made to where the primary was is given up, and the next is made at once.
+        """
+        if self._connecting not in (None, asyncio.current_task()):
+            self._stop_connecting()
+            self._wait_s = _FIRST_WAIT_S
             self._begin_connecting()
 
     def take_back(self) -> list[Call]:

@@ -17,7 +17,7 @@ from eventbus.errors import StoreBusy, StoreError, StoreMoved, StoreUnavailable
 from eventbus.store.calls import Call, Results
 from eventbus.store.command import Command, key_of, nothing_of
 from eventbus.store.endpoint import Endpoint, Mode, parse_target
-from eventbus.store.finding import find_primary, read_map
+from eventbus.store.finding import find_primary, is_primary, read_map
 from eventbus.store.held import Held
 from eventbus.store.heralds import Heralds
 from eventbus.store.link import Link
@@ -86,7 +86,11 @@ class Links:
         self._refusals = Refusals(self, self._held)
         self._seeker = Seeker(self, name=f"{name}-seeking", refresh_s=refresh_ms / 1000, longest_wait_s=_SEEKING_WAIT_S)
         self._heralds = Heralds(
-            self._where.target.sentinels, self._hear, name=f"{name}-sentinel", timeout_s=self._timeout_s
+            self._where.target.sentinels,
+            self._where.target.service,
+            self._hear,
+            name=f"{name}-sentinel",
+            timeout_s=self._timeout_s,
         )
         self._told_by: Endpoint | None = None
         self._past_connections = 0
@@ -137,15 +141,20 @@ class Links:
 
     def statistics(self) -> dict[str, int]:
         """Whole numbers for metrics: connections made, answers that sent a call to another server, calls waiting, calls
-        unanswered.
+        unanswered; and those of `Whereabouts.reach`.
         """
         links = self._all()
         return {
+            **self._where.reach(self._answers),
             "connections": self._past_connections + sum(link.connections for link in links),
             "redirects": self._refusals.redirects,
             "waiting": len(self._held) + sum(link.waiting for link in links),
             "unanswered": sum(link.unanswered for link in links),
         }
+
+    def _answers(self, primary: Address) -> bool:
+        link = self._links.get(primary) if self._only is None else self._only
+        return link is not None and link.answers
 
     async def primaries(self) -> Sequence[Address]:
         """Where all primaries are now, in a stable order.
@@ -296,6 +305,7 @@ class Links:
             self._seek_soon(link)
             return StoreBusy("Redis can not answer now: the map of the Cluster is not known yet")
         if self._where.mode is not Mode.SINGLE and facts.get("role") != "master":
+            self._where.distrust()
             self.seek()
             return StoreBusy(f"Redis can not answer now: {link!r} reached a server that is no primary")
         if self._where.mode is Mode.SENTINEL and endpoint.address != self._where.located:
@@ -316,6 +326,8 @@ class Links:
         if self._where.mode is Mode.SINGLE:
             link.give_up(error)
             return
+        if not isinstance(error, StoreBusy):
+            self._where.distrust()
         for call in link.take_back():
             self.hold(call)
         self.seek()
@@ -369,9 +381,11 @@ class Links:
             return
         self._seeker.soon()
 
-    def _hear(self, sentinel: Endpoint) -> None:
+    def _hear(self, sentinel: Endpoint, promised: Address | None) -> None:
         """A Sentinel tells of a change."""
         self._told_by = sentinel
+        if promised is not None:
+            self._where.promise(promised, asyncio.get_running_loop().time())
         self.seek()
 
     def _release(self) -> None:
@@ -397,22 +411,37 @@ class Links:
         return bool(self._held)
 
     async def _find_primary(self) -> Address:
-        target, told_by, self._told_by = self._where.target, self._told_by, None
+        where, loop = self._where, asyncio.get_running_loop()
+        target, told_by, self._told_by = where.target, self._told_by, None
+        if where.located is not None and (promised := where.promise_at(loop.time())) is not None:
+            if not await is_primary(where.endpoint(promised), timeout_s=self._timeout_s):
+                self.seek()
+            elif where.promised == promised:
+                self._locate(promised)
+                where.trust(loop.time())
+                return promised
         epoch, found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s, told_by=told_by)
-        where, now_s = self._where, asyncio.get_running_loop().time()
         before = where.located
-        if found != before:
-            if before is not None and where.is_late(epoch, now_s):
-                # These have not heard of the failover yet. The old primary, thawed, would take what it is to lose.
-                return before
-            where.located = found
-            if before is not None:
-                _log.warning("the primary of %s is %s, no longer %s", target.service, found, before)
-            if self._only is not None and self._only.endpoint is not None and self._only.endpoint.address != found:
-                self._only.lose(StoreUnavailable(f"the primary of {target.service} is {found} now"))
-            self.watchers.changed()
-        where.confirm(epoch, now_s)
+        if found != before and before is not None and where.is_late(epoch, loop.time()):
+            # These have not heard of the failover yet. The old primary, thawed, would take what it is to lose.
+            return before
+        self._locate(found)
+        where.confirm(epoch, loop.time())
         return found
+
+    def _locate(self, found: Address) -> None:
+        """The primary is there, says a Sentinel, or the server itself."""
+        before, self._where.located = self._where.located, found
+        if before == found:
+            return
+        service = self._where.target.service
+        if before is not None:
+            _log.warning("the primary of %s is %s, no longer %s", service, found, before)
+        if self._only is not None:
+            if self._only.endpoint is not None and self._only.endpoint.address != found:
+                self._only.lose(StoreUnavailable(f"the primary of {service} is {found} now"))
+            self._only.connect_anew()
+        self.watchers.changed()
 
     async def _read_map(self) -> None:
         servers = self._where.servers(self._links)

@@ -84,7 +84,7 @@ class SlotMap:
         owners: for each of the 16,384 slots its primary, None when no primary serves it.
     """
 
-    __slots__ = ("_owners", "primaries")
+    __slots__ = ("_counts", "_owners", "primaries")
 
     def __init__(self, owners: Sequence[Address | None]) -> None:
         if len(owners) != SLOTS:
@@ -94,6 +94,7 @@ class SlotMap:
         objects = {id(owner): owner for owner in self._owners}
         self.primaries: tuple[Address, ...] = tuple(sorted({one for one in objects.values() if one is not None}))
         """Every primary that has a slot, each once, in a stable order."""
+        self._counts: dict[Address | None, int] | None = None
 
     @classmethod
     def single(cls, address: Address) -> SlotMap:
@@ -142,6 +143,14 @@ class SlotMap:
     def slots(self, primary: Address) -> list[int]:
         """The slots of a primary, rising."""
         return [slot for slot, owner in enumerate(self._owners) if owner == primary]
+
+    def count(self, primary: Address | None) -> int:
+        """How many slots a primary has; of None: how many no primary serves."""
+        if self._counts is None:
+            self._counts = {}
+            for owner in {id(one): one for one in self._owners}.values():
+                self._counts[owner] = self._owners.count(owner)
+        return self._counts.get(primary, 0)
 
     @property
     def complete(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from eventbus.store.endpoint import Endpoint, Mode, Target
-from eventbus.store.topology import Address, SlotMap, slot_of
+from eventbus.store.topology import SLOTS, Address, SlotMap, slot_of
 
 __all__ = ["Watchers", "Whereabouts"]
 
@@ -17,6 +17,8 @@ Tell = Callable[[], object]
 
 # So long an older word is a late one; after that the servers were set up anew, and count from the beginning.
 _STALE_S: Final = 30.0
+# A server that was told to be the primary is one at once, or never.
+_PROMISE_LIFE_S: Final = 2.0
 
 
 class Whereabouts:
@@ -30,9 +32,22 @@ class Whereabouts:
         confirmed_s: when a server said so last, in the event loop's time.
         map: of a Cluster; None before it is known.
         known: all servers of a Cluster, replicas too.
+        promised: a Sentinel has told this server to be the primary, which it may not be yet.
+        on_trust: nobody but the server itself has said so far that it is the primary.
     """
 
-    __slots__ = ("confirmed_s", "epoch", "known", "located", "map", "mode", "target")
+    __slots__ = (
+        "_promised_s",
+        "confirmed_s",
+        "epoch",
+        "known",
+        "located",
+        "map",
+        "mode",
+        "on_trust",
+        "promised",
+        "target",
+    )
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -42,6 +57,9 @@ class Whereabouts:
         self.confirmed_s = 0.0
         self.map: SlotMap | None = None
         self.known: list[Address] = []
+        self.promised: Address | None = None
+        self._promised_s = 0.0
+        self.on_trust = False
 
     def is_late(self, epoch: int, now_s: float) -> bool:
         """Whether a word of that change comes from a server that has not heard of the latest one."""
@@ -49,7 +67,30 @@ class Whereabouts:
 
     def confirm(self, epoch: int, now_s: float) -> None:
         """Note that what is known is so since that change."""
-        self.epoch, self.confirmed_s = epoch, now_s
+        self.epoch, self.confirmed_s, self.on_trust = epoch, now_s, False
+
+    def promise(self, server: Address, now_s: float) -> None:
+        """Note that a Sentinel has told a server to be the primary."""
+        self.promised, self._promised_s = server, now_s
+
+    def promise_at(self, now_s: float) -> Address | None:
+        """The server that was told a moment ago to be the primary, and has not been one yet."""
+        if self.promised == self.located or now_s - self._promised_s > _PROMISE_LIFE_S:
+            self.promised = None
+        return self.promised
+
+    def trust(self, now_s: float) -> None:
+        """The server that was told to be the primary says that it is. The change has a number above the last one; until
+        a Sentinel gives it, those who still name the server before count as late.
+        """
+        self.promised = None
+        self.confirm(self.epoch + 1, now_s)
+        self.on_trust = True
+
+    def distrust(self) -> None:
+        """What was believed on trust is not so, or not any more: the Sentinels are believed again."""
+        if self.on_trust:
+            self.epoch, self.on_trust = self.epoch - 1, False
 
     def endpoint(self, address: Address) -> Endpoint:
         """A server of the installation, and what it wants to know of us."""
@@ -68,6 +109,21 @@ class Whereabouts:
         if self.mode is not Mode.CLUSTER or key is None:
             return next(iter(self.places()), None)
         return None if self.map is None else self.map.owner(slot_of(key))
+
+    def reach(self, answers: Callable[[Address], bool]) -> dict[str, int]:
+        """Of how much a primary answers here: `primaries` that are known, `primaries_reached` of these, and
+        `slots_away`, the hash slots that are at none of these. A store that is no Cluster has all or none.
+
+        Args:
+            answers: whether a primary does.
+        """
+        places = self.places()
+        reached = [place for place in places if answers(place)]
+        if self.mode is Mode.CLUSTER:
+            slots = 0 if self.map is None else sum(map(self.map.count, reached))
+        else:
+            slots = SLOTS if reached else 0
+        return {"primaries": len(places), "primaries_reached": len(reached), "slots_away": SLOTS - slots}
 
     def servers(self, more: Iterable[Address]) -> list[Endpoint]:
         """All servers of the Cluster that are known, to be asked for its map."""

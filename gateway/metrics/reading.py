@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from eventbus.breaker import BreakerState
 from eventbus.errors import CloseCode
+from eventbus.store.topology import SLOTS
 from gateway.histogram import Histogram
 from gateway.logs import COUNTS
 from gateway.metrics.measured import Measured
@@ -20,6 +21,7 @@ from gateway.version import VERSION
 
 __all__ = [
     "CLOSE_CODES",
+    "away_ratio",
     "breaker",
     "build",
     "closed",
@@ -32,6 +34,7 @@ __all__ = [
     "memory_share",
     "of_node",
     "published",
+    "reached",
     "resident_bytes",
     "tallied",
     "tallied_of_node",
@@ -120,6 +123,21 @@ def tallied_of_node(name: str, help: str, value: Callable[[Tallied], float | Non
 def linked(name: str, help: str, field: str, type: MetricType) -> Metric:
     """A figure of the connections to Redis."""
     return Metric(name=name, type=type, help=help, read=lambda node: [((), node.link.get(field, 0))])
+
+
+def reached(name: str, help: str, value: Callable[[Mapping[str, int]], float]) -> Metric:
+    """A figure of the primaries that each node reaches for itself; absent where there are no connections."""
+
+    def read(node: Measured) -> Figures:
+        found = node.link
+        return [((node.name,), value(found))] if "primaries" in found else []
+
+    return Metric(name=name, type=MetricType.GAUGE, help=help, labels=("node",), read=read)
+
+
+def away_ratio(link: Mapping[str, int]) -> float:
+    """The part of the store that the node does not reach; each partition lies in one slot."""
+    return link["slots_away"] / SLOTS
 
 
 def memory_bytes(found: Tallied) -> float | None:

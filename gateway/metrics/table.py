@@ -13,6 +13,7 @@ from gateway.logs import COUNTS
 from gateway.metrics.metric import Metric, MetricType
 from gateway.metrics.reading import (
     CLOSE_CODES,
+    away_ratio,
     breaker,
     build,
     closed,
@@ -25,6 +26,7 @@ from gateway.metrics.reading import (
     memory_share,
     of_node,
     published,
+    reached,
     resident_bytes,
     tallied,
     tallied_of_node,
@@ -142,7 +144,23 @@ METRICS: Final[Sequence[Metric]] = (
         "ready", "Whether the node is ready (write, wake-up and read came back).", lambda node: not node.not_ready()
     ),
     of_node("draining", "Whether the node is about to end.", lambda node: node.draining),
-    of_node("store_up", "Whether the store answers.", lambda node: node.store_failed_ms == 0),
+    of_node(
+        "store_up",
+        "Whether the store answers, or a part of it: see `eventbus_store_away_ratio`.",
+        lambda node: node.store_failed_ms == 0,
+    ),
+    reached("store_primaries", "Primaries that the node knows of.", lambda link: link["primaries"]),
+    reached(
+        "store_primaries_reached",
+        "Of these, primaries that answer the node: a connection stands, and no answer is late by a second.",
+        lambda link: link["primaries_reached"],
+    ),
+    reached(
+        "store_away_ratio",
+        "The part of the store, and so of the users, whose primary does not answer the node: 0.33 when one of three"
+        " primaries is away.",
+        away_ratio,
+    ),
     counted(
         "requests_limited",
         "HTTP requests that were refused by a limit, by whose limit it was (`address`, `user`, `bodies`).",

@@ -38,6 +38,7 @@ from gateway.tally import Tallied
 from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
+CONNECTED = {"connections": 2, "primaries": 1, "primaries_reached": 1, "slots_away": 0}
 _FORBIDDEN_LABELS = {"user", "session", "run", "thread", "connection", "event", "entry", "address"}
 
 
@@ -66,7 +67,7 @@ class FakeNode:
     lag: LoopLag = field(default_factory=LoopLag)
     waiting: Mapping[str, int] = field(default_factory=lambda: {"reads": 4, "attaches": 5})
     tallied: Tallied | None = None
-    link: Mapping[str, int] = field(default_factory=lambda: {"connections": 2})
+    link: Mapping[str, int] = field(default_factory=lambda: CONNECTED)
     handshakes_waiting: int = 0
     traces_left_out: int = 0
 
@@ -127,6 +128,19 @@ def test_figures_of_a_node_are_scraped() -> None:
     assert found["eventbus_start_time_seconds", (("node", "n1"),)] == 1_700_000_000.5
     assert found["eventbus_resident_memory_bytes", (("node", "n1"),)] > 1_000_000
     assert found["eventbus_cpu_seconds_total", (("node", "n1"),)] > 0
+
+
+@pytest.mark.requirement("R29", "R32")
+def test_a_part_of_the_store_that_is_away_shows_beside_the_rest_that_answers() -> None:
+    found = scraped(snapshot(FakeNode(link={"primaries": 4, "primaries_reached": 3, "slots_away": 4_096})))
+    assert found["eventbus_store_up", (("node", "n1"),)] == 1
+    assert found["eventbus_store_primaries", (("node", "n1"),)] == 4
+    assert found["eventbus_store_primaries_reached", (("node", "n1"),)] == 3
+    assert found["eventbus_store_away_ratio", (("node", "n1"),)] == 0.25
+
+
+def test_a_store_without_connections_has_no_primaries_to_tell_of() -> None:
+    assert "eventbus_store_away_ratio" not in {name for name, _ in scraped(snapshot(FakeNode(link={})))}
 
 
 def test_a_healthy_node_is_ready_and_its_store_up() -> None:
