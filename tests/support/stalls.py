@@ -41,12 +41,12 @@ class Stalls:
         self._now = now
         self._pause = pause or self._over.wait
         self._thread = threading.Thread(target=self.watch, name="stalls", daemon=True)
-        self._begun_waiting_s = _waited_for_a_processor_s()
+        self._begun_waiting_s = waited_for_a_processor_s()
         self._last = self._now()
         self._longest_s = 0.0
 
     def __enter__(self) -> Self:
-        self._begun_waiting_s = _waited_for_a_processor_s()
+        self._begun_waiting_s = waited_for_a_processor_s()
         self._last = self._now()
         self._thread.start()
         return self
@@ -66,12 +66,16 @@ class Stalls:
             self._last = now
 
     @property
+    def standing_s(self) -> float:
+        """The longest time for which the whole process stood still."""
+        return max(self._longest_s, self._now() - self._last - self._look_s, 0.0)
+
+    @property
     def lost_s(self) -> float:
         """What the machine took: the longest time for which the whole process stood still, or, if that is more, the
         time for which its main thread was ready and was given no processor.
         """
-        standing_s = max(self._longest_s, self._now() - self._last - self._look_s, 0.0)
-        return max(standing_s, _waited_for_a_processor_s() - self._begun_waiting_s)
+        return max(self.standing_s, waited_for_a_processor_s() - self._begun_waiting_s)
 
 
 @asynccontextmanager
@@ -92,7 +96,7 @@ async def within(bound_s: float) -> AsyncIterator[None]:
     assert took_s < bound_s + lost_s, told
 
 
-def _waited_for_a_processor_s() -> float:
+def waited_for_a_processor_s() -> float:
     """For how long the main thread of this process has been ready to run, and did not, since it began (Linux)."""
     try:
         return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
