@@ -7,11 +7,24 @@ from typing import Any
 import msgpack
 import pytest
 
+from eventbus.clock import SystemClock
 from eventbus.ids import ENTRY_ZERO, SessionId, UserId
+from eventbus.testing import ManualClock
 from gateway.node import Node
 from tests.support.raw_websocket import BINARY, TEXT
 from tests.support.waiting import until
-from tests.support.wire_client import MSGPACK, Nodes, WireClient, ids, opened, publish, texts, token_of, wired
+from tests.support.wire_client import (
+    MSGPACK,
+    Nodes,
+    WireClient,
+    ids,
+    opened,
+    pass_time,
+    publish,
+    texts,
+    token_of,
+    wired,
+)
 
 ALICE, TAB = UserId("alice"), SessionId("tab")
 
@@ -314,14 +327,20 @@ async def test_a_nacked_event_comes_again_marked_as_redelivery(nodes_on_each: No
 
 
 @pytest.mark.requirement("R3")
-async def test_a_nack_with_a_delay_waits_for_it_and_takes_no_room_in_the_window(node: Node) -> None:
+async def test_a_nack_with_a_delay_waits_for_it_and_takes_no_room_in_the_window(nodes: Nodes) -> None:
+    clock = ManualClock(SystemClock().now_ms())
+    node = await nodes.start(clock=clock)
     async with opened(node, window=1) as client:
         await client.expect("caught_up")
         one, two = await publish(node, "one", "two")
         await client.events(1)
-        client.send("nack", id=one, delay_ms=150)
+        client.send("nack", id=one, delay_ms=1_500)
         assert ids(await client.events(1)) == [two]
-        client.send("ack", ids=[two])
+        client.send("ack", ids=[two], ref=1)
+        await client.expect("acked")
+        await pass_time(node, clock, 1_400)
+        await client.nothing_more()
+        await pass_time(node, clock, 200)
         (again,) = await client.events(1)
         assert (again["id"], again["delivery"]) == (one, 2)
 
@@ -505,11 +524,12 @@ async def test_a_refresh_with_a_token_that_is_not_of_this_session_ends_it(
 
 
 @pytest.mark.requirement("R23")
-async def test_a_connection_goes_on_with_a_token_that_was_refreshed_in_time(node: Node) -> None:
-    async with wired(node, token_of(ttl_ms=2_000)) as client:
-        await client.hello(session="tab")
+async def test_a_connection_goes_on_with_a_token_that_was_refreshed_in_time(nodes: Nodes) -> None:
+    clock = ManualClock(SystemClock().now_ms())
+    node = await nodes.start(clock=clock)
+    async with wired(node, token_of(ttl_ms=6_000)) as client:
+        ends_ms = (await client.hello(session="tab"))["token_expires_ms"]
         client.send("refresh", token=token_of())
         await client.until_op("refreshed")
-        session = next(iter(node.hub))
-        await until(lambda: session.due_ms > node.clock.monotonic_ms() + 3_000)
+        await pass_time(node, clock, ends_ms - clock.now_ms() + 3_000)
         await client.nothing_more()

@@ -324,13 +324,15 @@ async def test_a_client_that_owes_acks_is_judged_by_their_time_outs_and_not_as_a
 
 @pytest.mark.requirement("R9")
 async def test_a_stuck_client_costs_bounded_memory_is_sent_no_copies_and_delays_nobody(nodes: Nodes) -> None:
-    node = await nodes.start(ack_timeout_ms=50, max_wait_ms=100)
+    clock = manual_clock()
+    node = await nodes.start(clock=clock, ack_timeout_ms=50, max_wait_ms=100)
     async with deaf(node, window=1024), opened(node, "bob") as other:
         await other.expect("caught_up")
         for _ in range(150):
             await publish(node, "x" * 200_000)
         (session,) = [session for session in node.hub if session.user == "alice"]
         await until(lambda: not session.connection.writable)
+        await pass_time(node, clock, 5_000)  # many ack time-outs
         (entry,) = await publish(node, "hello", user="bob")
         assert ids(await other.events(1)) == [entry]
         held = session.delivery.held_bytes

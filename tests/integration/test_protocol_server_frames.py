@@ -497,10 +497,11 @@ async def test_an_event_whose_time_is_over_is_not_delivered_and_counted_as_expir
 
 @pytest.mark.requirement("R1")
 async def test_an_event_that_expires_in_flight_is_dropped_and_not_sent_again(nodes: Nodes) -> None:
-    node = await nodes.start(ack_timeout_ms=150)
+    node = await nodes.start(ack_timeout_ms=1_550)
     async with opened(node) as client:
         await client.expect("caught_up")
-        (entry,) = await publish(node, "short", expires_ms=node.clock.now_ms() + 120)
+        # It must have come before it expires, and its ack time-out be over soon after.
+        (entry,) = await publish(node, "short", expires_ms=node.clock.now_ms() + 1_500)
         await client.events(1)
         await client.expect("dropped", ids=[entry], reason="expired")
         await client.nothing_more()
