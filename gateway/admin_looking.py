@@ -105,7 +105,7 @@ class _Looking:
         return _page("entries", rows, rows[-1].id if len(rows) == limit else "")
 
     async def user(self, request: Request) -> object:
-        user = parse_user_id(request.path_params["user"])
+        user = parse_user_id(_named(request, "user"))
         found = await inspection.user_page(
             self._store,
             user,
@@ -116,7 +116,7 @@ class _Looking:
         return plain_of(found)
 
     async def event(self, request: Request) -> object:
-        user, wanted = _needed_user(request), request.path_params["event"]
+        user, wanted = _needed_user(request), _named(request, "event")
         way = await inspection.way_of(
             self._store,
             user,
@@ -153,7 +153,7 @@ class _Looking:
         return {**_page("runs", found.rows, ""), "more": found.more}
 
     async def run(self, request: Request) -> object:
-        run = parse_run_id(request.path_params["run"])
+        run = parse_run_id(_named(request, "run"))
         found = await inspection.run_timeline(self._store, _needed_user(request), run)
         if found is None:
             raise UnknownEvent(f"nothing is known of the run {run} (any more)")
@@ -251,11 +251,15 @@ def looking_routes(
         route("partitions", look.partitions),
         route("pending", look.pending),
         route("entries", look.entries),
+        # Ids as a query, for `.` and `..` can not stand in a path: whoever asks takes them out of it.
+        route("user", look.user),
         route("users/{user}", look.user),
+        route("event", look.event),
         route("events/{event}", look.event),
         route("sessions", look.sessions),
         route("nodes", look.nodes),
         route("runs", look.runs),
+        route("run", look.run),
         route("runs/{run}", look.run),
         route("dead-letters", look.dead),
         route("dead-letters/{letter}", look.letter),
@@ -278,6 +282,14 @@ def _page(name: str, rows: Iterable[object], cursor: str) -> dict[str, object]:
 def _user(request: Request) -> UserId | None:
     given = request.query_params.get("user")
     return None if given is None else parse_user_id(given)
+
+
+def _named(request: Request, name: str) -> str:
+    """What is asked for by its id, out of the path or the query. Raises: BadRequest."""
+    found: str | None = request.path_params.get(name, request.query_params.get(name))
+    if found is None:
+        raise BadRequest(name, "must be given")
+    return found
 
 
 def _needed_user(request: Request) -> UserId:

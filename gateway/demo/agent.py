@@ -31,6 +31,8 @@ __all__ = ["Answering", "main"]
 LINE_MAX_BYTES: Final = 64 * 1024
 ASK_MS: Final = 30_000
 """How long the agent waits for the visitor's answer before it decides by itself."""
+WRITE_EVERY_MS: Final = 100
+"""While it waits it looks so often for what is stored and not yet written down."""
 WORDS_A_STEP: Final = 6
 """So many words of the answer come in the time of one step, and never slower than one in `WORD_MAX_MS`."""
 WORD_MAX_MS: Final = 120
@@ -130,9 +132,14 @@ class Answering:
             return passages[0] if passages else None
         options = {tools.label(passage): passage for passage in passages}
         asking = f"{len(passages)} passages of {text.name} fit about as well. Which one do you mean?"
-        chosen = await self._run.ask(
-            asking, options=list(options), default=next(iter(options)), timeout_ms=self._ask_ms
-        )
+        # The question is stored long before its answer is there, and the page has it by then.
+        writing = asyncio.create_task(self._keep_writing_down())
+        try:
+            chosen = await self._run.ask(
+                asking, options=list(options), default=next(iter(options)), timeout_ms=self._ask_ms
+            )
+        finally:
+            writing.cancel()
         await self._step()
         return options[chosen]
 
@@ -161,6 +168,12 @@ class Answering:
         self._write_down()
         # The work itself takes a few milliseconds; a visitor wants to watch it.
         await asyncio.sleep(seconds(self._job.pace_ms))
+
+    async def _keep_writing_down(self) -> None:
+        """Writes down what is stored while the run itself waits, until it is cancelled."""
+        while True:
+            self._write_down()
+            await asyncio.sleep(seconds(WRITE_EVERY_MS))
 
     def _write_down(self) -> None:
         receipts = self._run.receipts

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import httpx
 import pytest
 import redis.asyncio
 
@@ -26,8 +24,6 @@ from gateway.node import Node
 from gateway.process import bind
 from gateway.serving import NodeFigures
 from tests.browser.webdriver import Browser
-from tests.support.needs import program
-from tests.support.processes import Processes
 from tests.support.servers import NewServer
 from tests.support.wire_client import Nodes, WireClient, ids, opened, publish, token_of
 
@@ -68,7 +64,6 @@ end
 redis.call('PEXPIRE', ARGV[1] .. ':z', life)
 """
 
-_COMMAND_TIMEOUT_S = 60
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
 
 
@@ -160,38 +155,11 @@ class Desk:
 NewDesk = Callable[..., Awaitable[Desk]]
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A browser for all tests of this module, for to start one takes seconds: where its driver is, and its session."""
-    directory = tmp_path_factory.mktemp("browser")
-    processes = Processes(directory)
-    chromium, chromedriver = program("chromium"), program("chromedriver")
-
-    async def start() -> tuple[str, str]:
-        child = processes.start(chromedriver, "--port=0", name="chromedriver")
-        line = await child.line(r"started successfully on port \d+")
-        url = f"http://127.0.0.1:{line.rstrip('.').rpartition(' ')[2]}"
-        async with httpx.AsyncClient(base_url=url, timeout=_COMMAND_TIMEOUT_S, trust_env=False) as client:
-            opened_browser = await Browser.start(client, chromium, directory / "profile", "--window-size=1360,1020")
-            return url, opened_browser.session
-
-    try:
-        yield asyncio.run(start())
-    finally:
-        processes.reap()
-
-
 @pytest.fixture
-async def browser(driver: tuple[str, str]) -> AsyncIterator[Browser]:
-    """The browser, with nothing left of the test before: each console has an origin of its own."""
-    url, session = driver
-    async with httpx.AsyncClient(base_url=url, timeout=_COMMAND_TIMEOUT_S, trust_env=False) as client:
-        shared = Browser(client, session)
-        await shared.cdp("Emulation.setEmulatedMedia", features=[])
-        await shared.cdp("Emulation.setTimezoneOverride", timezoneId=TIME_ZONE)
-        await shared.cdp("Emulation.clearDeviceMetricsOverride")
-        await shared.console()
-        yield shared
+async def browser(browser: Browser) -> Browser:
+    """The browser in the operator's time zone."""
+    await browser.cdp("Emulation.setTimezoneOverride", timezoneId=TIME_ZONE)
+    return browser
 
 
 async def console_of(node: Node, port: int = 0) -> Listener:
@@ -422,6 +390,16 @@ async def test_what_is_typed_into_the_bar_leads_to_the_user_the_event_or_the_run
     await desk.browser.click("main a[href^='#/run/']")
     await desk.shows("All deadlines were met, and its events are in order.")
     assert await desk.browser.script("return document.title") == "Run nightly:7 · eventbus console"
+
+    # Ids that no browser leaves in a path.
+    odd = ".."
+    receipt = await desk.node.bus.publish(user=odd, type="note", data={}, id=odd)
+    async with desk.node.bus.run(user=odd, agent="planner", run=odd) as run:
+        await run.thinking("hm")
+    await find("", "User ..")
+    await desk.shows("planner")
+    await find(odd, receipt.entry)
+    await desk.go("#/run/../..", "All deadlines were met, and its events are in order.")
     await desk.is_clean("Failed to load resource")
 
 

@@ -267,6 +267,11 @@ async def test_conversations_are_switched_survive_a_reload_and_a_question_is_set
     second = await browser.open_tab(await demo.url())
     await live(browser)
     await browser.wait_for("document.querySelector('.turn.selected .options button') !== null")
+    # The question itself is among what the agent has written down.
+    shown = "document.querySelector('#{}').textContent"
+    await browser.wait_for(
+        f"{shown.format('received')} > 0 && {shown.format('received')} === {shown.format('published')}"
+    )
     await browser.switch(first)
     chosen = await answer(browser, 2)
     await browser.switch(second)

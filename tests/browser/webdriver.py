@@ -74,6 +74,8 @@ class Browser:
                 _value(await self._client.delete(f"{self._path}/window"))
         await self.switch(str(opened["handle"]))
         await self._post("window/rect", width=width, height=height)
+        # A window that a program opens is behind the one that a user looks at: nothing in it has the focus.
+        await self.cdp("Page.bringToFront")
         await self.cdp("Network.clearBrowserCookies")
         await self.console()
 

@@ -32,6 +32,12 @@ def test_every_link_of_the_documentation_leads_somewhere() -> None:
     assert [one for page in PAGES for one in broken(page)] == []
 
 
+def test_no_guide_has_an_index_asked_for_this_project() -> None:
+    """No public index has it: under its name there may be another's. It is installed from a checkout."""
+    asking = re.compile(r"pip install (?:-\S+ )*[\"']?eventbus\b")
+    assert [str(page) for page in PAGES if page.name != "CHANGELOG.md" and asking.search(page.read_text())] == []
+
+
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     page = tmp_path.joinpath("page.md")
     page.write_text("# The `one` place\n[a](#the-one-place) [b](#another) [c](none.md) [d](https://example.com)\n")

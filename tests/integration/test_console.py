@@ -52,9 +52,12 @@ class Port:
             yield _messages(answer.aiter_lines())
 
     async def see(self, path: str, **query: str) -> Any:
+        return await self.answer(path, query)
+
+    async def answer(self, path: str, query: dict[str, str], *, status: int = 200) -> Any:
         headers = {"Authorization": bearer(token_of("olga", scopes=["admin"]))}
         answer = await self.http.get(f"/admin/v1/{path}", headers=headers, params=query)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == status, answer.text
         return answer.json()
 
 
@@ -207,6 +210,18 @@ async def test_dead_letters_are_listed_by_what_an_action_on_them_would_be_narrow
         for query, found in (({}, entries), ({"type": "memo"}, entries[:1]), ({"reason": "nacked"}, [])):
             page = await port.see("dead-letters", **query)
             assert [one["entry"] for one in page["dead_letters"]] == found
+
+
+async def test_ids_that_no_client_leaves_in_a_path_are_asked_for_as_a_query(port: Port) -> None:
+    for odd in (".", ".."):
+        receipt = await port.node.bus.publish(user=odd, type="note", data={}, id=odd)
+        async with port.node.bus.run(user=odd, agent="planner", run=odd) as run:
+            await run.thinking("hm")
+        assert (await port.see("user", user=odd))["stored"] == 4
+        assert (await port.see("event", user=odd, event=odd))["report"]["entry"] == receipt.entry
+        assert [one["type"] for one in (await port.see("run", user=odd, run=odd))["events"]][-1] == "agent_completed"
+    for name, query in (("user", {}), ("event", {"user": "alice"}), ("run", {"user": "alice"})):
+        assert (await port.answer(name, query, status=400))["error"]["field"] == name
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------

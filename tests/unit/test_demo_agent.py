@@ -104,6 +104,24 @@ async def test_where_several_passages_fit_the_visitor_is_asked_and_without_an_an
     assert "begins in line 4" in events["agent_text"]["text"]
 
 
+async def test_a_question_is_written_down_while_it_is_open(store: MemoryStore, tmp_path: Path) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_text("No lamp here.\n\n\nThe lamp, the lamp!\n")
+    log = io.BytesIO()
+
+    async def asked() -> str:
+        return next((event.id for _, event in await stored(store) if event.type == "agent_question"), "")
+
+    async with Bus(store=store) as bus:
+        working = asyncio.ensure_future(Answering(job(path), bus, log, ask_ms=MINUTE_MS).work())
+        question = await until(asked, message="it asks")
+        await until(lambda: question.encode() in log.getvalue(), message="its question is in the log")
+        assert "agent_answered" not in [event.type for _, event in await stored(store)]
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+
 LINE = b'{"run":"run_1","id":"e1","entry":"5-0"}\n'
 
 

@@ -35,7 +35,7 @@ export function user({ parts: [name], signal, reload }) {
       card("Dead letters", dead.element), card("Deliveries by type", rates.element), h("div", { class: "columns" }, card("Threads", threads), card("What operators were told", told))),
     every: 5000,
     async load() {
-      const page = await get(path("users", name), {}, signal);
+      const page = await get("user", { user: name }, signal);
       pending.update(page.pending);
       sessions.update(page.sessions);
       runs.update([...page.runs].reverse());
@@ -114,7 +114,7 @@ export function event({ parts: [name, id], signal }) {
     async load() {
       let found;
       try {
-        found = await get(path("events", id), { user: name }, signal);
+        found = await get("event", { user: name, event: id }, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
         whole.hidden = true;
@@ -211,7 +211,7 @@ export function run({ parts: [name, id], query, signal, live }) {
     async load() {
       let found;
       try {
-        found = await get(path("runs", id), { user: name }, signal);
+        found = await get("run", { user: name, run: id }, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
         renew(verdict, error.message, () => h("p", { class: "verdict bad" }, prose(error.message)));
