@@ -144,6 +144,13 @@ class Window:
         return self._held[min(self._held, key=entry_order)].previous
 
     @property
+    def furthest(self) -> EntryId:
+        """The highest id that is held, else `cursor`: a store that does not have it any more has lost it, and with it
+        what came behind it (D4).
+        """
+        return max(self._held, key=entry_order) if self._held else self.cursor
+
+    @property
     def due_ms(self) -> int:
         """No `Clock` is needed before this time."""
         return 0 if self._owed and self._spare > 0 else self._due_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from eventbus.clock import seconds
@@ -14,6 +14,7 @@ from eventbus.store import NodeRecord, Store
 from gateway.config import NodeSettings
 from gateway.counters import Counters
 from gateway.hub import Hub
+from gateway.readiness import Readiness
 from gateway.session import Session
 from gateway.version import VERSION
 
@@ -29,6 +30,7 @@ class Announced(Protocol):
     store: Store
     hub: Hub[Session]
     counters: Counters
+    readiness: Readiness
     node_settings: NodeSettings
     started_ms: int
 
@@ -43,9 +45,6 @@ class Announced(Protocol):
     @property
     def draining(self) -> bool:
         """Whether it takes none."""
-
-    def link_statistics(self) -> Mapping[str, int]:
-        """How the connections to Redis stand; nothing where the store has none."""
 
     def not_ready(self) -> str | None:
         """Why none should come here; None when they may."""
@@ -82,8 +81,8 @@ class Announcing:
             "users": node.hub.users,
             "delivered": node.counters.events_delivered,
             "acked": node.counters.events_acked,
-            # By this a node knows whether it alone is cut off from a primary.
-            "slots_away": node.link_statistics().get("slots_away", 0),
+            # By this another node knows whether it alone is cut off from a part of the store.
+            "lanes_away": node.readiness.lanes_away,
             # By these a node that drains tells how fast its clients may come here.
             "room": max(0, settings.limits.max_connections - node.connections),
             "handshakes_per_second": settings.limits.handshakes_per_second,

@@ -2,7 +2,8 @@
 
 While a part of the store is away (one primary of several) the node stays ready: all nodes have lost the same part, and
 a load balancer that took them all out would shut out the users of the others too. What that part's users have is ended
-as if it were the whole store, when it has been away for as long.
+as if it were the whole store, when it has been away for as long. When it is away from this node alone
+(`gateway.cut_off`) the node is not ready, and its users go at once: other nodes can serve them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 from eventbus.clock import Clock, seconds
 from eventbus.errors import CloseCode
 from gateway.clockwork import STALL_MS
+from gateway.cut_off import CutOff
 from gateway.hub import Hub
 from gateway.lanes import Readers
 from gateway.readiness import Readiness
@@ -44,6 +46,7 @@ class Health:
         readiness: what is proven of the store.
         reader: whether anything is read.
         revocations: whether they are known.
+        cut_off: whether this node alone misses a part of the store.
         store_down_ms: when the store, or a part of it, is away for so long, connections end.
     """
 
@@ -55,6 +58,7 @@ class Health:
         readiness: Readiness,
         reader: Readers,
         revocations: Revocations,
+        cut_off: CutOff,
         store_down_ms: int,
     ) -> None:
         self._hub = hub
@@ -62,6 +66,7 @@ class Health:
         self._readiness = readiness
         self._reader = reader
         self._revocations = revocations
+        self._cut_off = cut_off
         self._store_down_ms = store_down_ms
 
     def __repr__(self) -> str:
@@ -78,7 +83,10 @@ class Health:
     def problem(self) -> str | None:
         """Why the node can not do its work; None when it can."""
         return (
-            self._readiness.problem() or self._reader.problem(self._readiness.proven) or self._problem_of_revocations()
+            self._readiness.problem()
+            or self._reader.problem(self._readiness.proven)
+            or self._problem_of_revocations()
+            or self._cut_off.problem()
         )
 
     def _problem_of_revocations(self) -> str | None:
@@ -101,22 +109,26 @@ class Health:
             if now_ms - begin_ms > LOOK_MS + STALL_MS:
                 continue
             if self.store_is_down:
-                self._close(self._hub, "the store is away")
-            elif self._readiness.longest_failed_ms() >= self._store_down_ms and now_ms >= rests_until_ms:
+                self._close(self._hub, "the store is away", self._store_down_ms)
+            elif self._readiness.longest_failed_ms() >= self._stranded_ms and now_ms >= rests_until_ms:
                 rests_until_ms = now_ms + (REST_MS if self.close_stranded() < CLOSED_A_LOOK else 0)
+
+    @property
+    def _stranded_ms(self) -> int:
+        """For how long a part of the store has to be away before its users go."""
+        return min(self._store_down_ms, self._cut_off.after_ms) if self._cut_off.is_alone else self._store_down_ms
 
     def close_stranded(self) -> int:
         """Closes connections whose part of the store is away for too long. Returns how many."""
-        stranded = (
-            session for session in self._hub if self._readiness.failed_ms_of(session.user) >= self._store_down_ms
-        )
-        return self._close(stranded, "the part of the store that has the user is away")
+        patience_ms = self._stranded_ms
+        stranded = (session for session in self._hub if self._readiness.failed_ms_of(session.user) >= patience_ms)
+        return self._close(stranded, "the part of the store that has the user is away", patience_ms)
 
-    def _close(self, sessions: Iterable[Session], why: str) -> int:
+    def _close(self, sessions: Iterable[Session], why: str, for_ms: int) -> int:
         closed = 0
         for session in islice(sessions, CLOSED_A_LOOK):
             session.close(CloseCode.STORE_UNAVAILABLE, why)
             closed += 1
         if closed:
-            logger.warning("%s for %d s: %d connections are closed", why, self._store_down_ms // 1_000, closed)
+            logger.warning("%s for %d s: %d connections are closed", why, for_ms // 1_000, closed)
         return closed

@@ -29,6 +29,7 @@ from gateway.announcing import Announcing
 from gateway.clockwork import TICK_MS, Clockwork
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
+from gateway.cut_off import CutOff
 from gateway.derived import listener_settings, session_settings, tls_context
 from gateway.drain import drain
 from gateway.gatekeeper import Doorkeeper
@@ -131,12 +132,14 @@ class Node(Hosting):
         self.shedding = Shedding(lambda: self.hub, most_bytes=settings.limits.held_bytes)
         self.sweep = Sweep(self.hub, self.keeper, self.readiness)
         self.moving = Moving(self.hub, self.readiness, others=self.others)
+        self.cut_off = CutOff(self.readiness, others=self.others)
         self.health = Health(
             self.hub,
             self.clock,
             readiness=self.readiness,
             reader=self.reader,
             revocations=self.revocations,
+            cut_off=self.cut_off,
             store_down_ms=settings.liveness.store_down_ms,
         )
         self.hearing = Hearing(
@@ -240,6 +243,7 @@ class Node(Hosting):
             self.sweep.run,
             self.moving.run,
             self.readiness.run,
+            self.cut_off.run,
             self.revocations.run,
             self.holding.run,
             self.rotation.run,

@@ -112,6 +112,12 @@ class Readiness:
         now_ms = self._clock.monotonic_ms()
         return max((proof.failed_ms(now_ms) for proof in self._proofs.values()), default=0)
 
+    @property
+    def lanes_away(self) -> int:
+        """In how many lanes no write and read go through; the other nodes are told."""
+        now_ms = self._clock.monotonic_ms()
+        return sum(proof.failed_ms(now_ms) > 0 for proof in self._proofs.values())
+
     def failed_ms_of(self, user: UserId) -> int:
         """The same of the part where a user is."""
         proof = self._proofs.get(0 if self._lane_of is None else self._lane_of(user))

@@ -215,7 +215,7 @@ class Session:
         """The attach to make now: the first one takes over, a later one never does (D3)."""
         if self.delivery.phase is Phase.ATTACHING:
             return self.opening.first_attach()
-        return self.opening.attach_again(self.delivery.cursor)
+        return self.opening.attach_again(self.delivery.furthest)
 
     def reattach(self, cause: str) -> None:
         """Entries may be pending that nobody holds: attaches again with the socket open (D1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -25,9 +26,9 @@ SLOT = slot_of(KEY)
 
 
 @asynccontextmanager
-async def linked(url: str) -> AsyncIterator[Links]:
+async def linked(url: str, *, timeout_ms: int = 5_000) -> AsyncIterator[Links]:
     """Links that ask for nothing by themselves; closed before the servers are."""
-    links = Links(url, timeout_ms=5_000, refresh_ms=600_000)
+    links = Links(url, timeout_ms=timeout_ms, refresh_ms=600_000)
     try:
         yield links
     finally:
@@ -131,6 +132,85 @@ async def test_primary_that_was_replaced_while_the_connection_was_made_is_not_us
             one.release()
             assert await waiting == "two"
             assert one.log == []
+
+
+async def test_connection_to_a_server_that_stands_still_is_given_up_when_the_primary_is_elsewhere() -> None:
+    """A frozen server takes connections and answers nothing: the time-out of one is no reason to wait."""
+    async with FakeRedis("one") as one, FakeRedis("two") as two, FakeSentinel() as sentinel:
+        sentinel.primary = lambda: one.address
+        one.silent = True
+        async with linked(f"redis+sentinel://{sentinel.address}/main/0", timeout_ms=120_000) as links:
+            waiting = links.execute(read())
+            await until(lambda: one.connections == 1)
+            sentinel.primary, sentinel.failovers = lambda: two.address, 1
+            links.seek()
+            assert await asyncio.wait_for(waiting, 20) == "two"
+
+
+# --- what a Sentinel has told a server to be --------------------------------------------------------------------------
+
+
+def promise(one: FakeRedis, two: FakeRedis, service: str = "main") -> tuple[str, str, str]:
+    """What the Sentinel that leads a failover says when it has told a replica to be the primary."""
+    address = two.address
+    told = f"slave {address} {address.host} {address.port} @ {service} {one.address.host} {one.address.port}"
+    return "message", "+failover-state-wait-promotion", told
+
+
+@asynccontextmanager
+async def about_to_change() -> AsyncIterator[tuple[FakeRedis, FakeRedis, FakeSentinel, Links]]:
+    """A primary, its replica, and a Sentinel that names the first until it is told otherwise."""
+    async with FakeRedis("one") as one, FakeRedis("two", role="slave") as two, FakeSentinel() as sentinel:
+        sentinel.primary = lambda: one.address
+        async with linked(f"redis+sentinel://{sentinel.address}/main/0") as links:
+            assert await links.execute(read()) == "one"
+            await until(lambda: sentinel.names().count("SUBSCRIBE") == 2)
+            yield one, two, sentinel, links
+
+
+@pytest.mark.requirement("R32")
+async def test_server_that_was_told_to_be_the_primary_and_is_one_is_used_before_a_sentinel_names_it() -> None:
+    """The Sentinel asks for up to a second whether it did as it was told; all that time nothing is delivered."""
+    async with about_to_change() as (one, two, sentinel, links):
+        two.role = "master"
+        sentinel.push(*promise(one, two))
+        await until(lambda: links.primary == "two")
+        assert await links.execute(read()) == "two"
+        # The others count as late, until they name it under a new number.
+        links.seek()
+        asked = sentinel.connections
+        await until(lambda: sentinel.connections > asked)
+        assert await links.execute(read()) == "two"
+
+
+async def test_server_that_was_told_to_be_the_primary_is_asked_until_it_is_one() -> None:
+    async with about_to_change() as (one, two, sentinel, links):
+        sentinel.push(*promise(one, two))
+        await until(lambda: two.connections > 0)
+        assert await links.execute(read()) == "one"
+        two.role = "master"
+        await until(lambda: links.primary == "two")
+
+
+async def test_server_that_was_told_to_be_the_primary_of_another_service_is_not_asked() -> None:
+    async with about_to_change() as (one, two, sentinel, links):
+        two.role = "master"
+        asked = sentinel.connections
+        sentinel.push(*promise(one, two, "other"))
+        await until(lambda: sentinel.connections > asked)
+        assert await links.execute(read()) == "one"
+        assert two.connections == 0
+
+
+async def test_server_that_is_no_primary_after_all_is_left_for_the_one_that_the_sentinels_name() -> None:
+    """The Sentinel that led the failover died in the midst of it, and the others made it a replica again."""
+    async with about_to_change() as (one, two, sentinel, links):
+        two.role = "master"
+        sentinel.push(*promise(one, two))
+        await until(lambda: links.primary == "two")
+        two.role = "slave"
+        two.errors = ["READONLY You can't write against a read only replica."]
+        assert await links.execute(read()) == "one"
 
 
 # --- what is the same primary ---------------------------------------------------------------------------------------

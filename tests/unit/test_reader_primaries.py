@@ -86,6 +86,26 @@ async def test_rollback_is_announced_before_what_the_new_primary_gives(bench: Be
     assert client.ops().index("gap") < len(client.ops()) - 1, "the gap comes before what was sent again"
 
 
+async def test_rollback_of_what_was_sent_and_not_acked_is_announced_too(bench: Bench) -> None:
+    """D4. It comes again under another id and unmarked: without a word it would look like another event."""
+    client = await bench.open()
+    (kept,) = await bench.publish(1, id="kept")
+    (lost,) = await bench.publish(1, id="again")
+    await until(lambda: len(client.events()) == 2)
+    moving(bench).roll_back(client.session.user, kept)
+    moving(bench).server = "two"
+    bench.clock.advance(5)
+    (restored,) = await bench.publish(1, id="again")
+
+    await until(lambda: len(client.events()) == 3)
+    assert [gap["reason"] for gap in client.of("gap")] == ["rollback"]
+    assert client.events()[-1] == (restored, 1) != (lost, 1)
+    assert client.ops().index("gap") < len(client.ops()) - 1, "the gap comes before what was sent again"
+    client.say("ack", ids=[kept, restored])
+    await until(lambda: not bench.node.reader.is_busy)
+    assert client.session.delivery.in_flight == 0, "nobody waits for what is no more"
+
+
 async def test_session_that_moves_without_a_loss_is_told_of_nothing(bench: Bench) -> None:
     client = await bench.open()
     entries = await bench.publish(2)
