@@ -34,13 +34,14 @@ from eventbus.tokens import make_token
 from tests.support import needs
 from tests.support.alerting import SCRAPE_MS, Alerting
 from tests.support.balancer_store import StoreWay
+from tests.support.clusters import NewCluster, new_cluster
 from tests.support.compose import alert_rules
 from tests.support.processes import Child, Processes
 from tests.support.sentinels import NewSentinels, new_sentinels
 from tests.support.servers import NewServer, freeze, thaw
 from tests.support.waiting import until
 
-__all__ = ["new_sentinels"]
+__all__ = ["new_cluster", "new_sentinels"]
 
 pytestmark = [needs.needs_prometheus, pytest.mark.timeout(240)]
 
@@ -488,6 +489,29 @@ async def test_a_primary_that_is_replaced(world: World, alerts: tuple[str, ...],
     await world.alerting.quiet(*alerts)
     await asyncio.to_thread(sentinels.fail_over)
     await world.alerting.fire(*alerts, timeout_ms=40_000)
+
+
+@staged("EventbusStorePartAway")
+@pytest.mark.soak
+@pytest.mark.requirement("R29", "R32")
+async def test_a_primary_of_a_cluster_that_is_away_with_its_replica(
+    world: World, alerts: tuple[str, ...], new_cluster: NewCluster
+) -> None:
+    cluster = new_cluster()
+    lost = cluster.primaries[0]
+    replica = cluster.replica(lost)
+    await world.start("n1", redis_url=cluster.url)
+    await world.watch()
+    await world.alerting.quiet(*alerts)
+    cluster.freeze(replica)
+    cluster.freeze(lost)
+    try:
+        await world.alerting.fire(*alerts, timeout_ms=40_000)
+        assert 0.3 < await world.alerting.value("eventbus_store_away_ratio") < 0.4
+        assert await world.alerting.value("eventbus_ready") == 1
+    finally:
+        cluster.thaw(lost)
+        cluster.thaw(replica)
 
 
 @pytest.mark.soak
