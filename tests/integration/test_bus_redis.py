@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -155,9 +156,10 @@ async def test_the_breaker_closes_by_itself_when_the_server_is_back_although_nob
 
 async def test_replicated_is_told_apart_from_stored(new_server: NewServer) -> None:
     primary, replica = new_server(extra=("--repl-diskless-sync-delay", "0")), new_server()
-    async with Bus(primary.url, settings=QUICK) as bus:
+    settings = dataclasses.replace(QUICK, publish=dataclasses.replace(QUICK.publish, replicated_timeout_ms=200))
+    async with Bus(primary.url, settings=settings) as bus:
         with pytest.raises(NotReplicated) as caught:
-            await bus.publish(user="ada", type="note", data={}, id="alone", durability="replicated", deadline_ms=1_500)
+            await bus.publish(user="ada", type="note", data={}, id="alone", durability="replicated", deadline_ms=2_500)
         assert caught.value.retryable
         assert request(replica.url, "REPLICAOF", "127.0.0.1", str(primary.port)) == b"+OK"
         await until(_linked(replica.url), 20_000)

@@ -10,6 +10,7 @@ from tests.support.installation import NewInstallation, Storm
 from tests.support.needs import program
 from tests.support.processes import ROOT, Processes
 from tests.support.reader import NodeReader, needs_ws, start_reader
+from tests.support.stalls import Stalls, within
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.fault
@@ -201,8 +202,11 @@ async def test_a_client_whose_token_ran_out_comes_back_with_a_new_one(new_instal
 @pytest.mark.requirement("R25")
 async def test_a_token_without_a_successor_ends_the_client_by_name(new_installation: NewInstallation) -> None:
     bus = await new_installation()
-    reader = start_reader(bus, token=bus.token(ttl_ms=2_000))
-    await reader.live()
+    for ttl_ms in (2_000, 5_000, 15_000):  # a slow machine starts the client when a short one is over
+        reader = start_reader(bus, token=bus.token(ttl_ms=ttl_ms))
+        await reader.until(lambda seen: {"live", "closed"} & set(seen.states), "it is live, or was too late")
+        if "live" in reader.states:
+            break
     await reader.until(lambda seen: seen.state == "closed", "it is over")
     assert (reader.errors, reader.of("error")[0]["closeCode"]) == (["unauthenticated"], 4501)
     assert reader.closes[:1] in ([], [4004])
@@ -270,31 +274,49 @@ async def test_an_event_that_fails_each_time_is_dropped_with_a_word(new_installa
 
 
 async def test_what_waits_behind_a_slow_handler_is_not_delivered_twice(new_installation: NewInstallation) -> None:
-    bus = await new_installation(ack_timeout_ms=900)
-    reader = start_reader(bus, handlerMs=400)
+    bus = await new_installation(ack_timeout_ms=3_000)
+    reader = start_reader(bus, handlerMs=1_100)
     await reader.live()
-    await reader.has(await bus.publish(8))
+    await reader.has(await bus.publish(4))
     await bus.all_acked()
     assert [record["op"] for record in reader.of("sent")].count("working") >= 3
     got = sum(record.get("events", 0) for record in reader.got("events"))
-    assert got == 8, "nothing was sent twice"
+    assert got == 4, "nothing was sent twice"
 
 
 @pytest.mark.requirement("R8")
 async def test_200_events_a_second_are_acked_in_few_frames_and_in_time(new_installation: NewInstallation) -> None:
-    bus = await new_installation(ack_timeout_ms=1_500)
+    bus = await new_installation(ack_timeout_ms=8_000)
     reader = start_reader(bus)
     await reader.live()
-    await bus.publish(900, pace_s=0.004)
-    await reader.has(bus.published)
-    await bus.all_acked(1_000)
+    with Stalls() as machine:
+        await bus.publish(900, pace_s=0.004)
+        await reader.has(bus.published)
+        async with within(1):
+            await bus.all_acked()
+        lost_ms = 1_000 * machine.lost_s
 
-    sent = [record["atMs"] for record in reader.of("sent")]
+    sent = [record["atMs"] for record in reader.look().of("sent")]
     # The lowest tier: a bucket of ten seconds' worth of 20 frames. The client keeps below by itself.
-    assert len(sent) < 250
+    assert len(sent) < 160 + 20 * (sent[-1] - sent[0]) / 1_000
     assert all(later - sooner > 2_000 for sooner, later in zip(sent, sent[140:], strict=False))
-    assert sum(record.get("events", 0) for record in reader.got("events")) == 900, "no ack was late"
+    late_ms = _ack_waits_ms(reader)
+    assert len(late_ms) == 900
+    assert max(late_ms) < 1_500 + lost_ms, f"acks are late, and the machine lost {lost_ms:.0f} ms: {max(late_ms)}"
+    assert sum(record.get("events", 0) for record in reader.got("events")) == 900, "nothing was sent twice"
     assert (reader.errors, bus.proxy.accepted) == ([], 1)
+
+
+def _ack_waits_ms(reader: NodeReader) -> list[int]:
+    """How long each event waited for its ack once it was handled; events are handled and acked in their order."""
+    handled = reader.of("event")
+    places = {record["entry"]: place for place, record in enumerate(handled, 1)}
+    waits_ms: list[int] = []
+    for frame in reader.of("sent"):
+        if frame["op"] == "ack":
+            acked = places[frame["upto"]] if "upto" in frame else len(waits_ms) + frame["ids"]
+            waits_ms += [frame["atMs"] - record["atMs"] for record in handled[len(waits_ms) : acked]]
+    return waits_ms
 
 
 # --- confirmations and filters ----------------------------------------------------------------------------------------

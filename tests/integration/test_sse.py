@@ -362,16 +362,17 @@ async def test_a_drain_says_when_to_come_back_and_closes(nodes: Nodes) -> None:
         draining = asyncio.create_task(node.drain())
         away = await client.expect("goaway", reason="draining")
         assert away.retry_ms == away.data["reconnect_after_ms"]
+        # Its ack is waited for, so the listener still answers.
+        async with sse(node.port, token_of()) as late:
+            assert (late.status, late.body["error"]["code"]) == (503, "draining")
+            assert "retry-after" in late.headers
+        async with sse(node.port, token_of(), sec_fetch_mode="cors") as browser:
+            assert browser.status == 200
+            last = await browser.until_closed()
+            assert (last.data["code"], last.retry_ms) == (4001, 2_000)
         assert await acked(other, ids=[entry]) == 1
         last = await client.until_closed()
         assert (last.data["code"], last.id) == (4001, None)
-    async with sse(node.port, token_of()) as late:
-        assert (late.status, late.body["error"]["code"]) == (503, "draining")
-        assert "retry-after" in late.headers
-    async with sse(node.port, token_of(), sec_fetch_mode="cors") as browser:
-        assert browser.status == 200
-        last = await browser.until_closed()
-        assert (last.data["code"], last.retry_ms) == (4001, 2_000)
     await draining
 
 

@@ -101,7 +101,7 @@ async def _pytest(processes: Processes, directory: Path, text: str, value: str |
     options = ["-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     env = {} if value is None else {"EVENTBUS_TEST_NO_SKIP": value}
     run = processes.python("-m", "pytest", *options, "--rootdir", directory, directory, env=env)
-    return await run.wait(timeout_ms=30_000), run.stdout
+    return await run.wait(timeout_ms=90_000), run.stdout
 
 
 async def test_a_skip_is_a_failure_where_everything_is_installed(tmp_path: Path, processes: Processes) -> None:

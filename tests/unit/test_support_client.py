@@ -69,7 +69,7 @@ async def test_a_client_whose_connection_is_over_before_it_has_begun_comes_back(
     with door.open():
         tasks = [asyncio.create_task(client.run(plan)), asyncio.create_task(slow_loop())]
         try:
-            await until(lambda: door.came >= TIMES, message=lambda: f"{TIMES} connections: {door.came}")
+            await until(lambda: door.came >= TIMES, 60_000, lambda: f"{TIMES} connections: {door.came}")
         finally:
             for task in tasks:
                 task.cancel()
