@@ -356,13 +356,13 @@ async def test_it_takes_a_session_over_from_a_socket(node: Node) -> None:
 @pytest.mark.requirement("R10")
 async def test_a_drain_says_when_to_come_back_and_closes(nodes: Nodes) -> None:
     node, other = await nodes.start("n1"), await nodes.start("n2")
-    async with listening(node) as client:
+    # A socket that does not answer its close keeps the listener answering.
+    async with listening(node) as client, opened(node, "bob"):
         (entry,) = await publish(node, "one")
         await client.deliveries(1)
         draining = asyncio.create_task(node.drain())
         away = await client.expect("goaway", reason="draining")
         assert away.retry_ms == away.data["reconnect_after_ms"]
-        # Its ack is waited for, so the listener still answers.
         async with sse(node.port, token_of()) as late:
             assert (late.status, late.body["error"]["code"]) == (503, "draining")
             assert "retry-after" in late.headers
