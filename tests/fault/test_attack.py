@@ -17,6 +17,7 @@ from tests.support.garbage import Attack, descriptors, resident_bytes
 from tests.support.load.world import NewWorld, Node, World
 from tests.support.processes import Processes
 from tests.support.raw_websocket import RawClient, connected
+from tests.support.stalls import within
 from tests.support.waiting import until
 
 pytestmark = [
@@ -111,7 +112,7 @@ async def test_slow_requests_take_the_places_of_slow_requests_and_of_nobody_else
                 if not raw.writer.transport.is_closing():
                     raw.write(b"X-%d: y\r\n" % number)
             most = max(most, descriptors(node.child.pid))
-            async with httpx.AsyncClient(base_url=f"http://{node.address}", timeout=2) as http:
+            async with within(2), httpx.AsyncClient(base_url=f"http://{node.address}", timeout=20) as http:
                 assert (await http.get("/healthz")).status_code == 200
     assert most <= before + 100 + 30, "a bounded number of those who are slow, and a few who come and go"
     await _back_to(node, before)

@@ -25,6 +25,7 @@ from tests.support.bench import Bench
 from tests.support.load.world import SECRET, Clients, NewWorld, Node, Publishing, World
 from tests.support.raw_websocket import client_frame, upgrade_head
 from tests.support.subscribing import background
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.requirement("R9")
 
@@ -238,8 +239,9 @@ async def test_a_publisher_whose_server_is_away_holds_a_bounded_number_of_bytes_
                 asyncio.create_task(bus.publish(user=f"user{number % 50}", type="note", data={"text": text}))
                 for number in range(2_500)
             ]
-            done, waiting = await asyncio.wait(publishes, timeout=1)
-            refused = [task.exception() for task in done]
+            await until(lambda: sum(task.done() for task in publishes) + bus.statistics().queued_events == 2_500)
+            waiting = [task for task in publishes if not task.done()]
+            refused = [task.exception() for task in publishes if task.done()]
             assert refused
             assert {type(error) for error in refused} == {StoreBusy}
             assert "nothing of this was sent" in str(refused[0])

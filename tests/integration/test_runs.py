@@ -149,7 +149,7 @@ async def test_a_client_sees_the_end_of_a_run_whose_process_is_gone(nodes_on_eac
     node = await nodes_on_each.start(watch_ms=100)
     async with opened(node) as client:
         await client.expect("caught_up")
-        async with Bus.from_env(redis_url=nodes_on_each.url, run_lease_ms=500) as bus:
+        async with Bus.from_env(redis_url=nodes_on_each.url, run_lease_ms=2_000) as bus:
             run_id = await bus.request_run(user="alice", agent="planner", thread="t1")
             run = bus.run(user="alice", agent="planner", thread="t1", run=run_id)
             await run.__aenter__()
