@@ -208,7 +208,7 @@ async def test_a_wait_that_times_out_says_what_there_is_and_may_be_repeated(node
         await phone.events(1)
         await said(phone, "r", ids=[receipt.entry])
         with pytest.raises(ConfirmationTimeout) as caught:
-            await receipt.wait("confirmed", timeout_ms=500)
+            await receipt.wait("confirmed", timeout_ms=1_500)
         assert caught.value.retryable
         assert [(one.session, one.level) for one in caught.value.confirmations] == [("phone", "received")]  # type: ignore[attr-defined]
         again = waiting(receipt, "confirmed", "any")
