@@ -127,18 +127,23 @@ _READ_NO_GROUP: Final = NewRead(state=ReadState.NO_GROUP)
 
 def new_reads(reply: Any, primary: str) -> list[NewRead | StoreError]:
     """The answer of read.lua."""
-    return [new_read(raw, primary) for raw in reply]
+    found: list[NewRead | StoreError] = []
+    words = iter(reply)
+    for word in words:
+        if word.__class__ is int:  # nearly always: how many entries, and then their ids and bodies
+            entries = tuple([StoredEntry(EntryId(next(words).decode()), next(words)) for _ in range(word)])
+            found.append(NewRead(state=ReadState.OK, entries=entries, primary=primary))
+        else:
+            found.append(_uncommon_read(word, primary))
+    return found
 
 
-def new_read(raw: Any, primary: str) -> NewRead | StoreError:
-    """The answer of read.lua for one session."""
+def _uncommon_read(raw: Any, primary: str) -> NewRead | StoreError:
     if isinstance(raw, Exception):
         return translate(raw)
     state = raw[0]
     if state == b"ok":
-        entries = tuple([StoredEntry(EntryId(entry[0].decode()), entry[1][1]) for entry in raw[1]])
-        if len(raw) == 2:
-            return NewRead(state=ReadState.OK, entries=entries, primary=primary)
+        entries = tuple([entry_of(entry) for entry in raw[1]])
         released = tuple(EntryId(entry.decode()) for entry in raw[6:])
         gap = read_gap(*raw[2:6])
         return NewRead(state=ReadState.OK, entries=entries, gap=gap, released=released, primary=primary)

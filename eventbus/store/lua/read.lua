@@ -15,8 +15,9 @@
 --   count...         repeated: the room in its window, at least 1
 --   verify...        repeated: the last id read when the last read was a full one, else empty (D7)
 -- Returns
---   for each session {'ok', entries} | {'ok', entries, reason or '', after, before, count or -1, released id...} | {'lost'} |
---   {'no_group'} | an error, with each entry as {id, {'d', body}}
+--   for each session how many entries, then id and body of each (words and no tables, which cost more than the words)
+--   | {'ok', entries, reason or '', after, before, count or -1, released id...} with each entry as {id, {'d', body}}
+--   | {'lost'} | {'no_group'} | an error
 --@include clock
 --@include live
 
@@ -91,6 +92,13 @@ local function clear_hole(stream, live, hole)
   redis.call('HDEL', live, '#')
 end
 
+-- Few users have any that were released: one look for all.
+local all_released = {}
+for key = 3, #KEYS, 4 do
+  all_released[#all_released + 1] = KEYS[key]
+end
+local is_any_released = redis.call('EXISTS', unpack(all_released)) > 0
+
 local answers = {}
 local key = 1
 for i = 3, #ARGV, 4 do
@@ -115,15 +123,18 @@ for i = 3, #ARGV, 4 do
         answer = string.find(read.err, '^NOGROUP') and { 'no_group' } or read
       else
         local entries = read and read[1][2] or {}
-        answer = { 'ok', entries }
-        -- Few users have any that were released.
-        local gone = read and redis.call('EXISTS', released) == 1 and released_among(entries, released) or {}
+        local gone = read and is_any_released and released_among(entries, released) or {}
         if gap or #gone > 0 then
-          for _, part in ipairs(gap or { '', '', '', -1 }) do
-            answer[#answer + 1] = part
-          end
+          answer = { 'ok', entries, unpack(gap or { '', '', '', -1 }) }
           for _, id in ipairs(gone) do
             answer[#answer + 1] = id
+          end
+        else
+          answer = nil
+          answers[#answers + 1] = #entries
+          for _, entry in ipairs(entries) do
+            answers[#answers + 1] = entry[1]
+            answers[#answers + 1] = entry[2][2]
           end
         end
       end
@@ -132,7 +143,9 @@ for i = 3, #ARGV, 4 do
       clear_hole(stream, live, hole)
     end
   end
-  answers[#answers + 1] = answer
+  if answer then
+    answers[#answers + 1] = answer
+  end
   key = key + 4
 end
 return answers
