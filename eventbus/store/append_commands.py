@@ -61,9 +61,9 @@ class AppendCommands:
             used, given = self.of_event(event)
             return evalsha(
                 "append",
-                used,
+                (*self.shared_keys(event), *used),
                 (*self.append_limits, *given),
-                lambda reply, primary: self._appended(event, reply[0], primary),
+                lambda reply, primary: self._all_appended((event,), reply, primary)[0],
                 pinned=True,
             )
 
@@ -73,9 +73,10 @@ class AppendCommands:
             return self._appended(event, reply, primary)
 
         used, given = self.of_event(event)
+        operators = self.keys.user(event.user).partition.operators
         return evalsha(
             "append_run",
-            (*used, self.keys.run(event.user, step.run), self.keys.user(event.user).partition.operators),
+            (*self.shared_keys(event), *used, self.keys.run(event.user, step.run), operators),
             (*self.append_limits, *given, *step_arguments(step, event.event)),
             parse_step,
             pinned=True,
@@ -83,7 +84,7 @@ class AppendCommands:
 
     def append_many(self, events: Sequence[Append]) -> Command[list[Appended | StoreError]]:
         """Store events that are no steps of runs, in their order; the slots do not matter, as for reads."""
-        used: list[str] = []
+        used: list[str] = [*self.shared_keys(events[0])]
         given: list[Argument] = [*self.append_limits]
         for event in events:
             keys, arguments = self.of_event(event)
@@ -91,12 +92,19 @@ class AppendCommands:
             given += arguments
 
         def parse(reply: Any, primary: str) -> list[Appended | StoreError]:
-            return [self._appended(event, raw, primary) for event, raw in zip(events, reply, strict=True)]
+            return self._all_appended(events, reply, primary)
 
         return evalsha("append", used, given, parse, pinned=True)
 
+    def shared_keys(self, first: Append) -> tuple[str, str]:
+        """The keys, of the first event's partition, with which those of every script begin that stores events."""
+        partition = self.keys.user(first.user).partition
+        return partition.counts, partition.paused
+
     def of_event(self, event: Append) -> tuple[tuple[str, ...], tuple[Argument, ...]]:
-        """The keys and the arguments that an event has in every script that stores one, after `append_limits`."""
+        """The keys and the arguments that an event has in every script that stores one, after `shared_keys` and
+        `append_limits`.
+        """
         keys = self.keys.user(event.user)
         partition, demand = keys.partition, event.demand
         used = (
@@ -106,9 +114,7 @@ class AppendCommands:
             partition.bucket_odd,
             keys.threads,
             partition.due,
-            partition.counts,
             partition.waiting,
-            partition.paused,
         )
         return used, (
             idempotency_field(event.user, event.event),
@@ -120,6 +126,17 @@ class AppendCommands:
             "" if demand is None else demand.level.value,
             "" if demand is None else demand.within_ms,
         )
+
+    def _all_appended(self, events: Sequence[Append], reply: Any, primary: str) -> list[Appended | StoreError]:
+        """The answer of append.lua."""
+        words = iter(reply)
+        return [
+            # Nearly always: the entry, and how many nodes were woken.
+            Appended(entry=EntryId(word.decode()), duplicate=False, primary=primary, woken=next(words))
+            if word.__class__ is bytes
+            else self._appended(event, word, primary)
+            for event, word in zip(events, words, strict=True)
+        ]
 
     def _appended(self, event: Append, reply: Any, primary: str) -> Appended | StoreError:
         """The answer for one event."""

@@ -64,6 +64,18 @@ def _facts(entries: Sequence[EntryId], facts: Sequence[EntryFacts | None]) -> st
     return " ".join(f"{_word(one)}:{sum(1 for _ in run)}" for one, run in groupby(facts))
 
 
+def _is_plain(request: AckRequest | ConfirmRequest) -> bool:
+    """Whether it is of the session's own connection, and of entries of one kind that are the session's alone."""
+    facts = request.facts
+    return (
+        request.connection is not None
+        and len(facts) > 0
+        and (first := facts[0]) is not None
+        and not first.shared
+        and (len(facts) == 1 or facts.count(first) == len(facts))
+    )
+
+
 def _word(facts: EntryFacts | None) -> str:
     if facts is None:
         return ":u"
@@ -136,6 +148,8 @@ class Commands(AppendCommands):
     def ack(self, requests: Sequence[AckRequest | ConfirmRequest]) -> Command[list[int | StoreError]]:
         """Release what clients acked, of any users; the slots do not matter, as for reads."""
         settings = self.settings
+        if all(map(_is_plain, requests)):
+            return self._ack_plain(requests)
         used: list[str] = []
         given: list[Argument] = [settings.retention_ms, settings.confirmation_records.value, settings.live_ttl_ms]
         for request in requests:
@@ -150,6 +164,16 @@ class Commands(AppendCommands):
                 _facts(request.entries, request.facts),
                 ",".join(request.entries),
             )
+        return evalsha("ack_mixed", used, given, whole_numbers)
+
+    def _ack_plain(self, requests: Sequence[AckRequest | ConfirmRequest]) -> Command[list[int | StoreError]]:
+        settings = self.settings
+        used: list[str] = [self.keys.user(requests[0].user).partition.counts]
+        given: list[Argument] = [settings.retention_ms, settings.confirmation_records.value]
+        for request in requests:
+            keys = self.keys.user(request.user)
+            used += (keys.stream, keys.records)
+            given += (request.session, _facts(request.entries, request.facts), ",".join(request.entries))
         return evalsha("ack", used, given, whole_numbers)
 
     def confirm(self, request: ConfirmRequest) -> Command[Confirmed]:

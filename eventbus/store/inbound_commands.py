@@ -212,10 +212,8 @@ def answer(keys: Keys, commands: Commands, given: Answer) -> Command[AnswerOutco
         given.settled,
         named.channel,
     )
-    asked_for = (named.questions, keys.run(user, given.run))
-    return Command(
-        _evalsha("answer", *used, *asked_for, *commands.append_limits, *stored, *words), parse, scripted=True
-    )
+    every_key = (*commands.shared_keys(given.event), *used, named.questions, keys.run(user, given.run))
+    return Command(_evalsha("answer", *every_key, *commands.append_limits, *stored, *words), parse, scripted=True)
 
 
 def close_inbound(keys: Keys, user: UserId, run: RunId) -> Command[int]:

@@ -17,6 +17,7 @@ __all__ = ["NAMES", "Script", "all_scripts", "parse_script", "script"]
 
 NAMES: Final = (
     "ack",
+    "ack_mixed",
     "answer",
     "append",
     "append_run",
@@ -77,7 +78,7 @@ class Script:
         text: what the server runs.
         sha: what it is called by.
         keys: the names of its KEYS, in order.
-        keys_repeated: they come as a group, again and again.
+        repeated_keys: those of them that come as a group, again and again.
         arguments: the names of its ARGV, in order; those named in `repeated` come as a group, again and
             again.
         repeated: the names of the group.
@@ -88,7 +89,7 @@ class Script:
     text: str
     sha: str
     keys: tuple[str, ...]
-    keys_repeated: bool
+    repeated_keys: tuple[str, ...]
     arguments: tuple[str, ...]
     repeated: tuple[str, ...]
     returns: str
@@ -123,7 +124,7 @@ def parse_script(name: str, source: str, shared: dict[str, str]) -> Script:
         text=text,
         sha=sha1(text.encode(), usedforsecurity=False).hexdigest(),
         keys=tuple(key for key, _ in names["KEYS"]),
-        keys_repeated=any(again for _, again in names["KEYS"]),
+        repeated_keys=tuple(key for key, again in names["KEYS"] if again),
         arguments=tuple(argument for argument, _ in names["ARGV"]),
         repeated=tuple(argument for argument, again in names["ARGV"] if again),
         returns=" ".join(line.removeprefix("--").strip() for line in sections["Returns"]),

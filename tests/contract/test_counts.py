@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 from zlib import crc32
@@ -11,7 +12,7 @@ import pytest
 
 from eventbus.config import ConfirmationRecords
 from eventbus.event import Level
-from eventbus.ids import EntryId, EventId, SessionId
+from eventbus.ids import EntryId, EventId, SessionId, UserId
 from eventbus.store import (
     AckRequest,
     Append,
@@ -202,3 +203,40 @@ async def test_more_types_than_fit_count_as_other(world: World) -> None:
     assert sum(n for name, n in found.items() if name.startswith("received:")) == 520
     assert found["received:other"] >= 20
     assert len(found) <= 502
+
+
+async def test_what_many_users_store_and_ack_together_counts_once_each_in_the_sum_of_all_partitions(
+    world: World,
+) -> None:
+    users = [UserId(f"user{number}") for number in range(20)]
+    fences = [fence_of(f"c{number}", user=user) for number, user in enumerate(users)]
+    for fence in fences:
+        await world.open(fence)
+    kinds = [("note", "chat")[number % 2] for number in range(20)]
+    appends = [
+        Append(user=user, event=EventId("once"), body=kind.encode(), type=kind)
+        for user, kind in zip(users, kinds, strict=True)
+    ]
+    entries = [stored(result).entry for result in await world.append(*appends)]
+    assert [stored(result).duplicate for result in await world.append(*appends)] == [True] * 20
+    for fence in fences:
+        await world.read(fence)
+    requests = [
+        AckRequest(
+            user=fence.user,
+            session=fence.session,
+            entries=[entry, EntryId("1-0")],
+            facts=[EntryFacts(kind)] * 2,
+            connection=fence.connection,
+        )
+        for fence, entry, kind in zip(fences, entries, kinds, strict=True)
+    ]
+
+    assert await world.store.ack_many(requests) == [1] * 20
+    assert await world.store.ack_many(requests) == [0] * 20
+
+    summed: Counter[str] = Counter()
+    for found in await world.store.counts(range(world.settings.partitions)):
+        assert not isinstance(found, Exception), found
+        summed.update({f"{state}:{kind}": n for (state, kind), n in found.items()})
+    assert summed == {f"{state}:{kind}": 10 for state in ("stored", "received") for kind in ("note", "chat")}

@@ -22,6 +22,7 @@ from eventbus.store import (
     ConfirmRequest,
     DeadLetter,
     Demand,
+    EntryFacts,
     Fence,
     NodeRecord,
     ReadRequest,
@@ -104,7 +105,19 @@ CALLS: dict[str, Command[Any]] = {
         SETTINGS,
         TakeCommands(user=USER, group="run:run_1", run=RUN, count=10, idle_ms=30_002, max_deliveries=6),
     ),
-    "ack": COMMANDS.ack([AckRequest(user=USER, session=SESSION, entries=[ENTRY, ENTRY])] * 2),
+    "ack": COMMANDS.ack(
+        [
+            AckRequest(
+                user=USER,
+                session=SESSION,
+                entries=[ENTRY, ENTRY],
+                facts=[EntryFacts("note")] * 2,
+                connection=FENCE.connection,
+            )
+        ]
+        * 2
+    ),
+    "ack_mixed": COMMANDS.ack([AckRequest(user=USER, session=SESSION, entries=[ENTRY, ENTRY])] * 2),
     "append": COMMANDS.append_many([APPEND, APPEND]),
     "append_run": COMMANDS.append(replace(APPEND, step=STEP)),
     "claim_run": runs.claim_run(KEYS, SETTINGS, LEASE, "owner-0"),
@@ -312,8 +325,10 @@ def test_every_file_is_a_script_and_every_script_is_called() -> None:
 def test_call_passes_the_keys_that_the_header_names(each: Script) -> None:
     verb, sha, count, *rest = CALLS[each.name].arguments
     assert (verb, sha) == ("EVALSHA", each.sha)
-    # Where the keys are repeated, there are two groups of them, as of the arguments.
-    names = each.keys * (2 if each.keys_repeated else 1)
+    once = len(each.keys) - len(each.repeated_keys)
+    assert each.keys[once:] == each.repeated_keys, "what is repeated comes last"
+    # Where keys are repeated, there are two groups of them, as of the arguments.
+    names = each.keys + each.repeated_keys
     assert count == len(names)
     assert rest[: len(names)] == [key_called(name) for name in names]
 
@@ -339,16 +354,18 @@ def test_call_passes_the_arguments_that_the_header_names(each: Script) -> None:
 def test_script_uses_every_key_and_argument_and_no_other(each: Script) -> None:
     code = "\n".join(line for line in each.text.splitlines() if not line.lstrip().startswith("--"))
     used = {int(number) for number in re.findall(r"KEYS\[(\d+)", code)}
-    if each.keys_repeated:
-        assert not used
-        used = {1 + int(number or 0) for number in re.findall(r"KEYS\[key(?: \+ (\d+))?\]", code)}
-        assert f"key = key + {len(each.keys)}\n" in code
+    if each.repeated_keys:
+        fixed = len(each.keys) - len(each.repeated_keys)
+        assert used == set(range(1, fixed + 1))
+        used |= {fixed + 1 + int(number or 0) for number in re.findall(r"KEYS\[key(?: \+ (\d+))?\]", code)}
+        assert re.search(rf"\bkey = (?:\{{\}}, )?{fixed + 1}\n", code), "where the first group begins"
+        assert f"key = key + {len(each.repeated_keys)}\n" in code
     arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
     if each.name in ("append", "append_run", "answer"):
-        used |= {3, 4}  # the two buckets, whose number is computed
+        used |= {5, 6}  # the two buckets, whose number is computed
     if each.name in ("append_run", "answer"):
-        assert "store_event(1, 7" in code  # where the keys and arguments of the event begin
-        used |= {1 + int(number or 0) for number in re.findall(r"KEYS\[key(?: \+ (\d+))?\]", code)}
+        assert "store_event(3, 7" in code  # where the keys and arguments of the event begin
+        used |= {3 + int(number or 0) for number in re.findall(r"KEYS\[key(?: \+ (\d+))?\]", code)}
         arguments |= {7 + int(number or 0) for number in re.findall(r"ARGV\[argument(?: \+ (\d+))?\]", code)}
     assert used == set(range(1, len(each.keys) + 1))
     once = len(each.arguments) - len(each.repeated)

@@ -3,15 +3,15 @@
 -- Not allowed when memory is full: it stores an event.
 --
 -- KEYS
+--   counts           the partition's counts
+--   paused           types of which nothing is taken
 --   stream           the user's stream
 --   live             the user's live sessions
 --   bucket_even      idempotency fields of the even windows
 --   bucket_odd       idempotency fields of the odd windows
 --   threads          the user's threads by the place of their last event
 --   due              what the partition watches
---   counts           the partition's counts
 --   waiting          users for whom something waits, by the time of the oldest entry that does
---   paused           types of which nothing is taken
 --   questions        the user's questions
 --   run              the hash of the run that asked
 -- ARGV
@@ -56,7 +56,7 @@ if question[STATE] == 'answered' then
   if question[SETTLED] ~= ARGV[20] then
     return { 'already_answered' }
   end
-  local known = store_event(1, 7, function()
+  local known = store_event(3, 7, function()
     return { 'forgotten', '' }
   end)
   return { 'accepted', known[2] }
@@ -81,10 +81,11 @@ else
   end
 end
 
-local stored = store_event(1, 7)
+local stored = store_event(3, 7)
 if stored[1] ~= 'stored' and stored[1] ~= 'duplicate' then
   return stored
 end
+count_stored()
 question[STATE], question[SETTLED] = 'answered', ARGV[20]
 keep_question(questions, asked, question)
 prolong(questions, retention_ms)

@@ -3,15 +3,15 @@
 -- Not allowed when memory is full: that is the publisher's to wait for.
 --
 -- KEYS
+--   counts           the partition's counts
+--   paused           types of which nothing is taken
 --   stream           the user's stream
 --   live             the user's live sessions
 --   bucket_even      idempotency fields of the even windows
 --   bucket_odd       idempotency fields of the odd windows
 --   threads          the user's threads by the place of their last event
 --   due              what the partition watches
---   counts           the partition's counts
 --   waiting          users for whom something waits, by the time of the oldest entry that does
---   paused           types of which nothing is taken
 --   run              the run's hash
 --   operators        the events for the operators
 -- ARGV
@@ -48,7 +48,7 @@
 --@include counts
 --@include storing
 
-local stream, user, due = KEYS[1], ARGV[9], KEYS[6]
+local stream, user, due = KEYS[3], ARGV[9], KEYS[8]
 local run, seq, owner = KEYS[10], tonumber(ARGV[16]), ARGV[17]
 local stands, last
 
@@ -92,10 +92,11 @@ local function refusal()
   return nil
 end
 
-local answer = store_event(1, 7, refusal)
+local answer = store_event(3, 7, refusal)
 if answer[1] ~= 'stored' then
   return answer
 end
+count_stored()
 
 local entry = answer[2]
 local member = 'run ' .. user .. ' ' .. ARGV[15] .. ' '

@@ -1,4 +1,4 @@
--- What an ack does, for ack.lua and confirm.lua. They say whose it is in locals: `stream`, `records`, `live`, `any_acked`, `counts`,
+-- What an ack does, for ack_mixed.lua and confirm.lua. They say whose it is in locals: `stream`, `records`, `live`, `any_acked`, `counts`,
 -- `session`, `user`, `channel`; and for all `retention_ms`, `kept`, `live_ttl_ms`.
 
 -- Takes ids off the pending entries, one by one, for one call for all does not tell which of them were there. Returns the ids

@@ -1,10 +1,21 @@
 -- What append.lua, append_run.lua and answer.lua have in common: an event is stored, once per event id, and its user's nodes are
--- woken. Their first six ARGV are the same; an event has nine KEYS and eight ARGV. All in one function, for what makes a function
--- and what it shares with others is paid at each call.
+-- woken. Their first two KEYS and six ARGV are the same; an event has seven KEYS and eight ARGV. All in one function, for what makes a
+-- function and what it shares with others is paid at each call.
 local retention_ms, dedupe_ms, live_ttl_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_entries, max_bytes, policy = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local now = now_ms()
 local window = math.floor(now / dedupe_ms)
+local window_word = string.format('%d', window)
+local is_anything_paused = redis.call('EXISTS', KEYS[2]) == 1
+
+-- How many of each type were stored. Events that are stored together are counted together, and mostly of few types.
+local stored_of = {}
+
+local function count_stored()
+  for kind, n in pairs(stored_of) do
+    count(KEYS[1], 'stored', kind, n)
+  end
+end
 
 -- Stores the event whose keys and arguments begin there. Where it is not known, `refusal` may say why it is not to be stored.
 -- Returns {'stored', entry, nodes woken} | {'duplicate', entry} | {'full', entries, bytes} | {'paused'} | what `refusal` said.
@@ -18,13 +29,13 @@ local function store_event(key, argument, refusal)
   -- window by the first event, which leaves the number of the window in the field `#`: a bucket of this name may be just about to
   -- expire.
   local found = call('HMGET', this, field, '#')
-  local is_marked = tonumber(found[2]) == window
+  local is_marked = found[2] == window_word
   local known = found[1] or call('HGET', other, field)
   if known then
     -- Remembered again: a write, so that WAIT proves something (D12).
     call('HSET', this, field, known)
     if not is_marked then
-      call('HSET', this, '#', string.format('%d', window))
+      call('HSET', this, '#', window_word)
       call('PEXPIREAT', this, string.format('%d', (window + 2) * dedupe_ms))
     end
     return { 'duplicate', known }
@@ -33,7 +44,7 @@ local function store_event(key, argument, refusal)
   if refused then
     return refused
   end
-  if call('HEXISTS', KEYS[key + 8], kind) == 1 then
+  if is_anything_paused and call('HEXISTS', KEYS[2], kind) == 1 then
     return { 'paused' }
   end
 
@@ -74,10 +85,10 @@ local function store_event(key, argument, refusal)
   if is_marked then
     call('HSET', this, field, entry)
   else
-    call('HSET', this, field, entry, '#', string.format('%d', window))
+    call('HSET', this, field, entry, '#', window_word)
     call('PEXPIREAT', this, string.format('%d', (window + 2) * dedupe_ms))
   end
-  count(KEYS[key + 6], 'stored', kind, 1)
+  stored_of[kind] = (stored_of[kind] or 0) + 1
   local thread, level = ARGV[argument + 5], ARGV[argument + 6]
   if thread ~= '' then
 --@include place
@@ -106,8 +117,8 @@ local function store_event(key, argument, refusal)
   end
   if woken == 0 then
     -- Nobody is there who would say that it waits: a node does for the live ones, with each heartbeat.
-    if call('ZADD', KEYS[key + 7], 'NX', string.match(entry, '^%d+'), user) == 1 then
-      prolong(KEYS[key + 7], 2 * retention_ms)
+    if call('ZADD', KEYS[key + 6], 'NX', string.match(entry, '^%d+'), user) == 1 then
+      prolong(KEYS[key + 6], 2 * retention_ms)
     end
   end
   return { 'stored', entry, woken }
