@@ -6,6 +6,8 @@ unavailable. What is heavy to load is loaded by the command that needs it.
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from eventbus.cli.acting import COMMANDS as ACTING
@@ -70,4 +72,6 @@ for _command in (
 
 def main() -> None:
     """Run the command; ends the process."""
+    # What the library logs of its own is for programs; a command says what matters in its own sentence.
+    logging.getLogger("eventbus").addHandler(logging.NullHandler())
     cli.main(prog_name=PROGRAM)

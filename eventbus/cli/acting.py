@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from eventbus.cli.common import FOUND_PROBLEMS, as_json_option, duration_ms, opened, redis_option, settings_of
-from eventbus.cli.output import note, plain, print_json
+from eventbus.cli.output import about_in_words, note, plain, print_json
 from eventbus.cli.watching import progress
 from eventbus.config import Settings
 
@@ -70,7 +70,7 @@ def _act(given: Mapping[str, Any], *, yes: bool, dry_run: bool, redis_url: str |
         _show_items(planned, err=True)
     _show_notes(planned)
     if not yes:
-        _ask(f"{what} {planned.count:,} ({_about(asked)})?")
+        _ask(f"{what} {planned.count:,} ({about_in_words(asked.about())})?")
     done = asyncio.run(_carry_out(settings, planned))
     if as_json:
         print_json([{"operation": done.operation, "results": done.results, "left": done.left}])
@@ -83,14 +83,6 @@ def _act(given: Mapping[str, Any], *, yes: bool, dry_run: bool, redis_url: str |
         note("There is more than one operation takes: say it again.")
     if done.left:
         raise SystemExit(FOUND_PROBLEMS)
-
-
-def _about(asked: Any) -> str:
-    """What it is about, in words."""
-    return ", ".join(
-        f"{name} {plain(', '.join(map(str, value)) if isinstance(value, list) else str(value))}"
-        for name, value in asked.about().items()
-    )
 
 
 def _ask(question: str) -> None:

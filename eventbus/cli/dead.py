@@ -134,14 +134,16 @@ def dead_show(id_: str, redis_url: str | None, as_json: bool) -> None:
     if as_json:
         print_json([{**found, "event": envelope}])
         return
-    print_table(("field", "value"), _pairs({**found, "time_ms": clock_time(row.time_ms), "event": row.event or None}))
+    del found["time_ms"]
+    print_table(("field", "value"), _pairs({**found, "when": clock_time(row.time_ms), "event": row.event or None}))
     if envelope is None:
         note("\nThe event itself is not kept: it was trimmed before it was given up.")
-        return
-    import orjson
+    else:
+        import orjson
 
-    click.echo("")
-    click.echo(plain_lines(orjson.dumps(envelope, option=orjson.OPT_INDENT_2).decode()))
+        click.echo("")
+        click.echo(plain_lines(orjson.dumps(envelope, option=orjson.OPT_INDENT_2).decode()))
+    note(f"\nTo give it to its session again: eventbus replay {row.id}; for good: eventbus dead drop {row.id}")
 
 
 dead.add_command(dead_drop)

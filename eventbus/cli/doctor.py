@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import sys
+import textwrap
 
 import click
 
@@ -85,14 +88,21 @@ async def _examine(settings: Settings, keys: Signing, url: str | None) -> list[C
 
 def _print(checks: list[Check]) -> None:
     width = max(len(check.check) for check in checks)
+    # On a terminal a sentence is wrapped in its column; in a pipe a row stays a line.
+    room = shutil.get_terminal_size().columns - width - 11 if sys.stdout.isatty() else 0
+
+    def lines(text: str) -> str:
+        wrapped = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) if room >= 28 else [text]
+        return ("\n" + " " * (width + 11)).join(wrapped)
+
     for check in checks:
         style = STYLES[check.state].split()
         # As the tables do: see https://no-color.org
         color = False if os.environ.get("NO_COLOR") else None
         click.secho(f"{check.state:<8}", fg=style[-1], bold="bold" in style, nl=False, color=color)
-        click.echo(f" {check.check:<{width}}  {plain(check.found)}")
+        click.echo(f" {check.check:<{width}}  {lines(plain(check.found))}")
         if check.advice:
-            click.echo(f"{'':<8} {'':<{width}}  -> {check.advice}")
+            click.echo(f"{'':<8} {'':<{width}}  {lines(f'-> {check.advice}')}")
     problems = sum(check.state is CheckState.PROBLEM for check in checks)
     warnings = sum(check.state is CheckState.WARNING for check in checks)
     note(f"\nproblems: {problems}, warnings: {warnings}, ok: {len(checks) - problems - warnings}")

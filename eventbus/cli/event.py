@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from eventbus.cli.common import FOUND_PROBLEMS, as_json_option, as_user, opened, redis_option, settings_of
-from eventbus.cli.looking import PENDING_NAMES, SESSION_NAMES, timing_of
+from eventbus.cli.looking import PENDING_NAMES, SESSION_NAMES, explain, timing_of
 from eventbus.cli.output import age, clock_time, note, objects, plain, print_json, print_table
 from eventbus.cli.watching import repeated, watch_option
 from eventbus.config import ConfirmationRecords, Settings
@@ -43,7 +43,7 @@ def event(
     expired         past its `expires_ms`, or the session ended with it pending
     dead_lettered   given up, with the reason
     skipped         an operator took it off the session
-    trimmed         gone from the stream before it was delivered; the client is told of a gap
+    trimmed         gone from the stream undelivered; the client is told of a gap
     released        acked by another session (`deliver: any`)
     before_session  stored before the session began, which began with what was new
     unknown         gone from the stream, and no record says why
@@ -57,7 +57,7 @@ def event(
         nonlocal status
         status = _show_event(settings, user, session, event_or_entry, as_json)
 
-    repeated(show, watch)
+    repeated(show, watch, with_time=not as_json)
     if status:
         raise SystemExit(status)
 
@@ -181,7 +181,7 @@ def user(user: UserId, watch: str | None, redis_url: str | None, as_json: bool) 
         nonlocal status
         status = _show_user(settings, user, as_json)
 
-    repeated(show, watch)
+    repeated(show, watch, with_time=not as_json)
     if status:
         raise SystemExit(status)
 
@@ -222,6 +222,8 @@ def _show_parts(page: Any) -> None:
             rows,
             spare=("cursor", "deliveries", "last seen", "node"),
         )
+        if page.pending:
+            explain(page.pending)
     if page.dead:
         click.echo("")
         print_table(
@@ -232,6 +234,7 @@ def _show_parts(page: Any) -> None:
             ),
             spare=("deliveries", "session"),
         )
+        note(f"\nTo give them to their sessions again: eventbus replay --user {page.user} --dry-run")
     if page.runs:
         click.echo("")
         print_table(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["rates", "schemas"]
 
 _ALL: Final = "all"
+_SPARE: Final = ("filtered", "released", "confirmed", "displayed", "trimmed", "expired", "dead-lettered")
 
 
 @click.command(short_help="How many deliveries succeeded.")
@@ -50,7 +51,11 @@ def rates(
     else:
         shown = [state for state in STATES if getattr(found, state) or state in ("stored", "received")]
         headings = ("type", *(state.replace("_", "-") for state in shown), "success")
-        print_table(headings, ((name, *(getattr(one, state) for state in shown), _percent(one)) for name, one in rows))
+        print_table(
+            headings,
+            ((name, *(getattr(one, state) for state in shown), _percent(one)) for name, one in rows),
+            spare=[name for name in _SPARE if name in headings],
+        )
     if not found.exact:
         note("More was recorded than is kept: the oldest deliveries are not counted.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -14,7 +15,7 @@ from eventbus.config import Settings
 from eventbus.errors import InvalidField
 from eventbus.ids import UserId
 
-__all__ = ["nodes", "pending", "sessions", "timing_of"]
+__all__ = ["explain", "nodes", "pending", "sessions", "timing_of"]
 
 PENDING_NAMES: Final = ("user", "session", "pending", "oldest_ms", "deliveries", "node", "verdict")
 SESSION_NAMES: Final = ("user", "session", "state", "node", "cursor", "pending", "last_seen_ms")
@@ -50,7 +51,7 @@ def pending(
     settings = settings_of(redis_url)
     if scan:
         asyncio.run(_scan(settings))
-    repeated(lambda: _show_pending(settings, user, limit, cursor, as_json), watch)
+    repeated(lambda: _show_pending(settings, user, limit, cursor, as_json), watch, with_time=not as_json)
 
 
 def _check_cursor(cursor: str) -> None:
@@ -68,8 +69,6 @@ def _show_pending(settings: Settings, user: UserId | None, limit: int, cursor: s
     if as_json:
         print_json(objects(rows, PENDING_NAMES))
     elif rows:
-        from eventbus.inspection import EXPLANATIONS
-
         headings = ("user", "session", "pending", "unread", "oldest", "deliveries", "node", "verdict")
         print_table(
             headings,
@@ -82,16 +81,23 @@ def _show_pending(settings: Settings, user: UserId | None, limit: int, cursor: s
             ),
             spare=("unread", "deliveries", "node"),
         )
-        note("")
-        for verdict, text in EXPLANATIONS.items():
-            if any(row.verdict == verdict for row in rows):
-                note(f"{verdict}: {text}.")
+        explain(rows)
     elif user is not None:
         note(f"Nothing is pending for {user}. What became of one event: eventbus event --user {user} EVENT_ID")
     else:
         note("Nothing is pending. What was given up: eventbus dead")
     if following:
         note(f"There may be more: eventbus pending --cursor {following}")
+
+
+def explain(rows: Sequence[Any]) -> None:
+    """Say what the verdicts of these rows mean, each once, and what to do."""
+    from eventbus.inspection import EXPLANATIONS
+
+    note("")
+    for verdict, text in EXPLANATIONS.items():
+        if any(row.verdict == verdict for row in rows):
+            note(f"{verdict}: {text}.")
 
 
 def timing_of(settings: Settings) -> Any:
@@ -159,7 +165,7 @@ def sessions(
     if cursor and not (cursor.isascii() and cursor.isdigit()):
         raise click.BadParameter(f"{cursor!r} is no cursor that this command printed", param_hint="--cursor")
     settings = settings_of(redis_url)
-    repeated(lambda: _show_sessions(settings, user, limit, cursor, as_json), watch)
+    repeated(lambda: _show_sessions(settings, user, limit, cursor, as_json), watch, with_time=not as_json)
 
 
 def _show_sessions(settings: Settings, user: UserId | None, limit: int, cursor: str, as_json: bool) -> None:
@@ -177,8 +183,8 @@ def _show_sessions(settings: Settings, user: UserId | None, limit: int, cursor: 
         )
     else:
         note(
-            f"{user or 'Nobody'} has no session. One begins with the first connection, for example with:"
-            f" eventbus tail --user {user or 'USER'} --jwt-secret-file FILE"
+            f"{'Nobody has a session' if user is None else f'{user} has no session'}. One begins with the first"
+            f" connection, for example with: eventbus tail --user {user or 'USER'} --jwt-secret-file FILE"
         )
     if following:
         note(f"There may be more: eventbus sessions --cursor {following}")
@@ -211,7 +217,7 @@ async def _sessions(settings: Settings, user: UserId | None, limit: int, cursor:
 def nodes(watch: str | None, redis_url: str | None, as_json: bool) -> None:
     """Show the nodes that told of themselves within the last 15 s, and those that are held by `eventbus drain`."""
     settings = settings_of(redis_url)
-    repeated(lambda: _show_nodes(settings, as_json), watch)
+    repeated(lambda: _show_nodes(settings, as_json), watch, with_time=not as_json)
 
 
 def _show_nodes(settings: Settings, as_json: bool) -> None:

@@ -17,8 +17,9 @@ import orjson
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ["age", "clock_time", "note", "objects", "plain", "print_json", "print_table"]
+__all__ = ["about_in_words", "age", "clock_time", "note", "objects", "plain", "print_json", "print_table"]
 
 _PIPE_WIDTH: Final = 10_000
 _GAP: Final = 2
@@ -65,6 +66,21 @@ def age(ms: int) -> str:
         if total_s >= large:
             return f"{total_s // large} {name} {total_s % large // small} {small_name}"
     raise AssertionError(ms)
+
+
+def about_in_words(about: Mapping[str, object]) -> str:
+    """What an action is about: `user ada, session laptop`. A filter that narrows nothing is `all`."""
+    return ", ".join(f"{name} {_in_words(value)}" for name, value in about.items())
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        shown = (
+            f"{name.removesuffix('_ms')} {clock_time(one)}" if name.endswith("_ms") else f"{name} {one}"
+            for name, one in value.items()
+        )
+        return plain(", ".join(shown) or "all")
+    return plain(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def clock_time(ms: int) -> str:
@@ -161,7 +177,7 @@ def _print_columns(console: Console, headings: Sequence[str], rows: Sequence[Row
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=heading != text)
     for row in rows:
         table.add_row(*(Text(_shown(cell), STYLES.get(str(cell), "")) for cell in row))
-    console.print(table)
+    _emit(console, table)
 
 
 def _print_records(console: Console, headings: Sequence[str], rows: Sequence[Row]) -> None:
@@ -177,8 +193,16 @@ def _print_records(console: Console, headings: Sequence[str], rows: Sequence[Row
             if cell is not None:
                 table.add_row(heading, Text(_shown(cell), STYLES.get(str(cell), "")))
         if row_number:
-            console.print("")
+            click.echo("")
+        _emit(console, table)
+
+
+def _emit(console: Console, table: Table) -> None:
+    """Print a table, without the blanks that fill its last column."""
+    with console.capture() as captured:
         console.print(table)
+    for line in captured.get().splitlines():
+        console.file.write(line.rstrip(" ") + "\n")
 
 
 def _shown(cell: object) -> str:

@@ -10,7 +10,7 @@ import click
 
 from eventbus.cli.common import as_json_option, opened, redis_option, settings_of
 from eventbus.cli.looking import NODE_NAMES
-from eventbus.cli.output import age, clock_time, note, objects, plain, print_json, print_table
+from eventbus.cli.output import about_in_words, age, clock_time, note, objects, plain, print_json, print_table
 from eventbus.cli.watching import repeated, watch_option
 from eventbus.config import Settings
 
@@ -59,11 +59,14 @@ def _show_top(settings: Settings, last: dict[str, Any], as_json: bool) -> None:
     for pause in found.paused:
         click.echo(f"paused: {plain(pause.type)} by {plain(pause.by)}: {plain(pause.reason) or '-'}")
     click.echo("")
-    print_table(
-        ("node", "state", "connections", "sessions", "version", "held by"),
-        ((one.node, one.state, one.connections, one.sessions, one.version, one.held_by) for one in found.nodes),
-        spare=("version", "held by", "sessions"),
-    )
+    if found.nodes:
+        print_table(
+            ("node", "state", "connections", "sessions", "version", "held by"),
+            ((one.node, one.state, one.connections, one.sessions, one.version, one.held_by) for one in found.nodes),
+            spare=("version", "held by", "sessions"),
+        )
+    else:
+        note("No node tells of itself, so nobody receives anything: eventbus doctor")
     if rows:
         click.echo("")
         print_table(
@@ -127,6 +130,7 @@ def audit(limit: int, redis_url: str | None, as_json: bool) -> None:
             (_audit_cells(one) for one in rows),
             spare=("operation", "count", "by", "results"),
             text="about",
+            least=20,
         )
     else:
         note("Nothing was done here.")
@@ -141,20 +145,13 @@ def _audit_cells(record: Any) -> tuple[object, ...]:
         what.get("state"),
         what.get("action"),
         what.get("by"),
-        ", ".join(f"{name} {_in_words(value)}" for name, value in about.items()),
+        about_in_words(about),
         what.get("count"),
         None
         if results is None
         else ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in results.items()) or "nothing",
         what.get("reason") or None,
     )
-
-
-def _in_words(value: object) -> str:
-    """What an action is about, without brackets."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {one}" for name, one in value.items()) or "all"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 async def _audit(settings: Settings, limit: int) -> list[Any]:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -20,11 +20,13 @@ from eventbus.store import Durability
 
 __all__ = ["publish"]
 
+_SILENT_S: Final = 1.5
+
 _EPILOG = """\
 \b
   eventbus publish --user ada --type agent_thinking --data '{"text": "hm"}'
-  eventbus publish --user ada --type report.ready --data @report.json --id report-17
-  echo '{"text": "hm"}' | eventbus publish --user ada --type agent_thinking --data -
+  eventbus publish --user ada --type report.ready --data @report.json --id r17
+  echo '{"text": "hm"}' | eventbus publish --user ada --type note --data -
   eventbus publish --user ada --user grace --type note --data '{"text": "hm"}'
 
 With --id a command that is run again stores the event once (within EVENTBUS_DEDUPE_MS).
@@ -97,8 +99,14 @@ def _print(receipts: Sequence[Receipt], with_users: bool, as_json: bool) -> None
 async def _publish(settings: Settings, event: dict[str, Any], durability: str | None) -> list[Receipt]:
     from eventbus.bus import Bus
 
+    most_s = settings.publish.publish_deadline_ms // 1_000
     async with Bus(settings=settings) as bus:
+        # Redis is away, or slow: whoever waits here should know for what, and for how long.
+        told = asyncio.get_running_loop().call_later(
+            _SILENT_S, note, f"Redis has not answered yet; it is tried for {most_s} s (EVENTBUS_PUBLISH_DEADLINE_MS)."
+        )
         receipts = await bus.publish(**event, durability=durability)
+        told.cancel()
         return [receipts] if isinstance(receipts, Receipt) else list(receipts.values())
 
 

@@ -63,7 +63,7 @@ def runs(
     """
     settings = settings_of(redis_url)
     if run is None:
-        repeated(lambda: _show_runs(settings, user, state, limit, as_json), watch)
+        repeated(lambda: _show_runs(settings, user, state, limit, as_json), watch, with_time=not as_json)
         return
     if state is not None:
         raise click.BadParameter("narrows a list; RUN names one run", param_hint="--state")
@@ -75,7 +75,7 @@ def runs(
         nonlocal status
         status = _show_run(settings, user, wanted, as_json)
 
-    repeated(show, watch)
+    repeated(show, watch, with_time=not as_json)
     if status:
         raise SystemExit(status)
 
@@ -136,7 +136,8 @@ def _run_cells(row: Any) -> tuple[object, ...]:
     took = age(row.ended_ms - row.started_ms) if row.ended_ms and row.started_ms else None
     state = row.outcome or row.state
     started = None if row.started_ms is None else clock_time(row.started_ms)
-    missed, tools = ", ".join(row.missed) or None, ", ".join(row.tools) or None
+    missed = ", ".join(name.replace("call:", "completed of ") for name in row.missed) or None
+    tools = ", ".join(row.tools) or None
     return (row.run, row.user, row.thread, row.agent, state, started, took, row.breaches, missed, tools)
 
 
@@ -152,7 +153,7 @@ async def _runs(settings: Settings, user: UserId | None, state: str | None, limi
 
 
 @click.command("operator-events", short_help="What operators were told: missed deadlines, demands, lost runs.")
-@click.option("--kind", type=click.Choice(KINDS), help="Of this kind only.")
+@click.option("--kind", type=click.Choice(KINDS), metavar="KIND", help=f"Of this kind only: {', '.join(KINDS)}.")
 @click.option("--user", callback=as_user, metavar="USER", help="About this user only.")
 @click.option("--since", metavar="TIME", help="Only those of the last 30m, 1h, 2d.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many.")

@@ -31,7 +31,7 @@ __all__ = ["tail"]
 _EPILOG = """\
 \b
   eventbus tail --user ada --jwt-secret-file secret
-  eventbus tail --url wss://bus.example.com/v1/connect --token-file token --earliest
+  eventbus tail --url wss://bus.example.com --token-file token --earliest
   eventbus tail --user ada --type agent_completed --count 1 --json
 
 It is a session of its own, so it takes nothing away from the user's others. A session without connection is remembered

@@ -16,7 +16,7 @@ _EPILOG = """\
 \b
   openssl rand -hex 32 > secret
   eventbus token --user ada --jwt-secret-file secret
-  eventbus token --user worker --scope publish --ttl 7d --jwt-secret-file secret
+  eventbus token --user bot --scope publish --ttl 7d --jwt-secret-file secret
 
 EVENTBUS_JWT_ISSUER and EVENTBUS_JWT_AUDIENCE, if set, become the token's `iss` and `aud`, as the nodes want them.
 """

@@ -31,11 +31,16 @@ def watch_option(command: _Decorated) -> _Decorated:
     )(command)
 
 
-def repeated(show: Callable[[], None], watch: str | None) -> None:
+def repeated(show: Callable[[], None], watch: str | None, *, with_time: bool = False) -> None:
     """Show something once, or again and again until Ctrl-C.
 
     A terminal keeps the last look until the next one is whole. A store that goes away meanwhile ends nothing: that is
     when somebody watches.
+
+    Args:
+        show: prints it.
+        watch: the time between two looks; once when None.
+        with_time: say above each look of when it is.
 
     Raises:
         click.BadParameter: the time between two looks is none.
@@ -48,11 +53,11 @@ def repeated(show: Callable[[], None], watch: str | None) -> None:
     try:
         while True:
             try:
-                _look(show)
+                _look(show, with_time=with_time)
             except StoreError as error:
                 if not seen:
                     raise
-                click.echo(f"{clock_time(time.time_ns() // 1_000_000)}  {error}", err=True)
+                click.echo(f"{_now()}  {error}", err=True)
             seen = True
             time.sleep(wait_ms / 1_000)
     except KeyboardInterrupt:
@@ -66,15 +71,23 @@ class _Screen(io.StringIO):
         return True
 
 
-def _look(show: Callable[[], None]) -> None:
+def _look(show: Callable[[], None], *, with_time: bool) -> None:
     if not sys.stdout.isatty():
+        if with_time:
+            click.echo(_now())
         show()
         return
     screen, notes = _Screen(), io.StringIO()
     with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(notes):
         show()
     click.clear()
+    if with_time:
+        click.echo(f"{_now()}  (Ctrl-C ends it)")
     click.echo(screen.getvalue() + notes.getvalue(), nl=False)
+
+
+def _now() -> str:
+    return clock_time(time.time_ns() // 1_000_000)
 
 
 def progress(text: str) -> None:

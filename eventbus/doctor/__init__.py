@@ -210,7 +210,9 @@ async def _use_session(store: Store, clock: Clock, node: NodeName, fence: Fence,
 
 async def _append(store: Store, clock: Clock, event: EventId) -> EntryId:
     made = make_event(id=event, type="doctor", user=DOCTOR_USER, time_ms=clock.now_ms(), data={})
-    stored = (await store.append([Append(user=made.user, event=made.id, body=encode_envelope(made))]))[0]
+    stored = (await store.append([Append(user=made.user, event=made.id, body=encode_envelope(made), type=made.type)]))[
+        0
+    ]
     if not isinstance(stored, Appended):
         raise stored
     return stored.entry

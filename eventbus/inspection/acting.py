@@ -295,7 +295,8 @@ class Actions:
         live = sum(one.live is not None for one in await self._store.sessions(asked.user))
         notes = ["dead letters, deadlines and events for operators of the user go too; revocations and the audit stay"]
         if live:
-            notes.append(f"{live} sessions are live and will be ended; to keep the user out: eventbus revoke --user")
+            are = "1 session is" if live == 1 else f"{live} sessions are"
+            notes.append(f"{are} live and will be ended; to keep the user out: eventbus revoke --user")
         return Planned(asked=asked, items=found[:ITEMS_MAX], more=len(found) > ITEMS_MAX, notes=notes)
 
     async def _purge(self, planned: Planned) -> AsyncIterator[tuple[str, str]]:

@@ -126,7 +126,8 @@ class Asked:
             }
         if self.action is Action.REPLAY:
             found["to"] = self.to.value
-        return {name: value for name, value in found.items() if value}
+        # A filter that narrows nothing means all of them, which is to be seen.
+        return {name: value for name, value in found.items() if value or name == "where"}
 
 
 _FIELDS: Final[Mapping[Action, tuple[tuple[str, ...], tuple[str, ...]]]] = {

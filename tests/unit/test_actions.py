@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from eventbus import inspection
+from eventbus.cli.output import about_in_words
 from eventbus.ids import RunId
 from eventbus.inspection import Actions, Planned, action_asked_for
 from eventbus.store.running import RunRequest, Settlement
@@ -79,3 +80,11 @@ async def told_to_operators(desk: Desk) -> None:
         for due in answer:
             announce = {"kind": "missed_deadline", "user": ALICE}
             assert (await desk.store.settle([Settlement(due=due, announce=announce)]))[0]
+
+
+def test_an_action_on_all_dead_letters_says_that_it_is_on_all() -> None:
+    for where, about in (({}, {}), ({"type": "note"}, {"type": "note"})):
+        asked = action_asked_for({"action": "drop", "where": where})
+        assert asked.about() == {"where": about}
+    assert about_in_words(action_asked_for({"action": "replay", "where": {}}).about()) == "where all, to session"
+    assert about_in_words({"user": "ada", "entries": ["1-0", "2-0"]}) == "user ada, entries 1-0, 2-0"

@@ -403,3 +403,19 @@ def test_a_terminal_keeps_the_last_look_until_the_next_is_whole(monkeypatch: pyt
     repeated(looks("one", StoreUnavailable("nobody answers"), "two"), "1ms")
     assert "half" not in terminal.getvalue()
     assert terminal.getvalue().index("one") < terminal.getvalue().index("two")
+
+
+def test_no_help_is_wider_than_a_terminal_of_eighty_columns() -> None:
+    names = [(), *((name,) for name in cli.commands), ("dead", "list"), ("dead", "show"), ("dead", "drop")]
+    for words in names:
+        shown = CliRunner(env={"COLUMNS": "80"}).invoke(
+            cli, [*words, "--help"], prog_name="eventbus", terminal_width=80
+        )
+        assert shown.exit_code == 0
+        assert [line for line in shown.output.splitlines() if len(line) > 80] == [], words
+
+
+def test_each_look_of_a_watch_can_say_of_when_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    repeated(looks("one", "two"), "1ms", with_time=True)
+    stamped = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n"
+    assert re.fullmatch(f"{stamped}one\n{stamped}two\n{stamped}half\n", capsys.readouterr().out)
