@@ -109,7 +109,7 @@ async def test_a_thawed_nodes_late_reads_take_nothing_from_the_session_that_was_
 @pytest.mark.requirement("R2")
 async def test_a_node_frozen_for_longer_than_its_sessions_live_takes_nothing_back(new_world: NewWorld) -> None:
     """The token is compared for equality, whatever became of the field meanwhile (D3)."""
-    await _take_over(new_world(live_ttl_ms=1_000, session_heartbeat_ms=250), forgotten_ms=20_000)
+    await _take_over(new_world(live_ttl_ms=2_500, session_heartbeat_ms=500), forgotten_ms=20_000)
 
 
 @pytest.mark.soak
@@ -127,7 +127,7 @@ async def test_sessions_of_a_thawed_node_that_nobody_took_over_go_on_with_their_
     new_world: NewWorld,
 ) -> None:
     """A missing live field is a cause to attach again, and no loss (D1, D3)."""
-    world = new_world(live_ttl_ms=1_000, session_heartbeat_ms=250)
+    world = new_world(live_ttl_ms=2_500, session_heartbeat_ms=500)
     (node,) = await world.start_nodes("one")
     clients = await world.start_clients(["ann", "bob"], silence_ms=600_000)
     await world.start_publisher(["ann", "bob"], 200, rate=100)

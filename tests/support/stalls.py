@@ -21,7 +21,7 @@ _HANGS_S = 60.0
 
 
 class Stalls:
-    """Watches this process from `with` on.
+    """Watches this process for the length of a `with`; tells also afterwards what it saw.
 
     Args:
         look_s: the pause between two looks at the clock.
@@ -44,6 +44,7 @@ class Stalls:
         self._begun_waiting_s = waited_for_a_processor_s()
         self._last = self._now()
         self._longest_s = 0.0
+        self._waited_s = 0.0
 
     def __enter__(self) -> Self:
         self._begun_waiting_s = waited_for_a_processor_s()
@@ -54,6 +55,8 @@ class Stalls:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._longest_s = self.standing_s
+        self._waited_s = waited_for_a_processor_s() - self._begun_waiting_s
         self._over.set()
         self._thread.join()
 
@@ -68,6 +71,8 @@ class Stalls:
     @property
     def standing_s(self) -> float:
         """The longest time for which the whole process stood still."""
+        if self._over.is_set():
+            return self._longest_s
         return max(self._longest_s, self._now() - self._last - self._look_s, 0.0)
 
     @property
@@ -75,7 +80,8 @@ class Stalls:
         """What the machine took: the longest time for which the whole process stood still, or, if that is more, the
         time for which its main thread was ready and was given no processor.
         """
-        return max(self.standing_s, waited_for_a_processor_s() - self._begun_waiting_s)
+        waited_s = self._waited_s if self._over.is_set() else waited_for_a_processor_s() - self._begun_waiting_s
+        return max(self.standing_s, waited_s)
 
 
 @asynccontextmanager

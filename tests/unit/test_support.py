@@ -232,6 +232,15 @@ def test_a_loop_that_is_held_up_is_no_stall_of_the_machine() -> None:
         over.set()
 
 
+def test_what_comes_after_the_watch_is_no_stall() -> None:
+    looks = _Looks(0.0, 0.0, 0.5, 9.0, 90.0, 900.0)
+    with Stalls(look_s=0.5, now=looks.now, pause=lambda _pause_s: True) as stalls:
+        pass
+    before = stalls.lost_s
+    assert looks.now() > 9.0
+    assert stalls.lost_s == before
+
+
 async def test_a_bound_is_held_and_one_that_is_not_says_by_how_much() -> None:
     async with within(10.0):
         await asyncio.sleep(0)
