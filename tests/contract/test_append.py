@@ -11,6 +11,7 @@ from eventbus.errors import NotReplicated, StreamFull
 from eventbus.ids import ENTRY_ZERO, EntryId, EventId, SessionId, UserId, entry_order
 from eventbus.store import Append, Appended, Durability, StoredEntry
 from tests.contract.conftest import CLUSTER, MEMORY, SENTINEL, SERVERS, MakeWorld, once
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, World, fence_of, stored
 
 BOB = UserId("bob")
@@ -60,6 +61,7 @@ async def test_event_id_twice_in_one_batch_is_stored_once(world: World) -> None:
 
 
 @pytest.mark.requirement("R4")
+@timely
 async def test_event_id_is_known_for_the_whole_dedupe_window(make_world: MakeWorld) -> None:
     """Also when the window lies across the edge of a bucket."""
     world = await make_world(dedupe_ms=800)

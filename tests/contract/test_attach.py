@@ -7,6 +7,7 @@ import pytest
 from eventbus.ids import ENTRY_ZERO, SessionId
 from eventbus.store import Attached, AttachMode, AttachRefused, Beat, BeatState, LiveRecord, SessionRecord, Start
 from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, PHONE, World, fence_of
 
 FIRST, SECOND = fence_of("c1"), fence_of("c2")
@@ -128,6 +129,7 @@ async def test_session_that_was_left_displaces_nobody(world: World) -> None:
     assert (await world.open(SECOND)).displaced is None
 
 
+@timely
 async def test_session_that_was_silent_for_too_long_displaces_nobody(make_world: MakeWorld) -> None:
     world = await make_world(live_ttl_ms=200)
     await world.open(FIRST)
@@ -186,6 +188,7 @@ async def test_reattach_never_replaces_another_connection(world: World) -> None:
 
 
 @pytest.mark.corner("D3")
+@timely
 async def test_reattach_takes_a_session_back_that_nobody_holds(make_world: MakeWorld) -> None:
     world = await make_world(live_ttl_ms=200)
     await world.open(FIRST)
@@ -225,6 +228,7 @@ async def test_session_that_left_makes_room_for_another(world: World) -> None:
 
 
 @pytest.mark.corner("D16")
+@timely
 async def test_session_that_crashed_makes_room_when_its_field_is_old(make_world: MakeWorld) -> None:
     """Also while another session of the user keeps the hash alive."""
     world = await make_world(live_ttl_ms=1_000)
@@ -290,6 +294,7 @@ async def test_known_session_that_comes_back_ends_no_other(world: World) -> None
 
 
 @pytest.mark.corner("D16")
+@timely
 async def test_session_away_for_longer_than_its_life_is_forgotten(make_world: MakeWorld) -> None:
     """With its group: what it had pending is recorded as expired by the user's next attach."""
     world = await make_world(session_ttl_ms=300, live_ttl_ms=200)
@@ -308,6 +313,7 @@ async def test_session_away_for_longer_than_its_life_is_forgotten(make_world: Ma
 
 
 @pytest.mark.corner("D16")
+@timely
 async def test_heartbeats_keep_a_session_known(make_world: MakeWorld) -> None:
     world = await make_world(session_ttl_ms=1_100, live_ttl_ms=1_000)
     await world.open(FIRST)

@@ -12,6 +12,7 @@ from eventbus.ids import ENTRY_ZERO, ConnectionId, EntryId, EventId, NodeName, R
 from eventbus.store import Append
 from eventbus.store.mending import Order
 from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, PHONE, World, fence_of, stored
 from tests.support.waiting import until
 
@@ -140,6 +141,7 @@ async def test_user_who_is_away_wakes_nobody(world: World, listen: Listen) -> No
 
 
 @pytest.mark.corner("D16")
+@timely
 async def test_session_that_was_silent_for_too_long_wakes_nobody(make_world: MakeWorld, listen: Listen) -> None:
     """Also while another session of the user keeps the hash alive."""
     world = await make_world(live_ttl_ms=600)

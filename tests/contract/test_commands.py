@@ -21,6 +21,8 @@ from eventbus.store.inbound import (
     inbox_group,
     run_group,
 )
+from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, World
 from tests.support.waiting import until
 
@@ -161,7 +163,9 @@ async def test_workers_of_one_inbox_share_commands_and_inboxes_do_not(world: Wor
     assert names(await take(world, group=inbox_group("audit"))) == [("a", 1), ("b", 1)]
 
 
-async def test_a_command_that_is_not_acked_in_time_is_read_again(world: World) -> None:
+@timely
+async def test_a_command_that_is_not_acked_in_time_is_read_again(make_world: MakeWorld) -> None:
+    world = await make_world()
     entries = [await send(world, ref) for ref in ("a", "b")]
     await take(world)
     await world.store.ack_commands(ALICE, inbox_group("inbox"), [entries[1]])
@@ -172,7 +176,9 @@ async def test_a_command_that_is_not_acked_in_time_is_read_again(world: World) -
     assert names(await take(world, idle_ms=50)) == []
 
 
-async def test_a_command_that_is_held_is_not_read_again(world: World) -> None:
+@timely
+async def test_a_command_that_is_held_is_not_read_again(make_world: MakeWorld) -> None:
+    world = await make_world()
     entry = await send(world, "a")
     await take(world)
     await world.pass_time(60)

@@ -29,6 +29,7 @@ from eventbus.store import (
     StoredEntry,
 )
 from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, NODE, PHONE, World, fence_of, held
 
 FENCE = fence_of("c1")
@@ -550,6 +551,7 @@ async def test_heartbeat_tells_what_the_sweep_wants_to_know(world: World) -> Non
 
 
 @pytest.mark.corner("D17")
+@timely
 async def test_heartbeats_keep_a_session_live(make_world: MakeWorld) -> None:
     world = await make_world(live_ttl_ms=1_000)  # so long that a busy machine is in time with each of them
     await world.open(FENCE)

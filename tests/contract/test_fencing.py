@@ -22,6 +22,7 @@ from eventbus.store import (
     Store,
 )
 from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, World, fence_of
 
 OLD, NEW = fence_of("old"), fence_of("new")
@@ -115,6 +116,7 @@ async def test_connection_that_never_held_the_session_changes_nothing(world: Wor
 
 
 @pytest.mark.corner("D3")
+@timely
 async def test_connection_whose_field_expired_changes_nothing(make_world: MakeWorld, call: Call) -> None:
     """A script is lost; a heartbeat says that the field is missing, so that the node re-attaches."""
     world = await make_world(live_ttl_ms=200)
@@ -131,6 +133,7 @@ async def test_connection_whose_field_expired_changes_nothing(make_world: MakeWo
 
 
 @pytest.mark.corner("D16")
+@timely
 async def test_field_that_is_too_old_does_not_count_while_its_hash_lives(make_world: MakeWorld, call: Call) -> None:
     """Another session of the user keeps the key; the crashed one's field is still no title."""
     world = await make_world(live_ttl_ms=400)
@@ -178,6 +181,7 @@ async def test_connection_that_detached_changes_nothing(world: World, call: Call
 
 
 @pytest.mark.corner("D3")
+@timely
 async def test_old_holder_stays_fenced_after_the_new_one_expired_too(make_world: MakeWorld, call: Call) -> None:
     """A counter would begin again and match; a random connection id never does."""
     world = await make_world(live_ttl_ms=200)

@@ -14,6 +14,7 @@ from eventbus.store import Append, Appended
 from eventbus.store.figures import ThreadRecord
 from eventbus.store.inbound import Told
 from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, NODE, OTHER_NODE, World, fence_of, stored
 from tests.support.waiting import until
 
@@ -161,6 +162,7 @@ async def test_the_live_sessions_of_a_user_are_online_with_their_nodes(world: Wo
 
 @pytest.mark.corner("D16")
 @pytest.mark.requirement("R35")
+@timely
 async def test_a_session_whose_node_is_silent_is_offline_when_its_time_is_over(make_world: MakeWorld) -> None:
     world = await make_world(live_ttl_ms=1_000)
     await world.open(PHONE)

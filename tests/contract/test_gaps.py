@@ -23,6 +23,7 @@ from eventbus.store import (
     StoreGap,
 )
 from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, NODE, PHONE, World, fence_of, stored
 
 pytestmark = pytest.mark.requirement("R7")
@@ -291,6 +292,7 @@ async def test_pending_entries_that_were_trimmed_are_told_by_the_pages_alone(wor
 
 
 @pytest.mark.corner("D15")
+@timely
 async def test_quiet_session_outlives_the_retention(make_world: MakeWorld) -> None:
     """Its heartbeats renew the life of the stream, so its cursor and its group stay."""
     world = await make_world(retention_ms=1_000, live_ttl_ms=900)
@@ -308,6 +310,7 @@ async def test_quiet_session_outlives_the_retention(make_world: MakeWorld) -> No
 
 
 @pytest.mark.corner("D15")
+@timely
 async def test_attach_renews_the_life_of_the_stream(make_world: MakeWorld) -> None:
     world = await make_world(retention_ms=1_000)
     opened, entries = await settled(world, "e0")

@@ -22,7 +22,9 @@ from eventbus.store.inbound import (
     QuestionState,
     Told,
 )
+from tests.contract.conftest import MakeWorld
 from tests.contract.test_commands import Heard
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, World
 
 RUN, OTHER_RUN = RunId("run_1"), RunId("run_2")
@@ -173,7 +175,9 @@ async def test_two_runs_may_give_a_question_one_name(world: World) -> None:
     assert (await answer(world, "soup", run=OTHER_RUN)).result is Answered.ACCEPTED
 
 
-async def test_a_late_answer_is_refused_and_only_the_deadline_settles_it(world: World) -> None:
+@timely
+async def test_a_late_answer_is_refused_and_only_the_deadline_settles_it(make_world: MakeWorld) -> None:
+    world = await make_world()
     await ask(world, timeout_ms=50, options=("tea",))
     early = await answer(world, by=AnsweredBy.DEADLINE)
     assert early.result is Answered.EARLY

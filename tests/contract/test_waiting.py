@@ -12,6 +12,7 @@ from eventbus.store import Redelivery
 from eventbus.store.mending import TakenHow, TakeOff
 from eventbus.store.waiting import AwayPending, PartitionFigures, WaitingMark, WaitingPlace, WaitingUser
 from tests.contract.conftest import MakeWorld
+from tests.contract.timely import timely
 from tests.contract.worlds import ALICE, NODE, World, fence_of
 
 BOB, CYD = UserId("bob"), UserId("cyd")
@@ -74,6 +75,7 @@ async def test_a_session_that_goes_away_with_nothing_pending_takes_its_user_out(
     assert await indexed(world) == []
 
 
+@timely
 async def test_a_heartbeat_finds_what_waits_for_the_users_other_sessions(make_world: MakeWorld) -> None:
     world = await make_world(live_ttl_ms=1_600)
     await world.open(TABLET)

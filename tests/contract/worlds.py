@@ -75,15 +75,21 @@ class Power(Protocol):
 
 
 class World:
-    """A store, its settings and its power, with the steps that most tests are made of."""
+    """A store, its settings and its power, with the steps that most tests are made of.
+
+    Attributes:
+        passed_ms: how much time it was told to let pass.
+    """
 
     def __init__(self, store: Store, settings: StoreSettings, power: Power) -> None:
         self.store = store
         self.settings = settings
         self.power = power
+        self.passed_ms = 0
         self._published = 0
 
     async def pass_time(self, ms: int) -> None:
+        self.passed_ms += ms
         await self.power.pass_time(ms)
 
     async def append(self, *events: Append) -> Sequence[Appended | StoreError]:
