@@ -275,7 +275,8 @@ class PublishSettings:
     kept_ms: int = setting(
         30_000,
         "KEPT_MS",
-        "How long a publisher keeps events to send them again when a primary changed.",
+        "How long a publisher keeps events to send them again when a primary changed. While a primary is away the time"
+        " of its events does not pass, up to `EVENTBUS_DEDUPE_MS`.",
         Integer(0, 10 * MINUTE_MS),
         unit="ms",
     )

@@ -108,6 +108,8 @@ class Kept:
 
     Args:
         kept_ms: how long an event is kept; 0 keeps none.
+        held_ms: how long one is kept of which nobody can say for now whether its primary has it, or that has to go
+            again; None: no longer than others. While a primary is away the time of its events does not pass.
         max_bytes: how much is kept, bodies and a flat charge for each event; beyond it the oldest go.
         primary_of: which server has a user now, empty when no connection to it stands; None where the store does not
             tell. With it a change is known before anything is sent, and concerns no other users than those it should.
@@ -122,6 +124,7 @@ class Kept:
     __slots__ = (
         "_counts",
         "_events",
+        "_held_ms",
         "_known",
         "_max_bytes",
         "_ms",
@@ -141,10 +144,12 @@ class Kept:
         max_bytes: int,
         primary_of: Callable[[UserId], str] | None = None,
         on_late: Callable[[KeptEvent], object] | None = None,
+        held_ms: int | None = None,
     ) -> None:
         self._primary_of = primary_of
         self._on_late = on_late
         self._ms = kept_ms
+        self._held_ms = kept_ms if held_ms is None else max(kept_ms, held_ms)
         self._max_bytes = max_bytes
         self._events: deque[KeptEvent] = deque()
         self._users: dict[UserId, _OfUser] = {}
@@ -306,6 +311,16 @@ class Kept:
             if kept.primary != of_user.home and not kept.refused
         ]
 
+    def unasked(self) -> int:
+        """How many events a primary has that nobody can ask for now, and that may be another when somebody can."""
+        if self._primary_of is None:
+            return 0
+        away = [user for user, of_user in self._users.items() if self._is_away(user, of_user)]
+        return sum(not kept.refused for user in away for kept in self._users[user])
+
+    def _is_away(self, user: UserId, of_user: _OfUser) -> bool:
+        return of_user.checked != self.doubts and self._primary_of is not None and not self._primary_of(user)
+
     # --- whom to believe --------------------------------------------------------------------------------------------
 
     def doubt(self, now_ms: int) -> None:
@@ -325,7 +340,11 @@ class Kept:
         """Let go of what is older than `kept_ms`, and of the oldest beyond `max_bytes` (counted in `overflow`)."""
         events = self._events
         while events and (self.bytes > self._max_bytes or now_ms - events[0].time_ms > self._ms):
-            oldest = events.popleft()
+            oldest = events[0]
+            is_room = self.bytes <= self._max_bytes and now_ms - oldest.time_ms <= self._held_ms
+            if is_room and self._held_ms > self._ms and self._is_owed(oldest):
+                break  # what came later waits behind it, as the bytes allow
+            events.popleft()
             oldest.held = False
             user = oldest.append.user
             of_user = self._users[user]
@@ -342,6 +361,17 @@ class Kept:
             self.bytes -= len(oldest.append.body) + _OVERHEAD_BYTES
             if now_ms - oldest.time_ms <= self._ms:
                 self.overflow += 1
+
+    def _is_owed(self, oldest: KeptEvent) -> bool:
+        """Whether the oldest event has to go again, or may have to when its primary stands."""
+        user = oldest.append.user
+        of_user = self._users[user]
+        if of_user.checked != self.doubts and self._primary_of is not None:
+            now = self._primary_of(user)
+            if not now:
+                return True
+            of_user.wanted = of_user.move(now) or of_user.wanted
+        return of_user.first_lost() is oldest
 
     def _hand_over(self, event: KeptEvent, primary: str) -> None:
         """Another server answers for an event."""

@@ -14,6 +14,7 @@ each event in `eventbus.settling`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -41,6 +42,8 @@ from eventbus.store import Append, Appended, Durability, Store
 from eventbus.timers import NEVER_MS, Alarm, Timers
 
 __all__ = ["Publisher"]
+
+_log = logging.getLogger("eventbus.publisher")
 
 MAX_CALLS: Final = 8
 """Calls of a lane under way at once. While all are, publishes gather, and the next call carries more of them."""
@@ -95,6 +98,8 @@ class Publisher:
             kept_ms=settings.kept_ms,
             max_bytes=settings.kept_bytes,
             primary_of=getattr(store, "primary_of", None),
+            # As long as the store knows the ids: what goes again later would be stored a second time.
+            held_ms=getattr(getattr(store, "settings", None), "dedupe_ms", None),
             on_late=lambda kept: self._settling.note_unsent(kept, "it was kept for long enough"),
         )
         # A store on one server has one lane.
@@ -321,6 +326,7 @@ class Publisher:
         self._kept.expire(now_ms)
         if moved := self._kept.moved():
             self._settling.send_again(moved)
+        self._tell_closing()
 
     # --- deadlines ----------------------------------------------------------------------------------------------------
 
@@ -374,6 +380,9 @@ class Publisher:
     async def aclose(self, timeout_ms: int) -> None:
         """Takes nothing more, waits until all that waits is stored or has failed, then fails the rest.
 
+        While a primary is away that may come back without what was published in the last seconds, it waits for that
+        too: nobody else could send it again.
+
         Args:
             timeout_ms: the longest wait.
 
@@ -393,7 +402,7 @@ class Publisher:
     def _tell_closing(self, *, overdue: bool = False) -> None:
         if self._closing is None or self._closing.done():
             return
-        if overdue or not (self._calls or self._lines.waits):
+        if overdue or not (self._calls or self._lines.waits or self._kept.unasked()):
             self._closing.set_result(None)
 
     async def _end(self) -> None:
@@ -416,3 +425,7 @@ class Publisher:
                 self._settle(call, [StoreTimeout("the bus was closed before it was sent")] * len(call.items))
             for kept in self._kept.lost():
                 self._settling.give_up(again(kept, now_ms), now_ms)
+            if unasked := self._kept.unasked():
+                _log.warning(
+                    "closed while no primary says whether it still has the last %d events that were stored", unasked
+                )

@@ -135,3 +135,86 @@ async def test_what_could_not_be_sent_again_before_the_end_is_told(world: World)
     await world.clock.pass_time(1_000)
     assert closing.done()
     assert world.publisher.statistics().resend_failed == 2
+
+
+async def closed(world: World, closing: asyncio.Future[None]) -> None:
+    while not closing.done():
+        await world.flow(50)
+    await closing
+
+
+async def test_publisher_that_closes_while_its_primary_is_away_waits_for_the_next_one(world: World) -> None:
+    """The replica lacks what was published last, and nobody else could send it again."""
+    await world.stored("e1", "e2")
+    world.store.promote(0)
+    world.store.cut(0)
+    closing = asyncio.ensure_future(world.publisher.aclose(10_000))
+    for _ in range(20):
+        await world.flow(50)
+    assert not closing.done(), "a second is not ten"
+    world.store.learn()
+    world.store.connect()
+    await closed(world, closing)
+    assert world.store.stored(ADA) == ["e1", "e2"]
+    assert world.publisher.statistics().resend_failed == 0
+
+
+async def test_publisher_that_closes_while_its_primary_is_away_ends_when_it_is_back_as_it_was(world: World) -> None:
+    await world.stored("e1", "e2")
+    world.store.cut(0)
+    closing = asyncio.ensure_future(world.publisher.aclose(600_000))
+    await world.flow(50)
+    assert not closing.done()
+    world.store.connect()
+    await closed(world, closing)
+    assert world.store.sent == ["e1", "e2"], "nothing has to go again"
+
+
+async def test_publisher_that_closes_does_not_wait_for_primaries_of_others(world: World) -> None:
+    """`bob` is elsewhere, and nothing of his is kept."""
+    await world.stored("e1")
+    world.store.cut(1)
+    closing = asyncio.ensure_future(world.publisher.aclose(600_000))
+    await world.flow()
+    assert closing.done()
+
+
+async def test_publisher_that_ends_without_a_primary_says_how_many_events_it_leaves(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.stored("e1", "e2")
+    world.store.cut(0)
+    closing = asyncio.ensure_future(world.publisher.aclose(1_000))
+    await world.clock.pass_time(0)
+    assert not closing.done()
+    await world.clock.pass_time(1_000)
+    assert closing.done()
+    assert "the last 2 events" in caplog.text
+
+
+async def test_what_was_published_before_a_long_absence_of_its_primary_goes_again_when_the_next_one_stands(
+    world: World,
+) -> None:
+    """A failover that takes longer than events are kept: their time does not pass while nobody can say who has them."""
+    await world.stored("e1", "e2")
+    world.store.promote(0)
+    world.store.cut(0)
+    for _ in range(10):
+        await world.flow(SETTINGS.kept_ms // 5)
+        world.store.tell(lost=True)
+    assert world.publisher.statistics().kept_events == 2
+    world.store.learn()
+    world.store.connect()
+    for _ in range(5):
+        await world.flow(50)
+    assert world.store.stored(ADA) == ["e1", "e2"]
+    await world.flow(SETTINGS.kept_ms + 1)
+    assert world.publisher.statistics().kept_events == 0
+
+
+async def test_what_the_store_would_not_know_again_is_let_go(world: World) -> None:
+    """By then its id is forgotten: it would be stored twice."""
+    await world.stored("e1")
+    world.store.cut(0)
+    await world.flow(world.store.settings.dedupe_ms + 1)
+    assert world.publisher.statistics().kept_events == 0
