@@ -2,7 +2,8 @@
 
 To load a node's modules costs most of a second of CPU, and the tests start hundreds of nodes. What is forked is a
 process like any other, with its own pid, group, environment, output and end; only its modules are there already.
-The server is asked in lines of JSON on its standard input, one answer a line: it forks, and says how a child ended.
+The server says when it is ready. It is asked in lines of JSON on its standard input, one answer a line: it forks, and
+says how a child ended.
 Linux alone has what it takes (`pidfd_open`); elsewhere, and with `EVENTBUS_TEST_NO_FORK=1`, commands are executed.
 """
 
@@ -86,6 +87,8 @@ class ForkServer:
             stdout=subprocess.PIPE,
             cwd=Path(__file__).resolve().parents[2],
         )
+        # Loading takes seconds: they pass here, and not while a test's own loop waits for its first child.
+        self._told()
 
     def fork(
         self, command: str, arguments: list[str], env: Mapping[str, str], stdout: Path, stderr: Path, cwd: Path
@@ -113,12 +116,15 @@ class ForkServer:
             pass
 
     def _ask(self, request: Mapping[str, Any]) -> int:
-        question, answer = self._process.stdin, self._process.stdout
+        question = self._process.stdin
         assert question is not None
-        assert answer is not None
         question.write(json.dumps(request).encode() + b"\n")
         question.flush()
-        line = answer.readline()
+        return self._told()
+
+    def _told(self) -> int:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         assert line, "the fork server has ended; its words are in the output of the tests"
         return int(line)
 
@@ -161,6 +167,7 @@ def _serve(questions: IO[str], answers: IO[str]) -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
+    print(os.getpid(), file=answers, flush=True)  # it is ready
     for line in questions:
         request = json.loads(line)
         if "reap" in request:

@@ -45,6 +45,7 @@ from tests.support.raw_websocket import (
     no_application,
     upgrade_head,
 )
+from tests.support.stalls import within
 from tests.support.waiting import until
 
 GET = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -264,6 +265,38 @@ async def test_bad_handshake_is_refused_in_json_and_closed(case: str) -> None:
         assert not door.requests
 
 
+@pytest.mark.requirement("R23")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: bus\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: bus\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header" + b"x" * 20_000 + b": y\r\n\r\n",
+    ],
+    ids=["no request", "negative length", "two lengths", "a bad name in a long head"],
+)
+@on_both_loops
+async def test_what_is_no_http_is_refused_once_in_json_as_everything_is(data: bytes) -> None:
+    async with listening(Door()) as listener, connected(listener.port) as client:
+        client.write(data)
+        status, head, body = await client.response()
+        assert status in (400, 431)
+        assert "content-type: application/json\r\n" in head.lower()
+        assert httpx.Response(200, content=body).json()["error"]["code"] in ("bad_request", "head_too_long")
+        assert await client.read_all() == b""
+
+
+@on_both_loops
+async def test_a_later_head_that_is_no_http_and_too_long_is_answered_once() -> None:
+    async with listening(Door()) as listener, connected(listener.port) as client:
+        client.write(b"GET /hello HTTP/1.1\r\nHost: bus\r\n\r\n")
+        await client.response()
+        client.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\nbad header: y\r\n\r\n")
+        assert (await client.response())[0] in (400, 431)
+        assert await client.read_all() == b""
+
+
 @on_both_loops
 async def test_rejection_of_the_gatekeeper_is_the_answer() -> None:
     reject = Reject(status=429, code="rate_limited", message='too "many"', headers=(("Retry-After", "2"),))
@@ -421,7 +454,7 @@ async def test_decision_that_is_awaited_when_the_listener_stops_is_a_503() -> No
 
 
 async def hung_up(client: RawClient, within_s: float = 3) -> bytes:
-    async with asyncio.timeout(within_s):
+    async with within(within_s):
         return await client.read_all()
 
 
