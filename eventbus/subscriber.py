@@ -125,6 +125,8 @@ class Subscriber(Sending):
             check_range("nack_delay_ms", nack_delay_ms, 0, MAX_DELAY_MS)
         if format not in _FORMATS:
             raise InvalidField("format", f"must be json or msgpack, not {format!r}")
+        _check_callable(on_event=on_event, on_gap=on_gap, on_state=on_state, on_dropped=on_dropped, on_text=on_text)
+        _check_callable(on_error=on_error, random=random)
         self._clock = clock or SystemClock()
         self._callbacks = Callbacks(on_gap=on_gap, on_state=on_state, on_dropped=on_dropped, on_error=on_error)
         self._inbox = Inbox(first)
@@ -382,3 +384,9 @@ def _word(kind: type[WordT], value: str, name: str) -> WordT:
         return kind(value)
     except ValueError:
         raise InvalidField(name, f"{value!r} is none of {', '.join(kind)}") from None
+
+
+def _check_callable(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise InvalidField(name, f"must be a function, not {type(value).__name__}")

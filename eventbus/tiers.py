@@ -201,7 +201,10 @@ class _TiersFile:
             )
         tiers = {tier.name: tier for tier in BUILT_IN_TIERS}
         for name, values in given.items():
-            tiers[name] = _tier_from(name, values, tiers.get(name))
+            try:
+                tiers[name] = _tier_from(name, values, tiers.get(name))
+            except ConfigError as error:
+                raise ConfigError(f"{error} (EVENTBUS_TIERS_FILE is {text!r})", field="tiers") from None
         return tuple(tiers.values())
 
     def accepts(self, value: object) -> bool:

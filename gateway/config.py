@@ -144,10 +144,10 @@ def load_keys(settings: JwtSettings) -> tuple[VerificationKey, ...]:
     for item in settings.jwt_public_key_files:
         kid, _, file = item.partition("=") if "=" in item else ("", "", item)
         pem = _file_bytes(file, "EVENTBUS_JWT_PUBLIC_KEY_FILES", "jwt_public_key_files")
-        keys.append(key_from_pem(pem, name=file, kid=kid or None))
+        keys.append(key_from_pem(pem, name=f"EVENTBUS_JWT_PUBLIC_KEY_FILES {file!r}", kid=kid or None))
     if settings.jwt_jwks_file is not None:
         text = _file_bytes(settings.jwt_jwks_file, "EVENTBUS_JWT_JWKS_FILE", "jwt_jwks_file")
-        keys.extend(keys_from_jwks(text, name=settings.jwt_jwks_file))
+        keys.extend(keys_from_jwks(text, name=f"EVENTBUS_JWT_JWKS_FILE {settings.jwt_jwks_file!r}"))
     return tuple(keys)
 
 

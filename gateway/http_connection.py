@@ -182,6 +182,11 @@ class HttpConnection(HttpToolsProtocol):
         head.append(b"\r\n")
         self._upgrades.begin(self.transport, b"".join(head), early, self._route)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in the form that all errors have; uvicorn's would be plain text."""
+        reject = Reject(status=HTTPStatus.BAD_REQUEST, code="bad_request", message="the request is not valid HTTP")
+        self._hang_up(http_response(reject))
+
     def shutdown(self) -> None:
         """Take no further request; called when the listener stops."""
         self.is_stopping = True
@@ -268,6 +273,7 @@ class HttpConnection(HttpToolsProtocol):
     def _hang_up(self, answer: bytes) -> None:
         """Answer, if no response has begun, and close; the application sees a disconnect."""
         self._unwatch()
+        self._phase = _Phase.IDLE  # one answer, whatever else is wrong with what came
         cycle = self.cycle
         if self._answering():
             if cycle.response_started:

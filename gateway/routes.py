@@ -56,6 +56,7 @@ def make_app(node: Services, *, routes: Sequence[Route] = ()) -> Starlette:
         routes: further ones (the demo's page).
     """
     handlers: list[tuple[str, str, Callable[[Services, Request], Awaitable[Response]]]] = [
+        ("/v1/connect", "GET", no_upgrade),
         ("/v1/tickets", "POST", make_ticket),
         ("/v1/events", "POST", publish_events),
         ("/v1/events", "GET", read_events),
@@ -100,6 +101,22 @@ def _bound(
     return endpoint
 
 
+async def no_upgrade(node: Services, request: Request) -> Response:
+    """`GET /v1/connect` that is no WebSocket handshake, or was one before it came by a proxy.
+
+    Source: RFC 9110, section 15.5.22.
+    """
+    message = (
+        "this is the address of a WebSocket, and the request has not `Connection: Upgrade` and `Upgrade: websocket`;"
+        " where a proxy stands before the node, it must pass both on"
+    )
+    return answer(
+        {"error": {"code": "upgrade_required", "message": message}},
+        426,
+        {"Connection": "Upgrade", "Upgrade": "websocket"},
+    )
+
+
 async def make_ticket(node: Services, request: Request) -> Response:
     """`POST /v1/tickets`."""
     identity = await identify(node, request, Scope.SUBSCRIBE)
@@ -132,10 +149,14 @@ async def _publish(node: Services, request: Request, identity: Identity, body: b
         raise BadRequest("body", f"holds {len(objects)} events: 1 to {EVENTS_MAX} may be given")
     client = None if request.client is None else request.client.host
     tier = node.node_settings.tiers[identity.tier]
+    begun_ms = node.clock.monotonic_ms()
     await node.quotas.count_publish(identity, tier, client, len(objects), len(body))
     key = _idempotency_key(request, identity)
     events = [_event(node, obj, index, key, isinstance(parsed, list)) for index, obj in enumerate(objects)]
-    receipts = await node.bus.publish_many(events)
+    # A store that is away is asked for the allowance first: the deadline is for both.
+    asked_ms = node.clock.monotonic_ms() - begun_ms
+    deadline_ms = max(1, node.node_settings.publish.publish_deadline_ms - asked_ms)
+    receipts = await node.bus.publish_many(events, deadline_ms=deadline_ms)
     node.counters.events_published += len(receipts)
     return answer({"results": [result_of(receipt) for receipt in receipts]}, 202)
 

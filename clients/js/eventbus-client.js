@@ -66,6 +66,8 @@ const DEFAULT_STREAM = "text";
 const COMMAND_TIMEOUT_MS = 60_000;
 const MAX_COMMAND_TIMEOUT_MS = 110_000;
 const MAX_COMMANDS = 256;
+const MAX_FILTER_WORDS = 256;
+const MAX_NACK_DELAY_MS = 3_600_000;
 const HTTP_ATTEMPTS = 4;
 const HTTP_TIMEOUT_MS = 15_000;
 const MAX_RETRY_AFTER_MS = 10_000;
@@ -1083,9 +1085,11 @@ function uniqueWord() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+const PLACE = /^[A-Za-z0-9_.:-]{1,128}$/; // a thread's id, or a run's
+
 /** Throws for what the node would close the connection for. */
 function checkedCommand({ type, data, run, thread, timeoutMs }) {
-  const isName = (name) => name === undefined || (typeof name === "string" && /^[A-Za-z0-9_.:-]{1,128}$/.test(name));
+  const isName = (name) => name === undefined || (typeof name === "string" && PLACE.test(name));
   const fail = (message) => {
     throw new TypeError(message);
   };
@@ -1098,8 +1102,29 @@ function checkedCommand({ type, data, run, thread, timeoutMs }) {
   }
 }
 
+const CALLBACKS = ["onGap", "onState", "onError", "onDropped", "onReleased", "onText"];
+const FILTER_WORDS = { types: /^[a-z][a-z0-9_.]{0,63}$/, threads: PLACE, runs: PLACE };
+
+/** Throws for a filter that the node would close the connection for, or would take for another one than it is. */
+function checkFilter(filter) {
+  const fail = (message) => {
+    throw new TypeError(message);
+  };
+  if (typeof filter !== "object" || filter === null || Array.isArray(filter)) {
+    fail("filter must be an object {types?, threads?, runs?} of lists");
+  }
+  for (const [key, words] of Object.entries(filter)) {
+    const form = Object.hasOwn(FILTER_WORDS, key) ? FILTER_WORDS[key] : fail(`filter.${key} is none of types, threads, runs`);
+    if (words === undefined) continue;
+    if (!Array.isArray(words) || words.length > MAX_FILTER_WORDS) {
+      fail(`filter.${key} must be a list of at most ${MAX_FILTER_WORDS} strings`);
+    }
+    for (const word of words) if (typeof word !== "string" || !form.test(word)) fail(`filter.${key} must match ${form.source}`);
+  }
+}
+
 function checkedOptions(options) {
-  const { token, session, start, cursor, window = 256, onEvent, failedEvents = "redeliver" } = options;
+  const { token, session, start, cursor, window = 256, onEvent, failedEvents = "redeliver", filter, nackDelayMs } = options;
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
   const fail = (message) => {
     throw new TypeError(message);
@@ -1119,6 +1144,14 @@ function checkedOptions(options) {
   }
   if (!Number.isInteger(window) || window < 1 || window > 1024) fail("window must be an integer from 1 to 1024");
   if (!["redeliver", "skip"].includes(failedEvents)) fail("failedEvents must be redeliver or skip");
+  if (filter !== undefined) checkFilter(filter);
+  const isDelay = Number.isInteger(nackDelayMs) && nackDelayMs >= 0 && nackDelayMs <= MAX_NACK_DELAY_MS;
+  if (nackDelayMs !== undefined && !isDelay) {
+    fail(`nackDelayMs must be an integer from 0 to ${MAX_NACK_DELAY_MS}`);
+  }
+  for (const name of CALLBACKS) {
+    if (typeof (options[name] ?? onEvent) !== "function") fail(`${name} must be a function`);
+  }
   return { onError: (error) => console.error(error), ...options, WebSocket, window, failedEvents };
 }
 
@@ -1297,6 +1330,11 @@ export class EventBusClient {
 
   /** Changes the filter from here on (undefined: everything). Resolves when the node has it, also by a reconnect. */
   filter(filter = {}) {
+    try {
+      checkFilter(filter);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     const ref = this.#newRef();
     const before = this.#filter;
     const done = new Promise((resolve, reject) => {

@@ -24,6 +24,7 @@ from eventbus.errors import (
 )
 from eventbus.fields import parse_event_type
 from eventbus.frames import Ack, Filter, Nack
+from eventbus.framespecs import MAX_FILTER_ITEMS
 from eventbus.ids import EntryId, EventId, entry_order, parse_run_id, parse_thread_id
 
 __all__ = [
@@ -88,18 +89,22 @@ def parse_filter(value: Filter | Mapping[str, Iterable[str]]) -> Filter:
     """A filter as a caller gives it: `{"types": [...], "threads": [...], "runs": [...]}`.
 
     Raises:
-        InvalidField: an unknown key, or a word that has not the form of its kind.
+        InvalidField: no mapping, an unknown key, more words than a node takes, or one that has not the form of its kind.
     """
     if isinstance(value, Filter):
         return value
+    if not isinstance(value, Mapping):
+        raise InvalidField("filter", f"must be a mapping of lists, not {type(value).__name__}")
     readers = {"types": parse_event_type, "threads": parse_thread_id, "runs": parse_run_id}
     wanted: dict[str, frozenset[str]] = {}
     for key, words in value.items():
         if key not in readers:
             raise InvalidField(f"filter.{key}", f"is none of {', '.join(readers)}")
-        if isinstance(words, str):
-            raise InvalidField(f"filter.{key}", "must be a list of strings, not a string")
+        if isinstance(words, str) or not isinstance(words, Iterable):
+            raise InvalidField(f"filter.{key}", f"must be a list of strings, not {type(words).__name__}")
         wanted[key] = frozenset(readers[key](word, f"filter.{key}") for word in words)
+        if len(wanted[key]) > MAX_FILTER_ITEMS:
+            raise InvalidField(f"filter.{key}", f"has {len(wanted[key])} strings, and {MAX_FILTER_ITEMS} are allowed")
     return Filter(**wanted)
 
 

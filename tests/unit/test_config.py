@@ -458,6 +458,7 @@ def test_time_outs_that_break_the_hierarchy_stop_the_start_with_both_values(
 ) -> None:
     message = str(refusal(env={"EVENTBUS_TIERS_FILE": tiers_file(tmp_path, changed)}))
     assert message.startswith("tier ")
+    assert "EVENTBUS_TIERS_FILE" in message
     for value in values:
         assert value in message
 
@@ -493,7 +494,23 @@ def test_a_file_changes_tiers_and_adds_some(tmp_path: Path) -> None:
 def test_a_broken_file_of_tiers_is_refused_in_one_sentence(tmp_path: Path, content: object, why: str) -> None:
     message = str(refusal(env={"EVENTBUS_TIERS_FILE": tiers_file(tmp_path, content)}))
     assert why in message
+    assert "EVENTBUS_TIERS_FILE" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "setting, content",
+    [("JWT_JWKS_FILE", "no json"), ("JWT_JWKS_FILE", "{}"), ("JWT_PUBLIC_KEY_FILES", "no pem")],
+)
+def test_a_broken_file_of_keys_is_refused_with_its_setting_and_its_name(
+    tmp_path: Path, setting: str, content: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_authenticator(NodeSettings.from_env({f"EVENTBUS_{setting}": str(file)}))
+    assert f"EVENTBUS_{setting}" in str(caught.value)
+    assert str(file) in str(caught.value)
 
 
 def test_a_missing_file_of_tiers_is_refused(tmp_path: Path) -> None:

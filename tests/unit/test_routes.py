@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -20,13 +21,15 @@ from eventbus.errors import (
     InvalidEvent,
     PublishTimeout,
     RateLimited,
+    StoreError,
     StoreFull,
     StoreMisconfigured,
     StoreUnavailable,
     StreamFull,
 )
 from eventbus.ids import EntryId, UserId
-from eventbus.store import HistoryPage
+from eventbus.store import Append, Appended, Durability, HistoryPage
+from eventbus.store.allowing import Spending
 from eventbus.testing import ManualClock, MemoryStore
 from eventbus.tokens import make_token
 from gateway.routes import client_file, error_answer, make_app
@@ -150,3 +153,42 @@ async def test_further_routes_can_be_added(bench: Bench) -> None:
 
 def test_the_file_of_the_javascript_client_is_found_in_a_checkout() -> None:
     assert client_file("eventbus-client.js").is_file()
+
+
+class SilentStore(MemoryStore):
+    """A store that is slow to say what a user may still publish, and then takes nothing."""
+
+    async def spend(self, user: UserId, spendings: Sequence[Spending]) -> int:
+        assert isinstance(self.clock, ManualClock)
+        self.clock.advance(600)
+        return 0
+
+    async def append(
+        self, events: Sequence[Append], durability: Durability = Durability.MEMORY
+    ) -> Sequence[Appended | StoreError]:
+        raise StoreUnavailable("away")
+
+
+@pytest.mark.requirement("R25")
+async def test_the_deadline_of_a_publish_is_also_for_the_question_whether_it_is_allowed() -> None:
+    clock = ManualClock()
+    async with Bench(SilentStore(clock=clock), clock, publish_deadline_ms=1_000, breaker_failures=1_000) as bench:
+        transport = httpx.ASGITransport(make_app(bench.node))
+        begun_ms = clock.monotonic_ms()
+        async with bench.node.bus, httpx.AsyncClient(transport=transport, base_url="http://bus") as client:
+            event = {"user": "ada", "type": "note", "data": {}}
+            asked = asyncio.create_task(client.post("/v1/events", headers=header(bench, "publish"), json=event))
+            while not asked.done():
+                await bench.pass_time(50, step_ms=50)
+            assert clock.monotonic_ms() - begun_ms <= 1_100
+            assert (asked.result().status_code, asked.result().json()["error"]["code"]) == (503, "publish_timeout")
+
+
+async def test_the_address_of_sockets_says_what_is_missing_to_who_asks_it_without_an_upgrade(
+    bench: Bench, http: httpx.AsyncClient
+) -> None:
+    answer = await http.get("/v1/connect", headers=header(bench))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (426, "upgrade_required")
+    assert answer.headers["upgrade"] == "websocket"
+    assert "proxy" in answer.json()["error"]["message"]
+    assert (await http.post("/v1/connect")).status_code == 405

@@ -1026,6 +1026,9 @@ async def test_a_subscriber_is_opened_once_and_iterated_by_one_task(node: Script
         ({"failed_events": "ignore"}, "failed_events"),
         ({"nack_delay_ms": 3_600_001}, "nack_delay_ms"),
         ({"filter": {"kinds": []}}, "filter"),
+        ({"filter": 5}, "filter"),
+        ({"on_event": 5}, "on_event"),
+        ({"on_error": "log"}, "on_error"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(options: dict[str, Any], field: str) -> None:

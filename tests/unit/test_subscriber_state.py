@@ -117,9 +117,18 @@ def test_a_filter_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong,field", [({"type": ["a"]}, "filter.type"), ({"types": "a"}, "filter.types"), ({"types": ["A B"]}, "types")]
+    "wrong,field",
+    [
+        ({"type": ["a"]}, "filter.type"),
+        ({"types": "a"}, "filter.types"),
+        ({"types": ["A B"]}, "types"),
+        ({"types": 5}, "filter.types"),
+        ({"runs": [f"r{number}" for number in range(257)]}, "filter.runs"),
+        (5, "filter"),
+        ([("types", ["a"])], "filter"),
+    ],
 )
-def test_a_wrong_filter_is_refused_with_its_key(wrong: dict[str, Any], field: str) -> None:
+def test_a_wrong_filter_is_refused_with_its_key(wrong: Any, field: str) -> None:
     with pytest.raises(InvalidField, match=field):
         parse_filter(wrong)
 

@@ -693,7 +693,7 @@ test("an error frame is reported, and one about a filter rejects it", async () =
   await until(() => client.seen.errors.length === 2, "the second");
   assert.deepEqual(client.seen.errors.map(({ code, message, retryable }) => [code, message, retryable]),
     [["rate_limited", "later", true], ["unknown_op", "no such op", false]]);
-  const refused = client.filter({ types: [1] });
+  const refused = client.filter({ types: ["unknown"] });
   peer.send({ op: "error", code: "bad_frame", message: "types", ref: (await peer.frame("filter")).ref });
   await assert.rejects(refused, { code: "bad_frame" });
   peer.socket.terminate();
@@ -815,8 +815,19 @@ test("wrong options are refused when the client is made", () => {
   for (const bad of [
     { onEvent: undefined }, { WebSocket: 1 }, { token: 5 }, { session: "a b" }, { start: "now" }, { start: "cursor" },
     { start: "new", cursor: "1-1" }, { cursor: "1" }, { window: 0 }, { window: 1025 }, { failedEvents: "drop" },
+    { filter: 5 }, { filter: ["note"] }, { filter: { type: ["note"] } }, { filter: { types: "note" } }, { filter: { types: ["A note"] } },
+    { filter: { runs: Array(257).fill("r") } }, { nackDelayMs: -1 }, { nackDelayMs: 3_600_001 }, { nackDelayMs: 0.5 },
+    { onGap: 5 }, { onState: "f" }, { onError: {} }, { onDropped: 1 }, { onReleased: 1 }, { onText: 1 },
   ]) {
     assert.throws(() => new EventBusClient(node.url, { ...good, ...bad }), TypeError, JSON.stringify(bad));
   }
   assert.throws(() => new EventBusClient("nowhere", good), TypeError);
+});
+
+test("a filter that the node would close the connection for is refused, and the one before stays", async () => {
+  const client = connect({ filter: { types: ["note"] } });
+  for (const bad of [5, null, { types: "note" }, { types: ["A note"] }, { kinds: ["note"] }]) {
+    await assert.rejects(client.filter(bad), TypeError, JSON.stringify(bad));
+  }
+  assert.deepEqual((await (await node.peer()).frame("hello")).filter, { types: ["note"] });
 });
