@@ -42,7 +42,7 @@ async def _garbage(new_world: NewWorld, first: int, count: int, at_a_time: int, 
     """Attacks a node that has clients to serve: nobody is disturbed, and what the attack took is given back."""
     world: World = new_world(connections_per_address=0)
     (node,) = await world.start_nodes("one")
-    victims = await world.start_clients(USERS)
+    victims = await world.start_clients(USERS, silence_ms=20_000, hello_ms=20_000)
     before = descriptors(node.child.pid)
     attack = Attack(node.port)
     # What a process takes for the first time (buffers, code) it keeps; the rest of the attack must add nothing.
@@ -97,7 +97,7 @@ async def test_a_hundred_thousand_garbage_connections_disturb_nobody_and_leave_n
 async def test_slow_requests_take_the_places_of_slow_requests_and_of_nobody_else(new_world: NewWorld) -> None:
     world: World = new_world(max_http_connections=100, connections_per_address=0)
     (node,) = await world.start_nodes("one")
-    victims = await world.start_clients(USERS)
+    victims = await world.start_clients(USERS, silence_ms=20_000, hello_ms=20_000)
     await world.start_publisher(USERS, 400, rate=100)
     before = descriptors(node.child.pid)
     most = 0

@@ -120,7 +120,7 @@ async def test_a_stuck_client_costs_bounded_memory_and_delays_nobody_else(new_wo
     """It reads nothing while 30 MB are published for it: the node holds its window and no more."""
     world = new_world(ack_timeout_ms=1_000)
     (node,) = await world.start_nodes("one")
-    others = await world.start_clients(USERS)
+    others = await world.start_clients(USERS, silence_ms=20_000, hello_ms=20_000)
     stuck = await world.start_clients(["stuck"], mode=Mode.STUCK, window=64)
     warm = await world.start_publisher(USERS, 200)
     await world.published()

@@ -75,7 +75,7 @@ async def _attack(world: World, node: Node, seen: list[tuple[str, str]]) -> list
 async def test_hostile_clients_under_load_get_and_change_nothing_of_others(new_world: NewWorld) -> None:
     world = new_world(ack_timeout_ms=30_000)
     one, two = await world.start_nodes("one", "two")
-    victims = await world.start_clients(VICTIMS, ack_delay_ms=(200, 500))
+    victims = await world.start_clients(VICTIMS, ack_delay_ms=(200, 500), silence_ms=20_000, hello_ms=20_000)
     publishing = await world.start_publisher([*VICTIMS, MALLORY], 4_200, rate=700)
     attackers: list[Hostile] = []
     for count in (700, 1_400, 2_100, 2_800):

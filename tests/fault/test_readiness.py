@@ -42,7 +42,7 @@ async def _holders(fleet: Fleet, users: list[str]) -> set[str]:
 async def _started(fleet: Fleet, **urls: str) -> tuple[Node, Clients, list[str]]:
     """Sessions on all nodes; returns the first node, all clients, and the users that this node has."""
     await fleet.start(redis_urls={NAMES[0]: urls["first"]})
-    clients = await fleet.start_clients(USERS)
+    clients = await fleet.start_clients(USERS, silence_ms=20_000, hello_ms=20_000)
     mine = await fleet.sessions_on(NAMES[0], USERS)
     assert mine, "the load balancer gives the first node sessions"
     return fleet.nodes[0], clients, mine

@@ -26,7 +26,7 @@ async def _store_without_a_word(world: World, user: str, *bodies: bytes) -> list
 async def test_an_event_whose_wake_up_was_lost_arrives_within_a_heartbeat(new_world: NewWorld) -> None:
     world = new_world(session_heartbeat_ms=400)
     await world.start_nodes("one")
-    clients = await world.start_clients(["ann"])
+    clients = await world.start_clients(["ann"], silence_ms=20_000, hello_ms=20_000)
     (entry,) = await _store_without_a_word(world, "ann", _envelope("ann", "silent"))
 
     await world.wait(lambda: clients.seen("ann").events, 5_000, "the event arrives")
@@ -42,7 +42,7 @@ async def test_entries_that_are_pending_and_that_nobody_holds_are_found_within_a
     """As if the reply of a read had been lost without any connection's end (D1)."""
     world = new_world(session_heartbeat_ms=400)
     await world.start_nodes("one")
-    clients = await world.start_clients(["ann"])
+    clients = await world.start_clients(["ann"], silence_ms=20_000, hello_ms=20_000)
     stream = world.keys.user(UserId("ann")).stream
     pipeline = world.redis.pipeline(transaction=True)
     for number in range(3):
@@ -64,7 +64,7 @@ async def test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_d
     """An envelope that names another user, and one that is none: told by their reason, and in nobody's way."""
     world = new_world(session_heartbeat_ms=400)
     await world.start_nodes("one")
-    clients = await world.start_clients(["ann"])
+    clients = await world.start_clients(["ann"], silence_ms=20_000, hello_ms=20_000)
     await _store_without_a_word(world, "ann", _envelope("bob", "foreign"), b"\xff\xfe", _envelope("ann", "own"))
 
     await world.wait(lambda: len(clients.seen("ann").dropped) == 2, 5_000, "both are dropped")
@@ -78,7 +78,7 @@ async def test_a_session_whose_live_field_is_gone_attaches_again_at_its_next_rea
     """Whoever reads then is told that the session is not its; nobody else has it, so it takes it back (D3)."""
     world = new_world(session_heartbeat_ms=300_000, live_ttl_ms=900_000)
     await world.start_nodes("one")
-    clients = await world.start_clients(["ann"])
+    clients = await world.start_clients(["ann"], silence_ms=20_000, hello_ms=20_000)
     keys = world.keys.user(UserId("ann"))
     await world.redis.delete(keys.live)
     await _store_without_a_word(world, "ann", _envelope("ann", "unheard"))

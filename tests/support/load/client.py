@@ -21,6 +21,8 @@ from tests.support.load.link import Link
 from tests.support.load.plans import ClientPlan, Mode
 
 _FLUSH_S = 0.05
+# A loop that is late by more is written down: what it should have done meanwhile it did later.
+_STALL_MS = 100
 
 
 def _order(entry: str) -> tuple[int, int]:
@@ -237,9 +239,13 @@ async def run(plan: ClientPlan) -> None:
         tasks = [loop.create_task(client.run()) for client in clients]
         try:
             while not stop.is_set():
+                begin = loop.time()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_FLUSH_S):
                         await stop.wait()
+                late_ms = int(1_000 * (loop.time() - begin - _FLUSH_S))
+                if late_ms > _STALL_MS:
+                    log.append("\t".join(("S", "-", "-", "0", str(late_ms))))
                 for task in tasks:
                     if task.done():
                         task.result()

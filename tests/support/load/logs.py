@@ -121,16 +121,24 @@ class SessionSeen:
 
 
 class ClientLog:
-    """What a client process wrote down, by user and session."""
+    """What a client process wrote down, by user and session.
+
+    Attributes:
+        stalled_ms: the longest time for which the process stood still.
+    """
 
     def __init__(self, path: Path) -> None:
         self._tail = _Tail(path)
         self.sessions: dict[tuple[str, str], SessionSeen] = defaultdict(SessionSeen)
         self.deliveries = 0
+        self.stalled_ms = 0
 
     def read(self) -> ClientLog:
         """Takes up what is new; returns itself."""
         for kind, user, session, number, *words in self._tail.lines():
+            if kind == "S":
+                self.stalled_ms = max(self.stalled_ms, int(words[0]))
+                continue
             seen = self.sessions[user, session]
             if kind == "R":
                 event, owner, entry, delivery, time_ms = words
