@@ -89,7 +89,7 @@ def parse_filter(value: Filter | Mapping[str, Iterable[str]]) -> Filter:
     """A filter as a caller gives it: `{"types": [...], "threads": [...], "runs": [...]}`.
 
     Raises:
-        InvalidField: no mapping, an unknown key, more words than a node takes, or one that has not the form of its kind.
+        InvalidField: no mapping, an unknown key, more words than a node takes, or one that has not its form.
     """
     if isinstance(value, Filter):
         return value
