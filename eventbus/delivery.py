@@ -119,6 +119,11 @@ class Delivery(Window):
         return self._reattach_wanted
 
     @property
+    def dirty(self) -> bool:
+        """Whether a read of what is new is owed: it was woken, or its last read was a full one (D20)."""
+        return self._dirty
+
+    @property
     def wants_read(self) -> bool:
         """Whether `take_read` would return something."""
         if self._asked or self._reattach_wanted:

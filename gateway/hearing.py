@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from eventbus import moves
 from eventbus.clock import Clock
 from eventbus.errors import CloseCode
 from eventbus.ids import ConnectionId, EntryId, RunId, SessionId, UserId
@@ -23,8 +22,6 @@ from gateway.texting import Texting
 __all__ = ["Hearing"]
 
 logger = logging.getLogger("gateway.node")
-
-_WOKEN: Final = moves.Woken()
 
 TROUBLE_MS: Final = 30_000
 """So long after trouble with the store may it name a holder of the past for a session."""
@@ -70,7 +67,7 @@ class Hearing:
         self._counters.wakeups += 1
         # A copy: an input may end a session, which leaves the hub.
         for session in list(self._hub.of_user(user)):
-            session.apply(_WOKEN)
+            session.woken()
 
     def displaced(self, user: UserId, session: SessionId, connection: ConnectionId) -> None:
         # The message may be older than the hold of a connection that is here now: Redis says who has it.

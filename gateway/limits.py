@@ -52,10 +52,11 @@ class TokenBucket:
         return f"<TokenBucket {self._level / 1000:g} of {self.capacity} at {self.rate}/s>"
 
     def _fill(self, now_ms: int) -> None:
-        # One token a second is one thousandth a millisecond.
-        elapsed_ms = max(0, now_ms - self._at_ms)
-        self._level = min(self.capacity * 1000, self._level + elapsed_ms * self.rate)
-        self._at_ms = max(self._at_ms, now_ms)
+        # One token a second is one thousandth a millisecond. Most frames come in the millisecond of another.
+        elapsed_ms = now_ms - self._at_ms
+        if elapsed_ms > 0:
+            self._level = min(self.capacity * 1000, self._level + elapsed_ms * self.rate)
+            self._at_ms = now_ms
 
     def level(self, now_ms: int) -> int:
         """Whole tokens in the bucket."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Final
 
 from eventbus import moves, wire
 from eventbus.delivery import Delivery, Phase
@@ -38,6 +39,8 @@ from gateway.wheel import NEVER_MS
 __all__ = ["Host", "Session", "SessionSettings", "State"]
 
 logger = logging.getLogger(__name__)
+
+_WOKEN: Final = moves.Woken()
 
 
 class State(StrEnum):
@@ -342,6 +345,11 @@ class Session:
             self._after_input()
         except Exception as error:
             self._failed(error)
+
+    def woken(self) -> None:
+        """Something was stored for the user. Under load most wake-ups come before the read that the first asked for."""
+        if not self.delivery.dirty:
+            self.apply(_WOKEN)
 
     def _after_input(self) -> None:
         delivery = self.delivery
