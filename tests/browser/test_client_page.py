@@ -134,6 +134,7 @@ async def test_a_hidden_tab_handles_and_acks_as_fast_as_a_visible_one(
     bus = await new_installation()
     reader = await open_reader(browser, bus)
     await reader.live()
+    visible_ms = sorted([await _acked_after_ms(bus) for _ in range(6)])
     await browser.minimize()
     assert await browser.script("return document.visibilityState") == "hidden"
     # Chromium waits for ten seconds before it lets the timers of a hidden page run but once a second.
@@ -147,16 +148,19 @@ async def test_a_hidden_tab_handles_and_acks_as_fast_as_a_visible_one(
         """
     )
     await browser.wait_for("window.throttled", 20_000)
-    took_ms = []
-    for _ in range(12):
-        begin = time.monotonic()
-        await bus.publish(50)
-        await bus.all_acked()  # and no look at the page, whose scripts would wait for timers
-        took_ms.append((time.monotonic() - begin) * 1_000)
-    # What waits for a timer often takes a second. Two of twelve may be the machine's.
-    assert sorted(took_ms)[-3] < 600, took_ms
+    hidden_ms = sorted([await _acked_after_ms(bus) for _ in range(12)])
+    # What waits for a timer often takes a second. Two of twelve may be the machine's, and what a visible page takes is.
+    assert hidden_ms[-3] < 450 + visible_ms[3], (hidden_ms, visible_ms)
     await reader.has(bus.published)
     await reader.check_page()
+
+
+async def _acked_after_ms(bus: Installation) -> float:
+    """How long it takes until new events are acked, with no look at the page, whose scripts would wait for timers."""
+    begin = time.monotonic()
+    await bus.publish(50)
+    await bus.all_acked()
+    return (time.monotonic() - begin) * 1_000
 
 
 @pytest.mark.requirement("R8")
@@ -164,7 +168,7 @@ async def test_a_frozen_tab_holds_no_session_and_is_told_everything_once_when_it
     browser: Browser, new_installation: NewInstallation
 ) -> None:
     """What is delivered to a page that stands still would time out, and become dead letters."""
-    bus = await new_installation(ack_timeout_ms=400)
+    bus = await new_installation(ack_timeout_ms=5_000)
     reader = await open_reader(browser, bus)
     await reader.live()
     await reader.has(await bus.publish(10))
@@ -211,8 +215,8 @@ async def test_a_page_that_computed_while_it_connected_is_not_lost(
     browser: Browser, new_installation: NewInstallation
 ) -> None:
     # So long that the second hello comes within it on any machine.
-    bus = await new_installation(hello_timeout_ms=1_500)
-    reader = await open_reader(browser, bus, blockMs=2_500)
+    bus = await new_installation(hello_timeout_ms=2_500)
+    reader = await open_reader(browser, bus, blockMs=3_500)
     await reader.has(await bus.publish(3))
     assert reader.closes == [4503]
     assert reader.errors == []

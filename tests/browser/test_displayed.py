@@ -164,7 +164,9 @@ async def test_of_a_long_list_only_those_are_displayed_that_the_user_stopped_at(
     # Past all others, each in sight for a part of a second, to the end.
     await browser.script(
         """
+        window.stepsMs = [];
         const step = () => {
+          stepsMs.push(performance.now());
           scrollBy(0, 150);
           if (scrollY + innerHeight < document.body.scrollHeight - 200) requestAnimationFrame(step);
           else window.arrived = true;
@@ -177,7 +179,16 @@ async def test_of_a_long_list_only_those_are_displayed_that_the_user_stopped_at(
     assert 5 <= len(first) <= 12
     assert 5 <= len(last) <= 12
     assert not set(first) & set(last)
-    await page.nothing_but(*first, *last)
+    slowest_ms = await browser.script(
+        """
+        const steps = Math.ceil(innerHeight / 150) + 1; // so many bring a row from one edge of the window to the other
+        return Math.max(...stepsMs.map((ms, i) => (stepsMs[i + steps] ?? stepsMs.at(-1)) - ms));
+        """
+    )
+    if slowest_ms < 900:
+        await page.nothing_but(*first, *last)
+    else:  # a machine that scrolls so slowly has shown what lies between for long enough
+        await page.is_displayed(*first, *last)
 
 
 # --- what does not ----------------------------------------------------------------------------------------------------
@@ -228,15 +239,18 @@ async def test_less_than_a_second_in_sight_is_not_displayed_however_often(
     await page.show("e1", BLOCK)
     await browser.script(
         """
-        // In sight for 400 ms and away for 150 ms, eight times: 3.2 s in all.
+        // In sight for 200 ms and away for 100 ms, sixteen times: 3.2 s in all.
+        window.longestMs = 0;
         const flicker = async () => {
           const [row] = document.querySelectorAll("#e1");
           const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-          for (let i = 0; i < 8; i += 1) {
+          for (let i = 0; i < 16; i += 1) {
+            const beginMs = performance.now();
             row.style.display = "block";
-            await pause(400);
+            await pause(200);
             row.style.display = "none";
-            await pause(150);
+            longestMs = Math.max(longestMs, performance.now() - beginMs);
+            await pause(100);
           }
           window.flickered = true;
         };
@@ -244,7 +258,8 @@ async def test_less_than_a_second_in_sight_is_not_displayed_however_often(
         """
     )
     await browser.wait_for("window.flickered", 20_000)
-    await page.nothing_but()
+    if await browser.script("return window.longestMs") < 900:  # else the machine has shown it for long enough
+        await page.nothing_but()
     await browser.script("document.querySelector('#e1').style.display = 'block'")
     await page.is_displayed("e1")
 
