@@ -82,6 +82,9 @@ async def test_hostile_clients_under_load_get_and_change_nothing_of_others(new_w
         await world.published_at_least(publishing, count)
         pending = await world.pending()
         assert sum(pending.values()) > 0
+        await world.wait(
+            lambda: all(victims.seen(victim).deliveries for victim in VICTIMS), 20_000, "each victim was sent something"
+        )
         # Entries that wait for an ack right now are the ones worth stealing.
         seen = [
             (sighting.received.event, sighting.received.entry)

@@ -35,8 +35,8 @@ async def installation(new_installation: NewInstallation) -> Installation:
     return await new_installation(nodes=2, watch_ms=100, node_heartbeat_ms=500, run_lease_ms=LEASE_MS)
 
 
-def agents(installation: Installation, mode: str, *more: Path) -> Child:
-    env = {"EVENTBUS_REDIS_URL": installation.server.url, "EVENTBUS_RUN_LEASE_MS": str(LEASE_MS)}
+def agents(installation: Installation, mode: str, *more: Path, lease_ms: int = LEASE_MS) -> Child:
+    env = {"EVENTBUS_REDIS_URL": installation.server.url, "EVENTBUS_RUN_LEASE_MS": str(lease_ms)}
     return installation.processes.python("-m", "tests.support.load.agents", mode, str(RUNS), *more, env=env)
 
 
@@ -123,14 +123,18 @@ async def test_an_agent_that_thaws_after_its_lease_adds_nothing_to_runs_that_wer
         await store.aclose()
 
 
-async def test_runs_of_a_killed_agent_are_resumed_by_its_restart(installation: Installation, tmp_path: Path) -> None:
+async def test_runs_of_a_killed_agent_are_resumed_by_its_restart(
+    new_installation: NewInstallation, tmp_path: Path
+) -> None:
     """The restart comes within the lease, so no node has closed them; child runs that nobody resumes are closed."""
+    lease_ms = 2 * LEASE_MS  # a slow machine needs some of it to take all of them over
+    installation = await new_installation(nodes=2, watch_ms=100, node_heartbeat_ms=500, run_lease_ms=lease_ms)
     store = RedisStore(installation.server.url)
     try:
         # It is up before it is needed: a slow machine needs longer for that than the lease is.
-        restarted = agents(installation, "finish", tmp_path / "go")
+        restarted = agents(installation, "finish", tmp_path / "go", lease_ms=lease_ms)
         await restarted.line("^ready$")
-        agent = agents(installation, "work")
+        agent = agents(installation, "work", lease_ms=lease_ms)
         await agent.line("^inside$")
         agent.kill()
         (tmp_path / "go").touch()
