@@ -14,6 +14,7 @@ import pytest
 import redis.asyncio
 
 from eventbus import revoking
+from eventbus.clock import Clock, SystemClock
 from eventbus.ids import UserId
 from eventbus.inspection import Actions, action_asked_for
 from eventbus.inspection.lookup import partition_of
@@ -64,13 +65,25 @@ end
 redis.call('PEXPIRE', ARGV[1] .. ':z', life)
 """
 
+HOUR_MS = 3_600_000
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
 
 
-class Desk:
-    """An operator before the console of a node."""
+class WallClock(SystemClock):
+    """The machine's clock; a test moves its wall time on."""
 
-    def __init__(self, browser: Browser, node: Node, listener: Listener) -> None:
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+class Desk:
+    """An operator before the console of a node, whose admin port goes by a clock of its own."""
+
+    def __init__(self, browser: Browser, node: Node, listener: Listener, clock: WallClock) -> None:
+        self.clock = clock
         self.browser = browser
         self.node = node
         self.listener = listener
@@ -162,9 +175,9 @@ async def browser(browser: Browser) -> Browser:
     return browser
 
 
-async def console_of(node: Node, port: int = 0) -> Listener:
+async def console_of(node: Node, clock: Clock, port: int = 0) -> Listener:
     """Opens the admin port of a node."""
-    access = AdminAccess(node.store, node.revocations, node.authenticator, node.clock)
+    access = AdminAccess(node.store, node.revocations, node.authenticator, clock)
     app = make_admin_app(NodeFigures(node), authenticator=None, access=access, settings=node.node_settings)
     return await serve_admin(app, bind("127.0.0.1", port, setting="ADMIN_PORT"))
 
@@ -179,10 +192,11 @@ async def new_desk(browser: Browser, server_url: str) -> AsyncIterator[NewDesk]:
             # Few partitions: the feed pauses for fifty times as long as its look at all of them takes.
             quick = {"node_heartbeat_ms": 100, "session_heartbeat_ms": 500, "watch_ms": 100, "partitions": 32}
             node = await made.start("gw-1", url=url, **(quick | settings))
-            listener = await console_of(node)
+            clock = WallClock()
+            listener = await console_of(node, clock)
             stack.push_async_callback(listener.stop)
             stack.push_async_callback(browser.open, "about:blank")  # else the port waits for its feed to end
-            return Desk(browser, node, listener)
+            return Desk(browser, node, listener, clock)
 
         yield open_desk
 
@@ -255,7 +269,10 @@ async def test_the_console_asks_for_a_token_of_scope_admin_and_says_what_is_wron
     await desk.browser.click("#sign-out")
     await desk.browser.wait_for("document.querySelector('#token')")
     assert await desk.browser.script("return sessionStorage.length") == 0
-    await desk.sign_in(token_of("olga", scopes=["admin"], ttl_ms=3_000), "#/nodes")
+    await desk.sign_in(token_of("olga", scopes=["admin"], ttl_ms=HOUR_MS), "#/nodes")
+    await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
+    await desk.shows("gw-1")
+    desk.clock.ahead_ms = 2 * HOUR_MS
     await desk.shows("expired")
     assert await desk.browser.script("return document.activeElement.id") == "token"
     await desk.is_clean("Failed to load resource")
@@ -386,7 +403,7 @@ async def test_what_is_typed_into_the_bar_leads_to_the_user_the_event_or_the_run
     await find(entry, "In the stream")
     await desk.browser.click("main .facts a")
     await desk.shows(f"User {odd}")
-    await find("nightly:7", "nothing is known of it")
+    await find("nightly:7", "Nothing is known of it")
     await desk.browser.click("main a[href^='#/run/']")
     await desk.shows("All deadlines were met, and its events are in order.")
     assert await desk.browser.script("return document.title") == "Run nightly:7 · eventbus console"
@@ -544,7 +561,7 @@ async def test_an_installation_in_which_nothing_happened_says_so_in_every_view(d
         ("#/user/nobody", "No session is known."),
         ("#/user/nobody/session/tab", "No such session is known"),
         ("#/event/nobody/e-1", "nothing was ever stored for nobody"),
-        ("#/run/nobody/run_1", "nothing is known of the run run_1"),
+        ("#/run/nobody/run_1", "Nothing is known of the run run_1 (any more)."),
         ("#/dead/1:1-1", "There is no such dead letter"),
         ("#/nowhere/at/all", "There is nothing here"),
         ("#/", "Operators were told of nothing"),
@@ -585,7 +602,7 @@ async def test_a_node_that_is_gone_is_told_of_and_the_page_goes_on_when_it_is_ba
     assert await desk.browser.text("#live") == "no connection"
     assert "What is shown is old: of 2" in await desk.browser.text("#banner")
     await desk.go("#/pending", "The admin port does not answer.")
-    again = await console_of(desk.node, desk.listener.port)
+    again = await console_of(desk.node, desk.clock, desk.listener.port)
     try:
         await desk.browser.wait_for("document.querySelector('#live').dataset.state === 'live'")
         assert await desk.browser.script("return document.querySelector('#banner').hidden")

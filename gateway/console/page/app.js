@@ -219,7 +219,7 @@ live.addEventListener("state", () => {
   document.body.classList.toggle("old", bad);
   $("banner").hidden = !bad;
   if (!bad) return;
-  const problem = live.state === "stale" ? `Redis does not answer: ${live.problem.replace(/\.$/, "")}.` : live.problem;
+  const problem = live.state === "stale" ? `Redis does not answer (${live.problem.replace(/\.$/, "")}): eventbus doctor says more.` : live.problem;
   const text = `${problem} ${live.figures ? `What is shown is old: of ${time(live.figures.now_ms)}.` : "Nothing can be shown yet."}`;
   if ($("banner").textContent !== text) $("banner").textContent = text;
 });
@@ -265,7 +265,9 @@ function tellWho() {
   const soon = left < ENDS_SOON_MS;
   const until = untilMs && (soon ? `token ends in ${span(Math.max(0, Math.ceil(left / 60_000)) * 60_000)}` : `token until ${dayOf(untilMs) === dayOf(Date.now()) ? time(untilMs).slice(11, -3) : time(untilMs).slice(0, -3)}`);
   const lines = [[user, until].filter(Boolean).join(", "), `Times are ${zone()}`];
-  if ($("who").textContent !== lines.join("")) $("who").replaceChildren(...lines.map((line) => h("span", {}, line)));
+  // A date is not broken at its hyphens.
+  const whole = (line) => line.split(/(\d{4}-\S+ \S+)/).map((part, index) => (index % 2 ? h("time", {}, part) : part));
+  if ($("who").textContent !== lines.join("")) $("who").replaceChildren(...lines.map((line) => h("span", {}, whole(line))));
   $("who").classList.toggle("soon", soon);
   if (soon && !warned) say("The token ends in a few minutes");
   warned = soon;

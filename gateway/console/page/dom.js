@@ -98,7 +98,7 @@ export class Table {
     this.key = key;
     this.rowClass = rowClass;
     this.heading = Math.max(0, columns.findIndex(({ heads }) => heads));
-    const head = columns.map(({ title, number, hidden, head: control }) => h("th", { scope: "col", class: number && "number" },
+    const head = columns.map(({ title, number, hidden, head: control }) => h("th", { scope: "col", class: classOf({ number, hidden }) },
       hidden ? h("span", { class: "hidden" }, title) : control ? "" : title, control));
     const table = h("table", {}, h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, head)), this.#body);
     this.table = h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" }, table);
@@ -127,9 +127,9 @@ export class Table {
   }
 
   #make(row, key) {
-    const cells = this.columns.map(({ cell, number }, index) => {
+    const cells = this.columns.map(({ cell, number, hidden }, index) => {
       const heads = index === this.heading;
-      return h(heads ? "th" : "td", { class: number && "number", scope: heads && "row" }, cell(row));
+      return h(heads ? "th" : "td", { class: classOf({ number, hidden }), scope: heads && "row" }, cell(row));
     });
     return h("tr", { data: { key }, class: this.rowClass?.(row) }, cells);
   }
@@ -157,6 +157,8 @@ export class Table {
     if (focus && !this.#body.contains(document.activeElement)) refocus([...this.#body.children].find((one) => one.dataset.key === focus.key), focus);
   }
 }
+
+const classOf = ({ number, hidden }) => (number ? "number" : hidden ? "actions" : undefined);
 
 /** Where the focus is in a table: the row's key and which of its controls. */
 function path(element) {

@@ -60,11 +60,17 @@ const floored = (value, places) => (Math.floor(value * 10 ** places + 1e-6) / 10
 
 export const perSecond = (value) => (value === null ? "–" : value >= 100 ? count(Math.round(value)) : value.toFixed(1));
 
+/** A span on an axis, with no more places than it needs. */
+export const spanOnAxis = (ms) => span(ms).replace(/(\.\d)0 s$/, "$1 s");
+
 /** A value on an axis, with no more places than it needs. */
 export const onAxis = (value) => count(Math.round(value * 100) / 100);
 
 /** A word of the API as people write it: `not_acking` -> `not acking`. */
 export const words = (name) => name.replaceAll("_", " ");
+
+/** A sentence out of words of the API: `it was trimmed` -> `It was trimmed.` */
+export const sentence = (text) => text && `${text[0].toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
 
 /** What an event holds, as JSON. What can not be seen, or turns the order of the letters around, is written as its number. */
 export const json = (value) => JSON.stringify(value, null, 2).replace(UNSEEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);

@@ -3,7 +3,7 @@
 import { actionButton, openAction } from "./action.js";
 import { get } from "./api.js";
 import { address, card, goTo, h, link, nothing, renew, Table, when } from "./dom.js";
-import { count, words } from "./format.js";
+import { count, time, words } from "./format.js";
 import { deadTable, meaningsOf, nodesTable, pager, pendingTable, runsTable, tag, tellCount } from "./parts.js";
 
 const LIMIT = 50;
@@ -202,7 +202,8 @@ export function audit({ query, signal }) {
 
 function written(value) {
   if (Array.isArray(value)) return value.join(" ");
-  return typeof value === "object" ? JSON.stringify(value) : value;
+  if (typeof value !== "object") return value;
+  return Object.entries(value).map(([name, one]) => (name.endsWith("_ms") ? `${words(name.slice(0, -3))} ${time(one)}` : `${name} ${one}`)).join(", ") || "all";
 }
 
 function about(what) {

@@ -2,7 +2,9 @@
 
 import { actionButton } from "./action.js";
 import { address, h, link, nothing, prose, renew, say, Table, when } from "./dom.js";
-import { count, span, words } from "./format.js";
+import { count, percent, span, words } from "./format.js";
+
+const ID_MAX = 16, ID_END = 12;
 
 let meanings = { verdicts: {}, fates: {} };
 
@@ -54,20 +56,20 @@ export function meaningsOf(rows) {
 }
 
 /** Sessions and why something waits for them; `inWords` where there are few, each with the sentence. */
-export function pendingTable({ withUser, empty, inWords = true }) {
+export function pendingTable({ withUser = false, withSession = true, empty, inWords = true }) {
   return new Table({
     caption: "Sessions for which something waits",
     key: (row) => `${row.user} ${row.session}`,
     empty,
     columns: [
       withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
-      { title: "Session", cell: (row) => link(row.session, "user", row.user, "session", row.session) },
+      withSession && { title: "Session", cell: (row) => link(row.session, "user", row.user, "session", row.session) },
+      { title: "Why it waits", cell: (row) => (inWords ? verdict(row.verdict) : tag(row.verdict)) },
+      { title: "Oldest", number: true, cell: (row) => span(row.oldest_ms) },
       { title: "Pending", number: true, cell: (row) => count(row.pending) },
       { title: "Not read yet", number: true, cell: (row) => (row.unread >= 1000 ? "1,000+" : count(row.unread)) },
-      { title: "Oldest", number: true, cell: (row) => span(row.oldest_ms) },
       { title: "Deliveries", number: true, cell: (row) => count(row.deliveries) },
       { title: "Node", cell: (row) => row.node ?? "–" },
-      { title: "Why it waits", cell: (row) => (inWords ? verdict(row.verdict) : tag(row.verdict)) },
     ].filter(Boolean),
   });
 }
@@ -90,6 +92,9 @@ export function runsTable({ withUser, empty }) {
   });
 }
 
+/** A long id by its end: what many ids of one moment begin with is the same. */
+const ending = (id) => (id.length > ID_MAX ? `…${id.slice(-ID_END)}` : id);
+
 /** Dead letters; with `chosen`, a Set of ids that the check boxes of the rows change; `all` chooses those of the page. */
 export function deadTable({ withUser, chosen, changed, all, empty, after }) {
   return new Table({
@@ -110,7 +115,7 @@ export function deadTable({ withUser, chosen, changed, all, empty, after }) {
       withUser && { title: "User", cell: (row) => link(row.user, "user", row.user) },
       { title: "Session", cell: (row) => row.session },
       { title: "Type", cell: (row) => row.type || "–" },
-      { title: "Event", cell: (row) => h("span", { class: "mono cut", title: row.event || row.entry }, link(row.event || row.entry, "event", row.user, row.event || row.entry)) },
+      { title: "Event", cell: (row) => h("span", { class: "mono nowrap", title: row.event || row.entry }, link(ending(row.event || row.entry), "event", row.user, row.event || row.entry)) },
       { title: "Reason", cell: (row) => tag("dead_lettered", row.reason) },
       { title: "Deliveries", number: true, cell: (row) => count(row.deliveries) },
       { title: "Last node", cell: (row) => row.node || "–" },
@@ -119,6 +124,12 @@ export function deadTable({ withUser, chosen, changed, all, empty, after }) {
   });
 }
 
+/** What a state of a node means that wants something done, or that passes. */
+const NODE_STATES = {
+  not_ready: "what it writes to Redis does not come back to it: `eventbus doctor`, then its log",
+  draining: "it stops, and its clients go to others",
+};
+
 export function nodesTable({ after, withActions = true }) {
   return new Table({
     caption: "Nodes",
@@ -126,7 +137,7 @@ export function nodesTable({ after, withActions = true }) {
     empty: nothing("No node tells of itself.", "A node that is alive writes every few seconds; a silent one leaves the list after 15 s."),
     columns: [
       { title: "Node", cell: (row) => h("span", { class: "nowrap" }, row.node) },
-      { title: "State", cell: (row) => [tag(row.state), row.held_by && h("span", { class: "why" }, `by ${row.held_by}`)] },
+      { title: "State", cell: (row) => [tag(row.state), h("span", { class: "why" }, row.held_by ? `drained, by ${row.held_by}` : prose(NODE_STATES[row.state] ?? ""))] },
       { title: "Address", cell: (row) => h("code", {}, row.address || "–") },
       { title: "Version", cell: (row) => row.version || "–" },
       { title: "Connections", number: true, cell: (row) => count(row.connections) },
@@ -148,6 +159,7 @@ export function ratesTable(caption, empty) {
       { title: "Type", cell: (row) => row.type },
       number("Stored", "stored"), number("Received", "received"), number("Displayed", "displayed"), number("Confirmed", "confirmed"),
       number("Expired", "expired"), number("Trimmed", "trimmed"), number("Dead-lettered", "dead_lettered"),
+      { title: "Succeeded", number: true, cell: (row) => percent(row.success) },
     ],
   });
 }

@@ -3,7 +3,7 @@
 import { actionButton } from "./action.js";
 import { get, path } from "./api.js";
 import { address, card, h, link, nothing, prose, renew, Table, when } from "./dom.js";
-import { count, dayOf, json, percent, span, time, timeOfDay, words } from "./format.js";
+import { count, dayOf, json, percent, sentence, span, time, timeOfDay, words } from "./format.js";
 import { deadTable, facts, fateMeaning, pager, pendingTable, ratesTable, runsTable, tag, toldItem } from "./parts.js";
 import { DEADLINES, runTimeline } from "./timeline.js";
 
@@ -66,7 +66,7 @@ export function session({ parts: [name, , one], query, signal, reload }) {
       { title: "Actions", hidden: true, cell: (row) => h("div", { class: "buttons" }, ["redeliver", "skip", "dead_letter"].map((action) => actionButton({ action, user: name, session: one, entries: [row.id] }, { after: reload, of: row.id }))) },
     ],
   });
-  const verdicts = pendingTable({ withUser: true, empty: nothing("Nothing waits for this session.") });
+  const verdicts = pendingTable({ withSession: false, empty: nothing("Nothing waits for this session.") });
   const below = h("div");
   const forAll = h("div", { class: "for-all" }, h("p", { class: "small" }, "For all that are pending for the session:"), h("div", { class: "buttons" }, asked("redeliver"), asked("skip"), asked("dead_letter")));
   return {
@@ -89,7 +89,7 @@ export function session({ parts: [name, , one], query, signal, reload }) {
 function sessionFacts(found, name) {
   return facts([
     ["User", link(name, "user", name)], ["State", tag(found.state)], found.node && ["Node", found.node], ["Has read up to", h("code", {}, found.cursor)],
-    ["Last seen", when(found.last_seen_ms)],
+    ["Last seen", when(found.last_seen_ms)], ["What was given up", link("its dead letters", "dead", { user: name, session: found.session })],
   ]);
 }
 
@@ -119,7 +119,7 @@ export function event({ parts: [name, id], signal }) {
         if (error.status !== 404) throw error;
         whole.hidden = true;
         renew(head, name, () => facts([["User", link(name, "user", name)]]));
-        renew(why, error.message, () => [h("p", { class: "verdict bad", id: "why" }, prose(error.message)), h("p", {}, link(`Look for a run ${id} instead`, "run", name, id))]);
+        renew(why, error.message, () => [h("p", { class: "verdict bad", id: "why" }, prose(sentence(error.message))), h("p", { class: "beside" }, link(`Look for a run ${id} instead`, "run", name, id))]);
         return;
       }
       whole.hidden = false;
@@ -140,7 +140,7 @@ function eventFacts({ report, stored_ms: stored, run: of, agent, thread }) {
 }
 
 function eventWhy({ report, sessions }) {
-  const said = ({ fate, why }) => h("p", { class: `verdict ${FATE_LOOKS[fate.state] ?? ""}` }, prose(`${why[0].toUpperCase()}${why.slice(1)}.`),
+  const said = ({ fate, why }) => h("p", { class: `verdict ${FATE_LOOKS[fate.state] ?? ""}` }, prose(sentence(why)),
     h("span", { class: "small" }, "Session ", link(fate.session, "user", report.user, "session", fate.session), " · ", prose(fateSmall(fate)),
       fate.state === "dead_lettered" && [" · ", link("its dead letters", "dead", { user: report.user, session: fate.session })]));
   const none = h("p", { class: "verdict wait" }, "The user has no session: it waits in the stream for the first one, within the retention.");
@@ -188,7 +188,7 @@ export function run({ parts: [name, id], query, signal, live }) {
   const deadlines = new Table({
     caption: "The deadlines of the run", key: (row) => `${row.deadline} ${row.call}`, empty: nothing("Its deadlines are not known."),
     columns: [
-      { title: "Deadline of", cell: (row) => [row.deadline === "started" ? "agent started" : (DEADLINES[row.deadline] ?? words(row.deadline)), row.call && ` ${row.tool ?? row.call}`] },
+      { title: "Deadline of", cell: deadlineName },
       { title: "Was due", cell: (row) => (row.due_ms ? when(row.due_ms, timeOfDay(row.due_ms)) : "–") },
       { title: "Came", cell: (row) => (row.met_ms ? when(row.met_ms, timeOfDay(row.met_ms)) : "–") },
       { title: "What became of it", cell: (row) => [tag(row.state), row.late_ms ? ` by ${span(row.late_ms)}` : ""] },
@@ -214,7 +214,7 @@ export function run({ parts: [name, id], query, signal, live }) {
         found = await get("run", { user: name, run: id }, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
-        renew(verdict, error.message, () => h("p", { class: "verdict bad" }, prose(error.message)));
+        renew(verdict, error.message, () => h("p", { class: "verdict bad" }, prose(sentence(error.message))));
         return;
       }
       const last = Math.min(from + EVENTS_AT_ONCE, found.events.length);
@@ -247,9 +247,15 @@ function runFacts(found, until, name) {
   ]);
 }
 
+const LATE_MAX = 3;
+const deadlineName = ({ deadline, call, tool }) => (deadline === "started" ? "agent started" : (DEADLINES[deadline] ?? words(deadline))) + (call ? ` ${tool ?? call}` : "");
+
 function runVerdict(found) {
   const said = [];
-  if (found.breaches.length) said.push(`${found.breaches.length === 1 ? "One deadline was" : `${found.breaches.length} deadlines were`} missed.`);
+  if (found.breaches.length) {
+    const late = found.deadlines.filter(({ state }) => state === "missed").slice(0, LATE_MAX).map((one) => deadlineName(one) + (one.late_ms ? ` by ${span(one.late_ms)}` : ""));
+    said.push(`${found.breaches.length === 1 ? "One deadline was" : `${found.breaches.length} deadlines were`} missed.${late.length ? ` Late: ${late.join(", ")}.` : ""}`);
+  }
   if (found.problems.length) said.push("The order of its events is not whole.");
   if (found.open_calls.length) said.push(`Tools are being called: ${found.open_calls.map((call) => found.events.find((one) => one.call === call)?.tool ?? call).join(", ")}.`);
   return said.join(" ") || "All deadlines were met, and its events are in order.";
@@ -270,7 +276,7 @@ export function letter({ parts: [id], signal, reload }) {
         found = await get(path("dead-letters", id), {}, signal);
       } catch (error) {
         if (error.status !== 404) throw error;
-        content.replaceChildren(h("p", { class: "verdict" }, "There is no such dead letter (any more): it was replayed, dropped, or is older than seven days."), h("p", {}, link("All dead letters", "dead")));
+        content.replaceChildren(h("p", { class: "verdict" }, "There is no such dead letter (any more): it was replayed, dropped, or its time is over (EVENTBUS_DEAD_LETTER_TTL_MS)."), h("p", {}, link("All dead letters", "dead")));
         return;
       }
       content.replaceChildren(

@@ -1,9 +1,9 @@
 /** A run on a time axis: a lane for each of its steps, its deadlines, and which of them were missed. */
 
 import { h, nothing, svg } from "./dom.js";
-import { count, span, timeOfDay, words } from "./format.js";
+import { count, span, spanOnAxis, timeOfDay, words } from "./format.js";
 
-const ROW = 30, LABEL = 190, WIDTH = 1040, TOP = 34, RIGHT = 165;
+const ROW = 30, LABEL = 215, WIDTH = 1065, NAME_MAX = 25, TOP = 34, RIGHT = 165;
 const LANES_MAX = 200;
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 const STEPS_MS = [...[1, 10, 100].flatMap((one) => [one, 2 * one, 5 * one]), ...[1, 2, 5, 10, 20, 30].map((one) => one * SECOND),
@@ -26,7 +26,7 @@ export function runTimeline(run, now) {
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "timeline", role: "img", "aria-label": spoken(run, lanes) });
   for (const at of ticks(end - begin)) {
     picture.append(svg("line", { x1: x(begin + at), x2: x(begin + at), y1: TOP - 8, y2: height - 8, class: "grid" }),
-      svg("text", { x: x(begin + at), y: 16, class: "tick middle" }, at === 0 ? "0" : span(at)));
+      svg("text", { x: x(begin + at), y: 16, class: "tick middle" }, at === 0 ? "0" : spanOnAxis(at)));
   }
   picture.append(svg("text", { x: WIDTH - RIGHT + 28, y: 16, class: "tick" }, "deadline"));
   lanes.forEach((lane, index) => picture.append(drawn(lane, TOP + index * ROW, x, end)));
@@ -34,8 +34,8 @@ export function runTimeline(run, now) {
 }
 
 function drawn({ name, from, until, due, missed, kind, title, open, limit }, y, x, end) {
-  const group = svg("g", { class: `lane ${kind}${missed ? " missed" : ""}${open ? " open" : ""}` }, svg("title", {}, title));
-  group.append(svg("text", { x: LABEL - 12, y: y + 17, class: "lane-name" }, name.length > 26 ? `${name.slice(0, 25)}…` : name));
+  const group = svg("g", { class: `lane ${kind}${missed ? " missed" : ""}${open ? " open" : ""}` }, svg("title", {}, name.length > NAME_MAX ? `${name}: ${title}` : title));
+  group.append(svg("text", { x: LABEL - 12, y: y + 17, class: "lane-name" }, name.length > NAME_MAX ? `${name.slice(0, NAME_MAX - 1)}…` : name));
   if (from !== undefined && until !== undefined) {
     group.append(svg("rect", { x: x(from), y: y + 5, width: Math.max(3, x(until) - x(from)), height: 16, rx: 3, class: "bar" }));
   } else if (from !== undefined) {
