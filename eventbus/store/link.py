@@ -116,6 +116,7 @@ class Link:
         """How many were made."""
         self.primary = ""
         """Who answers over the last connection, as `primary_named` says; empty before the first."""
+        self._lives = ""
         self.endpoint: Endpoint | None = None
         """Where that server is."""
 
@@ -181,6 +182,11 @@ class Link:
         self._eager = True
         if self._connection is None:
             self._begin_connecting()
+
+    def rename(self) -> None:
+        """The server may have lost data although it is the same: from now on it is another primary."""
+        self._lives += "+"
+        self.primary += "+"
 
     def connect_anew(self) -> None:
         """The primary is elsewhere now. A server that is frozen takes a connection and says nothing: one that is being
@@ -272,7 +278,7 @@ class Link:
         if (error := self._owner.greeted(self, endpoint, facts)) is not None:
             connection.drop()
             raise error
-        self.primary, self.endpoint = primary_named(facts), endpoint
+        self.primary, self.endpoint = primary_named(facts) + self._lives, endpoint
         self.connections += 1
         self._connection = connection
         self._eager = self._returns

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from eventbus.errors import StoreBusy, StoreError, StoreMoved, StoreUnavailable
+from eventbus.store.answers import facts_of
 from eventbus.store.calls import Call, Results
 from eventbus.store.command import Command, key_of, nothing_of
 from eventbus.store.endpoint import Endpoint, Mode, parse_target
@@ -22,6 +24,7 @@ from eventbus.store.held import Held
 from eventbus.store.heralds import Heralds
 from eventbus.store.link import Link
 from eventbus.store.refusals import Refusals
+from eventbus.store.returning import Returning
 from eventbus.store.seeking import Seeker
 from eventbus.store.topology import Address, Redirect, SlotMap, Step, decide
 from eventbus.store.translate import Refused, translate
@@ -93,6 +96,7 @@ class Links:
             timeout_s=self._timeout_s,
         )
         self._told_by: Endpoint | None = None
+        self._returning = Returning()
         self._past_connections = 0
         self._closed = False
 
@@ -452,6 +456,24 @@ class Links:
         self._where.known = known
         self._where.confirm(epoch, now_s)
         self._adopt(fresh)
+        self._returning.keep(fresh)
+        for address, link in self._links.items():
+            if link.connected:
+                asked = self.execute(Command(("CLUSTER", "INFO"), facts_of), at=address)
+                asked.add_done_callback(partial(self._told_number, address, link, fresh))
+
+    def _told_number(
+        self, address: Address, link: Link, slots: SlotMap, asked: asyncio.Future[dict[str, str] | StoreError]
+    ) -> None:
+        """A primary of the Cluster has told its number."""
+        facts = None if asked.cancelled() else asked.result()
+        if not isinstance(facts, dict) or "cluster_my_epoch" not in facts or self._links.get(address) is not link:
+            return
+        if self._returning.note(address, link.primary, int(facts["cluster_my_epoch"]), slots):
+            _log.warning("slots of %s went to and fro between two looks, perhaps without what was written last", address)
+            self.watchers.lost()
+            link.rename()
+            self.watchers.stands()
 
     def _adopt(self, fresh: SlotMap) -> None:
         before, self._where.map = self._where.map, fresh

@@ -21,23 +21,25 @@ class FakeRedis:
     Attributes:
         run_id, replication_id, role, mode: what INFO tells.
         map: the answer to CLUSTER SLOTS.
-        epoch: of the cluster, in CLUSTER INFO.
+        epoch, own_epoch: of the cluster and of this primary, in CLUSTER INFO.
         errors: what the next commands with a key are refused with.
         log: the commands that came, but for those of a greeting.
         silent: it answers nothing more.
         slow: it keeps its answers back, until `release`.
         connections: how many were made.
+        numbers_told: how often CLUSTER INFO was asked.
     """
 
     def __init__(self, run_id: str, *, role: str = "master", mode: str = "standalone") -> None:
         self.run_id, self.role, self.mode = run_id, role, mode
         self.replication_id = ""
         self.map: Sequence[Any] = ()
-        self.epoch = 1
+        self.epoch = self.own_epoch = 1
         self.errors: list[str] = []
         self.log: list[Words] = []
         self.silent = False
         self.slow = False
+        self.numbers_told = 0
         self._kept_back: list[tuple[asyncio.StreamWriter, bytes]] = []
         self.connections = 0
         self._writers: list[asyncio.StreamWriter] = []
@@ -124,7 +126,9 @@ class FakeRedis:
             case [b"CLUSTER", b"SLOTS"]:
                 return _packed(self.map)
             case [b"CLUSTER", b"INFO"]:
-                return _packed(f"cluster_state:ok\r\ncluster_current_epoch:{self.epoch}\r\n")
+                self.numbers_told += 1
+                epochs = f"cluster_current_epoch:{self.epoch}\r\ncluster_my_epoch:{self.own_epoch}\r\n"
+                return _packed(f"cluster_state:ok\r\n{epochs}")
         self.log.append(words)
         if words[0] == b"ASKING":
             return b"+OK\r\n"

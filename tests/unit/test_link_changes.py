@@ -265,3 +265,57 @@ async def test_event_is_not_stored_on_another_primary_than_stood_when_its_settin
             assert "EVALSHA" not in two.names()
         finally:
             await store.aclose()
+
+
+async def numbered(links: Links, *servers: FakeRedis) -> None:
+    """The map has been read, and each primary has told its number over its connection, at least once more."""
+    asked = [server.numbers_told for server in servers]
+
+    def told() -> bool:
+        links.seek()
+        return all(server.numbers_told >= before + 2 for server, before in zip(servers, asked, strict=True))
+
+    await until(told)
+    assert await links.execute(read()) is not None  # what was told before this answer has been heard
+
+
+@pytest.mark.requirement("R32")
+async def test_primary_that_took_back_a_slot_between_two_looks_is_another() -> None:
+    """Where the slot was in between a failover may have taken back what it had (D6)."""
+    async with FakeRedis("one", mode="cluster") as one:
+        one.map = map_of(one)
+        async with linked(cluster_url(one)) as links:
+            await links.execute(read())
+            await numbered(links, one)
+            before, told = links.primary_of(KEY), list[str]()
+            links.watchers.watch(lambda: told.append("lost"), lambda: told.append("stands"))
+            await numbered(links, one)
+            assert (links.primary_of(KEY), told) == (before, [])
+            one.epoch = one.own_epoch = 5
+            links.seek()
+            await until(lambda: links.primary_of(KEY) != before)
+            assert told == ["lost", "stands"]
+            after = links.primary_of(KEY)
+            await numbered(links, one)
+            assert links.primary_of(KEY) == after, "once"
+
+
+@pytest.mark.requirement("R32")
+async def test_primary_that_took_a_slot_which_it_did_not_have_is_the_same() -> None:
+    """More primaries, or fewer, while it runs: nobody has to send anything again but for that slot."""
+    async with FakeRedis("one", mode="cluster") as one, FakeRedis("two", mode="cluster") as two:
+        one.map = two.map = map_of(one, two)
+        async with linked(cluster_url(one)) as links:
+            await links.execute(read())
+            await until(lambda: links.connected)
+            await numbered(links, one, two)
+            key = next(key for key in (f"{{{n}}}" for n in range(100)) if slot_of(key) < 8_000)
+            before = links.primary_of(key)
+            one.map = two.map = [
+                [0, 8_999, [one.address.host, one.address.port, "one"]],
+                [9_000, 16_383, [two.address.host, two.address.port, "two"]],
+            ]
+            one.epoch = two.epoch = one.own_epoch = 5
+            await numbered(links, one)
+            await numbered(links, one)
+            assert links.primary_of(key) == before
