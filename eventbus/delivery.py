@@ -424,6 +424,7 @@ TABLE: Final[dict[tuple[Phase, type[Any]], Cell]] = {
     **_in(_OPEN, moves.Acked, Delivery._acked),
     **_in(_OPEN, moves.AckedUpTo, Delivery._acked_up_to),
     **_in(_OPEN, moves.AckedElsewhere, Delivery._acked_elsewhere),
+    **_in(_OPEN, moves.DeadLetteredElsewhere, Delivery._dead_lettered_elsewhere),
     **_in(_OPEN, moves.ReleasedElsewhere, Delivery._released_elsewhere),
     **_in(_OPEN, moves.Nacked, Delivery._nacked),
     **_in(_OPEN, moves.Working, Delivery._working),

@@ -21,6 +21,7 @@ __all__ = [
     "Clock",
     "Closed",
     "DropReason",
+    "DeadLetteredElsewhere",
     "Dropped",
     "Effect",
     "GiveUp",
@@ -158,6 +159,13 @@ class AckedElsewhere:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetteredElsewhere:
+    """An operator made these entries dead letters, and they are pending no more (D21)."""
+
+    ids: Sequence[EntryId]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleasedElsewhere:
     """Another session acked these `deliver: any` entries, and they are pending no more (D19)."""
 
@@ -242,6 +250,7 @@ Input = (
     | Acked
     | AckedUpTo
     | AckedElsewhere
+    | DeadLetteredElsewhere
     | ReleasedElsewhere
     | Nacked
     | Working

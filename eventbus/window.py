@@ -217,6 +217,11 @@ class Window:
             self._end(entry_id)
         return []
 
+    def _dead_lettered_elsewhere(self, event: moves.DeadLetteredElsewhere, now_ms: int) -> list[Effect]:
+        ended = [entry for entry_id in event.ids if (entry := self._end(entry_id)) is not None]
+        sent = tuple(entry.item.id for entry in ended if entry.delivery)
+        return [moves.Dropped(sent, moves.DropReason.DEAD_LETTERED)] if sent else []
+
     def _released_elsewhere(self, event: moves.ReleasedElsewhere, now_ms: int) -> list[Effect]:
         return self._withdraw([entry for entry_id in event.ids if (entry := self._end(entry_id)) is not None])
 

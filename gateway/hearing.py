@@ -9,7 +9,7 @@ from typing import Final
 from eventbus.clock import Clock
 from eventbus.errors import CloseCode
 from eventbus.ids import ConnectionId, EntryId, RunId, SessionId, UserId
-from eventbus.store.mending import EndSession, LookAgain, LookAtHeld, Order, SendAgain
+from eventbus.store.mending import DeadLettered, EndSession, LookAgain, LookAtHeld, Order, SendAgain
 from gateway.counters import Counters
 from gateway.holding import Holding
 from gateway.hub import Hub
@@ -101,6 +101,9 @@ class Hearing:
             case SendAgain():
                 for session in self._seated(order.user, order.session):
                     session.send_again(order.entries)
+            case DeadLettered():
+                for session in self._seated(order.user, order.session):
+                    session.dead_lettered_elsewhere(order.entries)
             case LookAgain():
                 for session in self._seated(order.user, order.session):
                     session.reattach("operator")

@@ -386,6 +386,11 @@ class Session:
         if self.state is State.OPEN:
             self.apply(moves.AckedElsewhere(ids))
 
+    def dead_lettered_elsewhere(self, ids: Sequence[EntryId]) -> None:
+        """An operator made these entries of the session dead letters (D21)."""
+        if self.state is State.OPEN:
+            self.apply(moves.DeadLetteredElsewhere(ids))
+
     def released_elsewhere(self, ids: Sequence[EntryId]) -> None:
         """Another session of the user acked these `deliver: any` events (D19)."""
         if self.state is State.OPEN:

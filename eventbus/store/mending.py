@@ -17,6 +17,7 @@ __all__ = [
     "AUDIT_LIFE_MS",
     "AUDIT_MAX",
     "AuditRecord",
+    "DeadLettered",
     "HELD_LIFE_MS",
     "EndSession",
     "Hold",
@@ -65,6 +66,15 @@ class SendAgain:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """These entries of the session have become dead letters: the client is to be told."""
+
+    user: UserId
+    session: SessionId
+    entries: Sequence[EntryId]
+
+
+@dataclass(frozen=True, slots=True)
 class LookAgain:
     """Something was put among the session's pending entries."""
 
@@ -77,7 +87,7 @@ class LookAtHeld:
     """The list of held nodes has changed."""
 
 
-Order = EndSession | SendAgain | LookAgain | LookAtHeld
+Order = EndSession | SendAgain | DeadLettered | LookAgain | LookAtHeld
 
 
 def parse_order(text: str) -> Order | None:
@@ -91,11 +101,13 @@ def parse_order(text: str) -> Order | None:
             return EndSession(UserId(user), SessionId(session))
         case ["again", session, user, ids]:
             return SendAgain(UserId(user), SessionId(session), [EntryId(entry) for entry in ids.split(",")])
+        case ["dead", session, user, ids]:
+            return DeadLettered(UserId(user), SessionId(session), [EntryId(entry) for entry in ids.split(",")])
         case ["back", session, user]:
             return LookAgain(UserId(user), SessionId(session))
         case ["held"]:
             return LookAtHeld()
-        case ["end" | "again" | "back" | "held", *_]:
+        case ["end" | "again" | "dead" | "back" | "held", *_]:
             raise ValueError(f"an order to a node has the wrong form: {text[:80]!r}")
     return None
 

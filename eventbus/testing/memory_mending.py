@@ -14,6 +14,7 @@ from eventbus.store import DeadLetterRecord
 from eventbus.store.mending import (
     AUDIT_LIFE_MS,
     AuditRecord,
+    DeadLettered,
     EndSession,
     Hold,
     KeyRecord,
@@ -94,6 +95,8 @@ class MemoryMending(MemoryBase):
             if request.how is TakenHow.SKIPPED:
                 user.record(request.session, "skipped", gone, now_ms)
             if live is not None and gone:
+                if request.how is TakenHow.DEAD:
+                    self._order(live.node, DeadLettered(request.user, request.session, gone))
                 self._tell(
                     live.node, lambda listener: listener.acked_elsewhere(request.user, request.session, tuple(gone))
                 )

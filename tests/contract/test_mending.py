@@ -9,7 +9,17 @@ import pytest
 from eventbus.errors import TypePaused
 from eventbus.ids import ENTRY_ZERO, EntryId, EventId, NodeName, SessionId, UserId
 from eventbus.store import Append, DeadLetter, DeadOutcome
-from eventbus.store.mending import EndSession, LookAgain, LookAtHeld, Order, PutBack, SendAgain, TakenHow, TakeOff
+from eventbus.store.mending import (
+    DeadLettered,
+    EndSession,
+    LookAgain,
+    LookAtHeld,
+    Order,
+    PutBack,
+    SendAgain,
+    TakenHow,
+    TakeOff,
+)
 from tests.contract.conftest import MakeWorld
 from tests.contract.test_channels import Ear
 from tests.contract.worlds import ALICE, NODE, World, fence_of
@@ -74,7 +84,8 @@ async def test_a_skipped_entry_is_pending_no_more_and_recorded_as_that_and_its_n
     await until(lambda: ear.acked == [first])
 
 
-async def test_an_entry_that_an_operator_gives_up_is_a_dead_letter_once(world: World) -> None:
+async def test_an_entry_that_an_operator_gives_up_is_a_dead_letter_once_and_its_node_is_told(world: World) -> None:
+    ear = await listened(world)
     (entry,) = await sent(world, "a")
     request = TakeOff(user=ALICE, session=PHONE, entries=[entry], how=TakenHow.DEAD, reason="broken")
     assert await world.store.take_off(request) == [entry]
@@ -83,6 +94,8 @@ async def test_an_entry_that_an_operator_gives_up_is_a_dead_letter_once(world: W
     (letter,) = await world.store.dead_letters(partition, ENTRY_ZERO, 10)
     assert (letter.user, letter.session, letter.entry, letter.reason) == (ALICE, PHONE, entry, "broken")
     assert (letter.attempts, letter.node, letter.body) == (1, NODE, b"a")
+    await until(lambda: ear.acked == [entry])  # what nodes of the release before go by
+    assert ear.orders == [DeadLettered(ALICE, PHONE, [entry])]
 
 
 async def test_entries_of_a_session_that_is_not_there_are_no_error(world: World) -> None:

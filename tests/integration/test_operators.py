@@ -157,6 +157,7 @@ async def test_what_was_given_up_is_replayed_to_its_session_on_the_open_socket(d
         (entry,) = await pending(client, desk.node, "a")
         await other.until_op("caught_up")
         assert await desk.do("dead_letter", user="alice", session="tab") == {"dead_lettered": 1}
+        assert await client.until_op("dropped") == {"op": "dropped", "ids": [entry], "reason": "dead_lettered"}
         (letter,) = (await desk.see("dead-letters"))["dead_letters"]
         assert (letter["entry"], letter["reason"]) == (entry, "operator")
         assert await desk.do("replay", letters=[letter["id"]]) == {"put_back": 1}

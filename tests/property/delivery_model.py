@@ -343,5 +343,9 @@ class Server:
         """Whether it was pending; None is `lost`."""
         return None if self.holder != token else bool(self._off([entry], "dead"))
 
+    def letter_of_an_operator(self, entry: EntryId) -> bool:
+        """Whether it was pending; whose session it is does not matter."""
+        return bool(self._off([entry], "dead"))
+
 
 __all__ = ["ENTRY_ZERO", "ZERO", "Attachment", "Group", "Order", "Server", "Stored", "ToldGap", "name"]

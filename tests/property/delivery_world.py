@@ -366,12 +366,16 @@ class World(Judge):
             self.feed(moves.AckedUpTo(ENTRY_ZERO))
 
     def ack_elsewhere(self, pick: int, *, tells: bool) -> None:
-        """An ack comes through another door, and this node is told, or not."""
+        """An ack comes through another door, or an operator's dead letter, and this node is told, or not."""
         order = self.picked(pick)
         if order is None:
             return
         self.elsewhere.add(order)
-        self.server.ack([name(order)])
+        if pick % 3 == 0 and self.server.letter_of_an_operator(name(order)):
+            if tells:
+                self.feed(moves.DeadLetteredElsewhere([name(order), UNKNOWN]))
+        else:
+            self.server.ack([name(order)])
         if tells:
             self.feed(moves.AckedElsewhere([name(order), UNKNOWN]))
             assert order not in [stored.order for stored in self.held(self.at)]

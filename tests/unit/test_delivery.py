@@ -699,6 +699,16 @@ def test_operator_can_read_a_machine() -> None:
     assert repr(live(1).machine) == "<Delivery live in_flight=1/10 waiting=0 last_read=1-0 dirty=False>"
 
 
+def test_what_an_operator_made_dead_letters_leaves_the_window_and_the_client_is_told_of_what_it_was_sent() -> None:
+    played = live(1, 2, window=2)
+    assert played.feed(moves.DeadLetteredElsewhere(ids(1, 9))) == [
+        moves.Dropped(ids(1), moves.DropReason.DEAD_LETTERED)
+    ]
+    assert (played.machine.in_flight, played.machine.room) == (1, 1)
+    assert played.feed(moves.DeadLetteredElsewhere(ids(1))) == []
+    assert played.feed(moves.AckedElsewhere(ids(1))) == []
+
+
 # --- ended elsewhere --------------------------------------------------------------------------------------------------
 
 
@@ -732,7 +742,7 @@ def test_a_read_that_was_carried_out_before_a_release_does_not_bring_it_back() -
     assert sent(played.new(shared(3))) == [(3, 1)]
 
 
-@pytest.mark.parametrize("ended", [moves.ReleasedElsewhere, moves.AckedElsewhere])
+@pytest.mark.parametrize("ended", [moves.ReleasedElsewhere, moves.AckedElsewhere, moves.DeadLetteredElsewhere])
 def test_a_page_that_was_read_before_an_ack_elsewhere_does_not_bring_a_held_entry_back(ended: type[Any]) -> None:
     played = live(shared(1))
     played.reattach(1, pending=1)

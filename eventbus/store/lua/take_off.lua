@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes entries off a session for an operator, whoever has it: released, and only if that released them recorded or kept as dead
--- letters. The node that has them in flight is told (D11).
+-- letters. The node that has them in flight is told (D11), first that they are dead letters, for the client hears of that (D21).
 --
 -- KEYS
 --   stream           the user's stream
@@ -62,6 +62,9 @@ else
   record(records, tonumber(ARGV[6]), 'skipped', session, gone)
 end
 if node and #gone > 0 then
+  if how == 'dead' then
+    redis.call('SPUBLISH', channel .. node, '%dead ' .. session .. ' ' .. user .. ' ' .. table.concat(gone, ','))
+  end
   redis.call('SPUBLISH', channel .. node, '*' .. session .. ' ' .. user .. ' ' .. table.concat(gone, ','))
 end
 return gone
