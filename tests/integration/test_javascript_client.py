@@ -202,11 +202,11 @@ async def test_a_client_whose_token_ran_out_comes_back_with_a_new_one(new_instal
 @pytest.mark.requirement("R25")
 async def test_a_token_without_a_successor_ends_the_client_by_name(new_installation: NewInstallation) -> None:
     bus = await new_installation()
-    for ttl_ms in (2_000, 5_000, 15_000):  # a slow machine starts the client when a short one is over
-        reader = start_reader(bus, token=bus.token(ttl_ms=ttl_ms))
-        await reader.until(lambda seen: {"live", "closed"} & set(seen.states), "it is live, or was too late")
-        if "live" in reader.states:
-            break
+    reader = start_reader(bus, token=bus.token(ttl_ms=2_000))
+    await reader.until(lambda seen: {"live", "closed"} & set(seen.states), "it is live, or was too late")
+    if "live" not in reader.states:  # a slow machine started it when its token was over
+        reader = start_reader(bus, token=bus.token(ttl_ms=15_000))
+        await reader.live()
     await reader.until(lambda seen: seen.state == "closed", "it is over")
     assert (reader.errors, reader.of("error")[0]["closeCode"]) == (["unauthenticated"], 4501)
     assert reader.closes[:1] in ([], [4004])
