@@ -140,11 +140,9 @@ def event_id_from(now_ms: int, random: bytes) -> EventId:
         random: at least 10 bytes.
     Source: RFC 9562, section 5.7.
     """
-    number = (now_ms & (2**48 - 1)) << 80 | int.from_bytes(random[:10], "big")
-    number = number & ~(0xF << 76) | 0x7 << 76
-    number = number & ~(0x3 << 62) | 0x2 << 62
-    text = f"{number:032x}"
-    return EventId(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")
+    time, rest = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", random[:10].hex()
+    variant = "89ab"[random[2] >> 4 & 0x3]
+    return EventId(f"{time[:8]}-{time[8:]}-7{rest[1:4]}-{variant}{rest[5:8]}-{rest[8:]}")
 
 
 def event_id_time_ms(event: EventId) -> int | None:

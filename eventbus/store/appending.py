@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId, EventId, ThreadId, UserId
+from eventbus.record import record
 from eventbus.store.running import Demand, RunStep
 
 __all__ = [
@@ -27,7 +27,7 @@ class Durability(StrEnum):
     FSYNC = "fsync"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Append:
     """One event to store: its envelope as MessagePack, and what the store needs to know of it.
 
@@ -47,7 +47,7 @@ class Append:
     step: RunStep | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Appended:
     """Where an event is stored.
 
