@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.support.stalls import Stalls
+
 ROOT = Path(__file__).resolve().parents[2]
 TRIES = 5
 
@@ -41,16 +43,23 @@ def test_the_suite_measures_latency_cost_and_memory_and_checks_that_nothing_is_m
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.requirement("R33")
 def test_with_25_and_100_sessions_99_of_100_events_are_there_within_50_ms(tmp_path: Path) -> None:
-    """500 events a second in all. A machine that is busy with other tests is asked again."""
+    """500 events a second in all. A machine that is busy with other tests is asked again; at last it is told from the
+    product by what it does to a process that only looks at the clock.
+    """
     wanted = {"25 sessions at 500/s", "100 sessions at 500/s"}
-    for _ in range(TRIES):
-        cases = measured(tmp_path, "latency", "--runs", "1", "--seconds", "1")["benchmarks"]["From publish to client"]
-        for case in cases:
+    told: list[str] = []
+    for number in range(1, TRIES + 1):
+        with Stalls() as machine:
+            cases = measured(tmp_path, "latency", "--runs", "1", "--seconds", "1")["benchmarks"]
+        allowed = 50 + (1_000 * machine.standing_s if number == TRIES else 0)
+        for case in cases["From publish to client"]:
             (worst,) = [figure["values"][0] for figure in case["figures"] if figure["name"] == "publish to client, p99"]
-            if worst < 50:
+            told.append(f"{case['name']}: {worst:.0f} ms, and the machine stood still for {machine.standing_s:.3f} s")
+            if worst < allowed:
                 wanted.discard(case["name"])
         if not wanted:
             return
-    pytest.fail(f"in none of {TRIES} tries: {sorted(wanted)}")
+    pytest.fail(f"in none of {TRIES} tries: {sorted(wanted)}. {told}")

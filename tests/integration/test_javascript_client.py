@@ -171,7 +171,7 @@ async def test_what_was_trimmed_while_the_client_was_away_is_a_gap_of_that_many(
 @pytest.mark.requirement("R23")
 async def test_a_token_is_renewed_on_the_live_socket(new_installation: NewInstallation) -> None:
     bus = await new_installation()
-    bus.token_ttl_ms = 2_000
+    bus.token_ttl_ms = 3_000
     reader = start_reader(bus)
     await reader.live()
     await reader.until(lambda seen: len(seen.got("refreshed")) >= 3, "three tokens were renewed")

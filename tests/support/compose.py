@@ -238,7 +238,7 @@ class Topology:
         elif condition == "service_healthy" and name != STORE:  # the store answers once it is started
             await self.healthy(name)
 
-    async def healthy(self, name: str, timeout_ms: int = 20_000) -> None:
+    async def healthy(self, name: str, timeout_ms: int = 60_000) -> None:
         """Waits until the health check of the image says so, run as the engine runs it."""
         env = self.environment(name)
         await self.children[name].line(r"^ready ", timeout_ms)  # asking before it is up would only cost time
@@ -261,7 +261,7 @@ class Topology:
                     return found if found.status_code == 200 else None
                 return None
 
-            found = await until(asked, 20_000, f"an answer of {url}")
+            found = await until(asked, 60_000, f"an answer of {url}")
             assert found is not None
             return found
 

@@ -93,6 +93,8 @@ class _Connection:
         except* (OSError, _Cut):  # a reset may come as ENOTCONN, which is no ConnectionError
             pass
         finally:
+            if self._trap is not None and not self._trap.struck.is_set():
+                self._trap.sprung = False  # it ended by itself before the reply came: the trap is for another
             self.end()
 
     def end(self) -> None:
