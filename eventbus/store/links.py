@@ -19,13 +19,13 @@ from eventbus.store.answers import facts_of
 from eventbus.store.calls import Call, Results
 from eventbus.store.command import Command, key_of, nothing_of
 from eventbus.store.endpoint import Endpoint, Mode, parse_target
-from eventbus.store.finding import find_primary, is_primary, read_map
+from eventbus.store.finding import read_map
 from eventbus.store.held import Held
-from eventbus.store.heralds import Heralds
 from eventbus.store.link import Link
 from eventbus.store.refusals import Refusals
 from eventbus.store.returning import Returning
 from eventbus.store.seeking import Seeker
+from eventbus.store.succession import Succession
 from eventbus.store.topology import Address, Redirect, SlotMap, Step, decide
 from eventbus.store.translate import Refused, translate
 from eventbus.store.whereabouts import Watchers, Whereabouts
@@ -88,14 +88,9 @@ class Links:
         self._held = Held(timeout_s=self._timeout_s, max_calls=max_calls, trouble=lambda: self._trouble)
         self._refusals = Refusals(self, self._held)
         self._seeker = Seeker(self, name=f"{name}-seeking", refresh_s=refresh_ms / 1000, longest_wait_s=_SEEKING_WAIT_S)
-        self._heralds = Heralds(
-            self._where.target.sentinels,
-            self._where.target.service,
-            self._hear,
-            name=f"{name}-sentinel",
-            timeout_s=self._timeout_s,
+        self._succession = Succession(
+            self._where, moved=self._moved, seek=self.seek, name=f"{name}-sentinel", timeout_s=self._timeout_s
         )
-        self._told_by: Endpoint | None = None
         self._returning = Returning()
         self._past_connections = 0
         self._closed = False
@@ -229,7 +224,7 @@ class Links:
         """Close all connections; calls under way end with `StoreUnavailable`. Safe to call twice."""
         self._closed = True
         await self._seeker.aclose()
-        await self._heralds.aclose()
+        await self._succession.aclose()
         self._held.end(StoreUnavailable("the store was closed"))
         await asyncio.gather(*(link.aclose() for link in self._all()))
 
@@ -256,7 +251,7 @@ class Links:
             self._only = self._new_link()
             if self._where.mode is Mode.SENTINEL:
                 self._seeker.start()
-                self._heralds.start()
+                self._succession.start()
         link = self._only if self._only is not None else self.link_of(key_of(call.command))
         if link is None:
             self.hold(call)
@@ -299,7 +294,7 @@ class Links:
                 raise StoreUnavailable("the server is no primary any more")
             return self._where.endpoint(address)
         if self._where.mode is Mode.SENTINEL:
-            return self._where.endpoint(await self._find_primary())
+            return self._where.endpoint(await self._succession.find())
         return self._where.target.servers[0]
 
     def greeted(self, link: Link, endpoint: Endpoint, facts: dict[str, str]) -> StoreError | None:
@@ -385,13 +380,6 @@ class Links:
             return
         self._seeker.soon()
 
-    def _hear(self, sentinel: Endpoint, promised: Address | None) -> None:
-        """A Sentinel tells of a change."""
-        self._told_by = sentinel
-        if promised is not None:
-            self._where.promise(promised, asyncio.get_running_loop().time())
-        self.seek()
-
     def _release(self) -> None:
         """What waits for a server goes where it belongs now, as far as that is known."""
         for call in self._held.take():
@@ -401,7 +389,7 @@ class Links:
         """See `Sought.look`."""
         try:
             if self._where.mode is Mode.SENTINEL:
-                await self._find_primary()
+                await self._succession.find()
             else:
                 await self._read_map()
         except StoreError as error:
@@ -414,31 +402,9 @@ class Links:
         """See `Sought.is_wanting`."""
         return bool(self._held)
 
-    async def _find_primary(self) -> Address:
-        where, loop = self._where, asyncio.get_running_loop()
-        target, told_by, self._told_by = where.target, self._told_by, None
-        if where.located is not None and (promised := where.promise_at(loop.time())) is not None:
-            if not await is_primary(where.endpoint(promised), timeout_s=self._timeout_s):
-                self.seek()
-            elif where.promised == promised:
-                self._locate(promised)
-                where.trust(loop.time())
-                return promised
-        epoch, found = await find_primary(target.sentinels, target.service, timeout_s=self._timeout_s, told_by=told_by)
-        before = where.located
-        if found != before and before is not None and where.is_late(epoch, loop.time()):
-            # These have not heard of the failover yet. The old primary, thawed, would take what it is to lose.
-            return before
-        self._locate(found)
-        where.confirm(epoch, loop.time())
-        return found
-
-    def _locate(self, found: Address) -> None:
-        """The primary is there, says a Sentinel, or the server itself."""
-        before, self._where.located = self._where.located, found
-        if before == found:
-            return
-        service = self._where.target.service
+    def _moved(self, before: Address | None) -> None:
+        """Behind Sentinels: the primary is another one than before."""
+        found, service = self._where.located, self._where.target.service
         if before is not None:
             _log.warning("the primary of %s is %s, no longer %s", service, found, before)
         if self._only is not None:
@@ -470,7 +436,7 @@ class Links:
         if not isinstance(facts, dict) or "cluster_my_epoch" not in facts or self._links.get(address) is not link:
             return
         if self._returning.note(address, link.primary, int(facts["cluster_my_epoch"]), slots):
-            _log.warning("slots of %s went to and fro between two looks, perhaps without what was written last", address)
+            _log.warning("slots of %s were elsewhere between two looks, and may lack what was written last", address)
             self.watchers.lost()
             link.rename()
             self.watchers.stands()

@@ -17,8 +17,6 @@ Tell = Callable[[], object]
 
 # So long an older word is a late one; after that the servers were set up anew, and count from the beginning.
 _STALE_S: Final = 30.0
-# A server that was told to be the primary is one at once, or never.
-_PROMISE_LIFE_S: Final = 2.0
 
 
 class Whereabouts:
@@ -32,12 +30,10 @@ class Whereabouts:
         confirmed_s: when a server said so last, in the event loop's time.
         map: of a Cluster; None before it is known.
         known: all servers of a Cluster, replicas too.
-        promised: a Sentinel has told this server to be the primary, which it may not be yet.
         on_trust: nobody but the server itself has said so far that it is the primary.
     """
 
     __slots__ = (
-        "_promised_s",
         "confirmed_s",
         "epoch",
         "known",
@@ -45,7 +41,6 @@ class Whereabouts:
         "map",
         "mode",
         "on_trust",
-        "promised",
         "target",
     )
 
@@ -57,8 +52,6 @@ class Whereabouts:
         self.confirmed_s = 0.0
         self.map: SlotMap | None = None
         self.known: list[Address] = []
-        self.promised: Address | None = None
-        self._promised_s = 0.0
         self.on_trust = False
 
     def is_late(self, epoch: int, now_s: float) -> bool:
@@ -69,21 +62,10 @@ class Whereabouts:
         """Note that what is known is so since that change."""
         self.epoch, self.confirmed_s, self.on_trust = epoch, now_s, False
 
-    def promise(self, server: Address, now_s: float) -> None:
-        """Note that a Sentinel has told a server to be the primary."""
-        self.promised, self._promised_s = server, now_s
-
-    def promise_at(self, now_s: float) -> Address | None:
-        """The server that was told a moment ago to be the primary, and has not been one yet."""
-        if self.promised == self.located or now_s - self._promised_s > _PROMISE_LIFE_S:
-            self.promised = None
-        return self.promised
-
     def trust(self, now_s: float) -> None:
         """The server that was told to be the primary says that it is. The change has a number above the last one; until
         a Sentinel gives it, those who still name the server before count as late.
         """
-        self.promised = None
         self.confirm(self.epoch + 1, now_s)
         self.on_trust = True
 
