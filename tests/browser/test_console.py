@@ -323,6 +323,8 @@ async def test_from_a_number_on_the_overview_to_the_sentence_why_an_event_did_no
         await desk.browser.click("tbody a[href='#/user/alice']")
         await desk.shows("laptop")
         await desk.shows("Deliveries by type")
+        succeeded = "document.querySelector(\"[aria-label*='by type'] tbody td:last-child\")?.textContent"
+        await desk.browser.wait_for(f"{succeeded} === '100 %'")
         await desk.picture("user", tmp_path)
         await desk.browser.click("a[href='#/user/alice/session/laptop']")
         await desk.shows(given[1])
@@ -347,7 +349,7 @@ async def test_from_a_number_on_the_overview_to_the_sentence_why_an_event_did_no
 async def test_a_run_is_shown_on_a_time_axis_with_the_deadline_that_it_missed(desk: Desk, tmp_path: Path) -> None:
     run = await late_run(desk.node)
     await desk.sign_in(where=f"#/run/dave/{run}")
-    await desk.shows("One deadline was missed.")
+    await desk.shows("One deadline was missed. Late: agent started by 1.")
     names = await desk.browser.texts(".timeline .lane-name")
     assert names == [
         "waits for an agent",
@@ -502,6 +504,7 @@ async def test_dead_letters_are_replayed_after_a_dry_run_and_a_typed_confirmatio
         await desk.picture("action", tmp_path)
         await desk.confirm(1, "the client is mended")
         assert "put back: 1" in await desk.browser.text("#done")
+        assert [(await client.expect("dropped"))["ids"] for _ in "ab"] == [[given[0]], [given[1]]]
         assert ids(await client.events(1)) == [given[0]]
         await desk.press("Escape")
         await desk.shows("There are no dead letters here.")

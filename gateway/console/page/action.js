@@ -12,7 +12,7 @@ const MEANINGS = {
   redeliver: "What is pending is sent to the session again at once. It counts as no attempt.",
   skip: "What is pending is taken off the session for good: it will not get it.",
   dead_letter: "What is pending becomes a dead letter, which can be replayed.",
-  replay: "The session gets the event again, while both are still there; or all sessions of the user do.",
+  replay: "The session that did not take an event gets it again, while both are still there.",
   drop: "The dead letters are deleted for good.",
   end_session: "The session ends, and is not opened again by its node. What waits for it is recorded as expired.",
   drain: "The node sends its clients elsewhere and takes no new ones, until it is let go.",
@@ -21,6 +21,7 @@ const MEANINGS = {
   pause: "Publishing events of this type is refused until it is resumed.",
   resume: "Events of this type are taken again.",
 };
+const TO_EVERYONE = "The events are published again under their own ids, for every session of their users; a client that has handled one drops it.";
 const NAMES_MAX = 3; // so many things are named at the top; more are in the list below
 const GRAVE = new Set(["skip", "drop", "purge", "end_session", "dead_letter"]);
 const UNITS = {
@@ -43,7 +44,7 @@ export function actionButton(asked, { after, text = TITLES[asked.action], label,
 export function openAction(asked, after = () => {}) {
   const body = h("div", {}, waiting());
   const title = h("h2", { id: "dialog-title", tabindex: "-1" }, TITLES[asked.action]);
-  const dialog = h("dialog", { "aria-labelledby": "dialog-title", class: GRAVE.has(asked.action) && "grave" }, title, h("p", { class: "small" }, MEANINGS[asked.action]), body);
+  const dialog = h("dialog", { "aria-labelledby": "dialog-title", class: GRAVE.has(asked.action) && "grave" }, title, h("p", { class: "small" }, asked.to === "everyone" ? TO_EVERYONE : MEANINGS[asked.action]), body);
   const from = document.activeElement;
   let done = false;
   let why = "";

@@ -52,7 +52,7 @@ export function dead({ query, signal, reload }) {
   } } }, field("user", "User"), field("session", "Session"), field("type", "Type"), field("reason", "Reason"), h("button", { type: "submit" }, "Filter"), link("Clear", "dead"));
   const forChosen = (action) => h("button", { type: "button", class: action === "drop" && "grave", "aria-haspopup": "dialog", on: { click: () => openAction({ action, letters: [...chosen] }, after) } });
   const replay = forChosen("replay"), drop = forChosen("drop");
-  const all = narrowed ? "all that the filter finds" : "all";
+  const all = narrowed ? "all found" : "all";
   const buttons = h("div", { class: "buttons bar" }, replay, drop, h("span", { class: "between" }),
     actionButton({ action: "replay", where }, { after, text: `Replay ${all} …` }),
     actionButton({ action: "replay", where, to: "everyone" }, { after, text: `Replay ${all} to everyone …` }),

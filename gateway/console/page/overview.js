@@ -86,7 +86,7 @@ function showTiles(tiles, now, sample) {
   tiles.acked.show(sample ? perSecond(sample.received) : "–", `${count(rates.received)} in all`);
   tiles.latency.show(latency ? span(latency.p50_ms) : "–", latency ? `p99 ${span(latency.p99_ms)}; ${count(latency.sample)} acks of ${count(latency.users)} users in the last minute` : "nothing was acked in the last minute");
   tiles.waiting.show(link(count(now.waiting_users), "pending"), now.waiting_users ? `the longest for ${span(now.oldest_ms)}` : "nothing waits", now.waiting_users && now.oldest_ms > 60_000 ? "wait" : "good");
-  tiles.dead.show(link(count(now.dead_letters), "dead"), now.dead_letters ? "given up after their last attempt" : "nothing was given up", now.dead_letters ? "bad" : "good");
+  tiles.dead.show(link(count(now.dead_letters), "dead"), now.dead_letters ? "each with its reason" : "nothing was given up", now.dead_letters ? "bad" : "good");
   const ready = now.nodes.filter(({ state }) => state === "ready").length;
   const sessions = now.nodes.reduce((sum, node) => sum + node.sessions, 0);
   tiles.nodes.show(link(`${ready} of ${now.nodes.length} ready`, "nodes"), `${count(sessions)} sessions`, ready === 0 ? "bad" : ready < now.nodes.length ? "wait" : "good");
