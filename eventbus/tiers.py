@@ -25,6 +25,7 @@ __all__ = [
     "BUILT_IN_TIERS",
     "CONNECTION_MIN_MS",
     "ENTERPRISE_CONNECTION_MIN_MS",
+    "TIER_NAME",
     "Tier",
     "TierTable",
 ]
@@ -141,14 +142,14 @@ _TIER_FIELDS: Final = {
     **dict.fromkeys(_USUAL_RATES, Integer(1, 1024**3)),
     **dict.fromkeys(_USUAL_MS, Integer(1, DAY_MS)),
 }
-_TIER_NAME: Final = Text(
+TIER_NAME: Final = Text(
     r"[a-z][a-z0-9_-]{0,31}", "a name of 1 to 32 of the characters a-z, 0-9, _ and -, beginning with a letter"
 )
 
 
 def _check_tier_values(tier: Tier) -> None:
-    if not _TIER_NAME.accepts(tier.name):
-        raise ConfigError(f"tier {tier.name!r}: its name must be {_TIER_NAME.allowed}", field="tiers")
+    if not TIER_NAME.accepts(tier.name):
+        raise ConfigError(f"tier {tier.name!r}: its name must be {TIER_NAME.allowed}", field="tiers")
     for name, kind in _TIER_FIELDS.items():
         value = getattr(tier, name)
         if not kind.accepts(value):
@@ -240,7 +241,7 @@ class TierTable:
         _TiersFile(),
         default_text="",
     )
-    default_tier: str = setting("free", "DEFAULT_TIER", "The tier of a token that names none.", _TIER_NAME)
+    default_tier: str = setting("free", "DEFAULT_TIER", "The tier of a token that names none.", TIER_NAME)
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,10 +10,12 @@ from joserfc.jwk import OctKey
 from eventbus.errors import InvalidField
 from eventbus.ids import parse_session_id, parse_user_id
 from eventbus.kinds import check_secret
+from eventbus.tiers import TIER_NAME
 
 __all__ = ["SCOPES", "make_token"]
 
 SCOPES = ("subscribe", "publish", "admin")
+MAX_JTI_CHARACTERS = 256
 
 
 def make_token(
@@ -55,6 +57,10 @@ def make_token(
         raise InvalidField("ttl_ms", f"must be above 0, not {ttl_ms}")
     if unknown := sorted(set(scopes) - set(SCOPES)):
         raise InvalidField("scopes", f"{unknown[0]!r} is none of {', '.join(SCOPES)}")
+    if tier is not None and not TIER_NAME.accepts(tier):
+        raise InvalidField("tier", f"must be {TIER_NAME.allowed}, not {tier!r}")
+    if jti is not None and not 1 <= len(jti) <= MAX_JTI_CHARACTERS:
+        raise InvalidField("jti", f"has {len(jti)} characters: 1 to {MAX_JTI_CHARACTERS} are allowed")
     claims: dict[str, str | int] = {
         "sub": parse_user_id(user),
         "iat": now_ms // 1000,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from eventbus import inspection, watched
-from eventbus.breach import operator_object
+from eventbus.breach import OperatorKind, operator_object
 from eventbus.config import ConfirmationRecords, StoreSettings
 from eventbus.counting import overall_rates, user_rates
 from eventbus.errors import InvalidEvent, InvalidField
@@ -33,6 +33,7 @@ __all__ = ["LIMIT_MAX", "looking_routes"]
 LIMIT_MAX: Final = 500
 """Most rows of an answer."""
 
+_KINDS: Final = (*OperatorKind, "order")  # the last is told of by the store itself
 _LIMIT: Final = 100
 
 Looking = Callable[[Request], Awaitable[object]]
@@ -198,6 +199,8 @@ class _Looking:
     async def rates(self, request: Request) -> object:
         """Of the whole, or of what is retained of a user."""
         user, given = _user(request), request.query_params
+        if user is None and (narrowed := [name for name in ("event", "run") if name in given]):
+            raise BadRequest("user", f"must be given with `{narrowed[0]}`, for it is looked for among the user's")
         if user is None:
             found = await overall_rates(self._store, partitions=self._settings.partitions, type=given.get("type"))
         else:
@@ -213,9 +216,12 @@ class _Looking:
 
     async def operator_events(self, request: Request) -> object:
         """The newest, the newest last."""
+        kind = request.query_params.get("kind")
+        if kind is not None and kind not in _KINDS:
+            raise BadRequest("kind", f"must be one of {', '.join(_KINDS)}")
         rows = await watched.operator_events(
             self._store,
-            kind=request.query_params.get("kind"),
+            kind=kind,
             user=_user(request),
             since_ms=_number(request, "since_ms", 0),
             limit=_number(request, "limit", _LIMIT, LIMIT_MAX),

@@ -267,6 +267,20 @@ async def test_a_purged_user_has_nothing_left(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
+    "path, field",
+    [
+        ("operator-events?kind=missed", "kind"),
+        ("rates?run=run_1", "user"),
+        ("rates?event=e-1", "user"),
+        ("runs?state=over", "state"),
+    ],
+)
+async def test_a_question_that_makes_no_sense_is_refused_by_name(desk: Desk, path: str, field: str) -> None:
+    refused = await desk.http.get(f"/admin/v1/{path}")
+    assert (refused.status_code, refused.json()["error"]["field"]) == (400, field)
+
+
+@pytest.mark.parametrize(
     "given",
     [
         {"action": "explode"},

@@ -72,6 +72,9 @@ def test_every_claim_that_was_asked_for_arrives() -> None:
         ({"session": "a b"}, "session"),
         ({"scopes": ["root"]}, "scopes"),
         ({"ttl_ms": 0}, "ttl_ms"),
+        ({"tier": "A tier"}, "tier"),
+        ({"jti": "x" * 257}, "jti"),
+        ({"jti": ""}, "jti"),
     ],
 )
 def test_a_token_that_no_node_would_take_is_not_made(bad: dict[str, object], field: str) -> None:
