@@ -98,10 +98,44 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="a Sentinel that has not heard of a failover leads back to the old primary",
-        file="eventbus/store/links.py",
-        guard="            if before is not None and where.is_late(epoch, now_s):",
-        replacement="            if before is not None and where.is_late(epoch + 9, now_s):",
+        file="eventbus/store/succession.py",
+        guard="where.is_late(epoch, loop.time()):",
+        replacement="where.is_late(epoch + 9, loop.time()):",
         test="tests/unit/test_link_routing.py::test_sentinel_that_has_not_heard_of_a_failover_leads_nobody_back",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a connection to a frozen server is waited for although the primary is elsewhere",
+        file="eventbus/store/links.py",
+        guard="            self._only.connect_anew()",
+        replacement="            pass",
+        test="tests/unit/test_link_changes.py::"
+        "test_connection_to_a_server_that_stands_still_is_given_up_when_the_primary_is_elsewhere",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a slot that was elsewhere between two looks is taken for one that never left",
+        file="eventbus/store/links.py",
+        guard="            link.rename()",
+        replacement="            pass",
+        test="tests/unit/test_link_changes.py::test_primary_that_took_back_a_slot_between_two_looks_is_another",
+    ),
+    Mutant(
+        requirement="R2",
+        name="a bus closes without asking the next primary what it has",
+        file="eventbus/publisher.py",
+        guard=" or self._kept.unasked()):",
+        replacement="):",
+        test="tests/unit/test_publisher_moves.py::"
+        "test_publisher_that_closes_while_its_primary_is_away_waits_for_the_next_one",
+    ),
+    Mutant(
+        requirement="R2",
+        name="what was sent and not acked is not looked for after a failover",
+        file="gateway/session.py",
+        guard="self.opening.attach_again(self.delivery.furthest)",
+        replacement="self.opening.attach_again(self.delivery.cursor)",
+        test="tests/unit/test_reader_primaries.py::test_rollback_of_what_was_sent_and_not_acked_is_announced_too",
     ),
     Mutant(
         requirement="R2",
