@@ -52,11 +52,12 @@ async def until(
     """
     deadline = time.monotonic() + timeout_ms / 1000
     while True:
+        is_last = time.monotonic() >= deadline  # a process that stood still until then looks once more
         result = condition()
         value: T = await result if inspect.isawaitable(result) else result
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if is_last:
             raise AssertionError(_explain(message, timeout_ms, value))
         await asyncio.sleep(pace_ms / 1000)  # real time: between two looks
 
@@ -67,10 +68,11 @@ def until_blocking(
     """As `until`, for tests without an event loop."""
     deadline = time.monotonic() + timeout_ms / 1000
     while True:
+        is_last = time.monotonic() >= deadline
         value = condition()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if is_last:
             raise AssertionError(_explain(message, timeout_ms, value))
         time.sleep(PACE_MS / 1000)  # real time: between two looks
 
