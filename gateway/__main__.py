@@ -140,16 +140,14 @@ def _refuse(error: Exception) -> NoReturn:
 # --- serve ------------------------------------------------------------------------------------------------------------
 
 _SERVE_EPILOG: Final = """\
-\b
 Each setting is an option and a variable; the option stands above the variable.
 Every further one: eventbus-gateway serve --help-all, or docs/configuration.md.
 
 \b
   openssl rand -hex 32 > secret
-  eventbus-gateway serve --redis-url redis://127.0.0.1:6379/0 --jwt-secret-file secret
+  eventbus-gateway serve --redis-url redis://localhost --jwt-secret-file secret
   eventbus token --user ada --jwt-secret-file secret
 
-\b
 It prints one line `ready node=... url=... admin=...` when it accepts connections.
 SIGTERM or Ctrl-C drains it: clients are told to come back, acks are stored, then it ends with status 0; a second one
 ends it at once. Settings that can not work end it with status 2 and a sentence.

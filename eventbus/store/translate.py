@@ -47,7 +47,7 @@ def translate(error: BaseException) -> StoreError:
         if code == "OOM":
             return StoreFull(f"Redis is at its memory limit and refuses to store: {text}")
         if code in _RIGHTS_CODES:
-            return StoreMisconfigured(f"Redis refuses the user or a command of its: {text}")
+            return StoreMisconfigured(f"Redis refuses the user, its password, or what it may do: {text}")
         if code in _BUSY_CODES:
             return StoreBusy(f"Redis can not answer now: {text}")
         # WRONGTYPE, an unknown command or flag, a script error: trying again changes nothing.
