@@ -145,7 +145,7 @@ Every further one: eventbus-gateway serve --help-all, or docs/configuration.md.
 
 \b
   openssl rand -hex 32 > secret
-  eventbus-gateway serve --redis-url redis://localhost --jwt-secret-file secret
+  eventbus-gateway serve --jwt-secret-file secret
   eventbus token --user ada --jwt-secret-file secret
 
 It prints one line `ready node=... url=... admin=...` when it accepts connections.
