@@ -118,10 +118,14 @@ class Hearing:
     def store_was_in_trouble(self) -> bool:
         return self._clock.monotonic_ms() - self._trouble_ms < TROUBLE_MS
 
+    def troubled(self) -> None:
+        """From now on the store may name a holder of the past."""
+        self._trouble_ms = self._clock.monotonic_ms()
+
     def subscribed(self) -> None:
         self._counters.subscriptions += 1
         if self._counters.subscriptions > 1:
-            self._trouble_ms = self._clock.monotonic_ms()
+            self.troubled()
         self._readiness.probe_at_once()
         self._revocations.look_at_once()
         if self._counters.subscriptions > 1:
@@ -132,7 +136,7 @@ class Hearing:
             self._texting.subscribed()
 
     def resubscribed(self, concerns: Callable[[UserId], bool]) -> None:
-        self._trouble_ms = self._clock.monotonic_ms()
+        self.troubled()
         self._readiness.probe_at_once()
         self._revocations.look_at_once()
         again = [session for session in self._hub if concerns(session.user)]
@@ -142,6 +146,6 @@ class Hearing:
         self._texting.subscribed()
 
     def unsubscribed(self, reason: str) -> None:
-        self._trouble_ms = self._clock.monotonic_ms()
+        self.troubled()
         logger.warning("the wake-ups are gone: %s", reason)
         self._readiness.unsubscribed()

@@ -45,7 +45,12 @@ class Host(Protocol):
 
     @property
     def store_was_in_trouble(self) -> bool:
-        """Whether a connection to the store was lost, or a primary has changed, within the last half minute."""
+        """Whether within the last half minute a subscription was lost, a primary has changed, or an attach was not
+        answered.
+        """
+
+    def attach_unanswered(self) -> None:
+        """An attach was not answered. It may be carried out later than those that were made after it."""
 
     def authenticate(self, token: str) -> Identity:
         """Verifies a token. Raises: AuthError."""

@@ -49,6 +49,9 @@ class Hosting:
     def store_was_in_trouble(self) -> bool:
         return self.hearing.store_was_in_trouble
 
+    def attach_unanswered(self) -> None:
+        self.hearing.troubled()
+
     # --- who is who -------------------------------------------------------------------------------------------------
 
     def authenticate(self, token: str) -> Identity:

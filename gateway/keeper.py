@@ -107,6 +107,8 @@ class Keeper:
             return await self._store.attach(replace(session.attach_request(), wanted=lambda: not session.is_closed))
         except StoreError as error:
             self._counters.store_errors[error.code] += 1
+            # Also of a session that is gone by now: its attach may yet be carried out, and take its successor's hold.
+            session.unanswered()
             return None
 
     async def run_beats(self) -> None:

@@ -235,6 +235,10 @@ class Session:
         except Exception as error:
             self._failed(error)
 
+    def unanswered(self) -> None:
+        """The store did not answer an attach; it is tried again."""
+        self._host.attach_unanswered()
+
     def _attached(self, answer: Attached | AttachRefused) -> None:
         self.attaching = False
         if self.state is State.CLOSED:

@@ -268,6 +268,21 @@ async def test_a_session_that_the_store_gives_to_another_after_trouble_is_told_t
 
 
 @pytest.mark.requirement("R2")
+async def test_a_session_whose_hold_an_attach_of_a_gone_connection_took_late_is_told_to_come_back(bench: Bench) -> None:
+    """The connection to the store that carried it was given up; the server reads it after the next one's attach."""
+    gone = bench.connect()
+    bench.store.fail(calls=1)
+    gone.say("hello", session="tab")
+    await bench.settle()
+    gone.hang_up()
+    client = await bench.open()
+    await take_over(bench)
+    client.session.reattach("test")
+    await bench.settle()
+    assert client.close_code() == 4005
+
+
+@pytest.mark.requirement("R2")
 async def test_a_read_after_a_takeover_takes_nothing_and_closes_with_4504(bench: Bench) -> None:
     """D2."""
     client = await bench.open()
