@@ -125,7 +125,9 @@ async def test_a_receiver_that_is_away_for_a_while_gets_everything_when_it_is_ba
 ) -> None:
     async with Receiver() as receiver:
         receiver.always = 503
-        installation = await new_installation(**_hooked(receiver) | {"webhook_retries": 100})
+        # Nothing hangs here: a post that took longer than this was none of a receiver that stood still for a moment.
+        more = {"webhook_retries": 100, "webhook_timeout_ms": 15_000}
+        installation = await new_installation(**_hooked(receiver) | more)
         await installation.start_nodes("one", "two")
         await _demand(installation)
 
