@@ -4,7 +4,8 @@ It trusts nobody's counters. For each session it goes through what came, in the 
 against what the publishers were answered:
 
 - **lost**: a publish returned, and a session of its user neither received the event, nor was told of a gap with its
-  entry in it, nor that it was dropped.
+  entry in it, nor that it was dropped. A session that began when it was gone already, as others were told, is not owed
+  it, provided that its publisher was dead by then and had been promised no more than `memory`.
 - **unrestored**: it was announced as lost in a gap, although its publisher lived, which should have sent it again, or
   although the promise of its durability was more than `memory`.
 - **unmarked**: it came again with `delivery` 1. Only what a server has lost may come again so, near a fault of the
@@ -180,6 +181,7 @@ class _Gap:
     reason: str
     after: tuple[int, int] | None
     before: tuple[int, int] | None
+    told_ms: int = 0
     covered: int = 0
 
     def covers(self, entry: tuple[int, int]) -> bool:
@@ -232,7 +234,8 @@ class _Judge:
         self._verdict = Verdict()
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._numbers: Counter[str] = Counter()
-        self._crashed: set[str] = set()
+        self._crashed: dict[str, int] = {}  # publisher -> when it was killed
+        self._taken_back: dict[str, list[_Gap]] = defaultdict(list)  # user -> what sessions were told of
         self._early: list[tuple[_Session, Op]] = []
         self._restored: set[str] = set()
         self._last_ms = 0
@@ -244,7 +247,7 @@ class _Judge:
             case "publish":
                 self._publish(op)
             case "crash":
-                self._crashed.add(op.process)
+                self._crashed[op.process] = op.time_ms
             case "fault":
                 self._fault(op)
             case "look":
@@ -264,11 +267,12 @@ class _Judge:
             case "receive":
                 self._receive(session, op)
             case "gap":
-                gap = _Gap(value["reason"], _entry(value["after"]), _entry(value["before"]))
+                gap = _Gap(value["reason"], _entry(value["after"]), _entry(value["before"]), op.time_ms)
                 session.gaps.append(gap)
                 self._verdict.gaps[gap.reason] += 1
                 if gap.reason in _ROLLED_BACK:
                     session.rolled_back, session.newest = True, _START
+                    self._taken_back[session.user].append(gap)
             case "dropped":
                 session.dropped.update(value["entries"])
                 if value["reason"] == "dead_lettered":
@@ -430,6 +434,8 @@ class _Judge:
             assert entry is not None
             if session.left and (entry > newest or outcome.event in self._restored):
                 continue  # what was sent again stands behind what this session saw
+            if outcome.event not in session.entries and self._was_gone(session, outcome, entry):
+                continue
             outcome.owed += 1
             covering = [gap for gap in session.gaps if gap.covers(entry)]
             for gap in covering:
@@ -445,6 +451,18 @@ class _Judge:
             else:
                 outcome.lost += 1
                 self._find("lost", self._last_ms, session, outcome.event, f"{outcome.entry} of {outcome.process}")
+
+    def _was_gone(self, session: _Session, outcome: Outcome, entry: tuple[int, int]) -> bool:
+        """Whether an event was lost before the session began: a server had taken it back, as another session of the
+        user was told, and its publisher, which would have sent it again, was dead by then. Only `memory` allows that.
+        """
+        killed_ms = self._crashed.get(outcome.process)
+        if self._durability != "memory" or killed_ms is None or outcome.returned_ms is None:
+            return False
+        return any(
+            outcome.returned_ms <= gap.told_ms and killed_ms <= gap.told_ms < session.opened_ms and gap.covers(entry)
+            for gap in self._taken_back[session.user]
+        )
 
     def _find(self, kind: str, time_ms: int, session: _Session, event: str, detail: str) -> None:
         self._verdict.findings.append(

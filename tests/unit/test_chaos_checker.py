@@ -167,6 +167,39 @@ def test_what_a_killed_publisher_published_and_a_rollback_took_is_announced_and_
     assert wrong(book.judged(durability="fsync")) == [("unrestored", "p2")]
 
 
+def test_a_session_that_began_after_a_killed_publishers_event_was_taken_back_is_not_owed_it(book: Book) -> None:
+    """There is no trace of it in the store; those who were there were told."""
+    book.opened()
+    book.published(1, 2)
+    book.received("p1", "p2")
+    book.add("p", Kind.INFO, "crash")
+    book.gap("rollback", after="1-1")
+    book.opened(session="late")
+    book.received("p1", session="late")
+    verdict = book.judged()
+    assert wrong(verdict) == []
+    assert (verdict.outcomes["p2"].owed, verdict.outcomes["p2"].received) == (1, 1)
+
+
+@pytest.mark.parametrize("missing", ["crash", "gap", "memory", "began-before", "crash-before-gap", "in-range"])
+def test_a_session_is_owed_what_may_have_been_there_when_it_began(book: Book, missing: str) -> None:
+    book.opened()
+    if missing == "began-before":
+        book.opened(session="late")
+    book.published(1, 2)
+    book.received("p1", "p2")
+    if missing not in ("crash", "crash-before-gap"):
+        book.add("p", Kind.INFO, "crash")
+    if missing != "gap":
+        book.gap("rollback", after="1-2" if missing == "in-range" else "1-1")
+    if missing == "crash-before-gap":
+        book.add("p", Kind.INFO, "crash")
+    book.opened(session="late")
+    book.received("p1", session="late")
+    verdict = book.judged(durability="replicated" if missing == "memory" else "memory")
+    assert wrong(verdict) == [("lost", "p2")]
+
+
 def test_a_session_that_left_is_owed_what_lies_before_the_newest_that_it_received(book: Book) -> None:
     book.published(1, 2, 3)
     book.received("p1", "p2", "p3")
