@@ -77,7 +77,7 @@ async def _garbage(new_world: NewWorld, first: int, count: int, at_a_time: int, 
     assert attack.ends.total() == first + count
     assert set(attack.ends) <= {"hung_up", "held"}, f"the port stayed open: {attack.ends}"
     async with connected(node.port) as raw:  # a busy node hangs up later than those were held
-        raw.write(KINDS["tls"]())
+        raw.write(KINDS["a long frame"]())
         await raw.read_all()
     await _back_to(node, before)
     grown = resident_bytes(node.child.pid) - warm_bytes
