@@ -22,6 +22,7 @@ from eventbus.errors import (
     StoreError,
     StoreFull,
     StreamFull,
+    TypePaused,
 )
 from eventbus.ids import UserId, parse_user_id
 from eventbus.receipt import Receipt
@@ -119,6 +120,7 @@ _STATUS: Final[Sequence[tuple[type[EventBusError], int]]] = (
     (TooLarge, 413),
     (UnknownEvent, 404),
     (RateLimited, 429),
+    (TypePaused, 409),
     (StreamFull, 503),
     (StoreFull, 503),
     (StoreError, 503),

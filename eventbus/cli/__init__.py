@@ -39,8 +39,8 @@ PROGRAM = "eventbus"
 def cli() -> None:
     """Publish events, watch them arrive, and see what waits and why.
 
-    Every command takes --json, for scripts. Exit status: 0 done, 1 a problem was found or what was asked for is not
-    there, 2 usage or a bad setting, 3 the store is unavailable.
+    Whatever looks or acts takes --json, for scripts. Exit status: 0 done, 1 a problem was found or what was asked for
+    is not there, 2 usage or a bad setting, 3 the store is unavailable.
     """
 
 

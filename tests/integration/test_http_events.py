@@ -48,6 +48,16 @@ async def test_one_event_is_taken_with_202_and_delivered(node: Node, http: httpx
     assert (delivered["event"]["thread"], delivered["event"]["run"]) == ("t", "r")
 
 
+@pytest.mark.requirement("R28")
+async def test_a_type_that_an_operator_has_paused_is_refused_for_good_and_not_to_be_tried_again(
+    node: Node, http: httpx.AsyncClient
+) -> None:
+    await node.store.pause_type("chatter", "an operator", "too much of it")
+    answer = await http.post("/v1/events", json=event(type="chatter"), headers=PUBLISHER)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "type_paused")
+    assert "Retry-After" not in answer.headers
+
+
 @pytest.mark.requirement("R6")
 async def test_a_list_is_answered_in_its_order_and_may_be_for_any_user(node: Node, http: httpx.AsyncClient) -> None:
     async with opened(node) as client, opened(node, "bob") as other:
