@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from benchmarks.roles import follow_orders
-from gateway.outbox import text_frame
+from gateway.transport.outbox import text_frame
 
 
 class _Peer(asyncio.Protocol):

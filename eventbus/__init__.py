@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from eventbus.event import make_event as make_event
     from eventbus.events import Outcome as Outcome
     from eventbus.presence import Presence as Presence
+    from eventbus.publishing.receipt import PublishStatistics as PublishStatistics
+    from eventbus.publishing.receipt import Receipt as Receipt
+    from eventbus.publishing.receipt import Receipts as Receipts
     from eventbus.rates import Rates as Rates
-    from eventbus.receipt import PublishStatistics as PublishStatistics
-    from eventbus.receipt import Receipt as Receipt
-    from eventbus.receipt import Receipts as Receipts
     from eventbus.runs import Run as Run
     from eventbus.runs import Tool as Tool
     from eventbus.runs.confirmations import RunConfirmation as RunConfirmation
@@ -64,8 +64,8 @@ _HOMES = {
     "Bus": "bus",
     "Subscriber": "subscriber",
     "Settings": "config",
-    "Receipt": "receipt",
-    "Receipts": "receipt",
+    "Receipt": "publishing.receipt",
+    "Receipts": "publishing.receipt",
     "Presence": "presence",
     "Rates": "rates",
     "RunConfirmation": "runs.confirmations",
@@ -77,7 +77,7 @@ _HOMES = {
     "TextStream": "streaming",
     "Chunk": "text",
     "Outcome": "events",
-    "PublishStatistics": "receipt",
+    "PublishStatistics": "publishing.receipt",
     "Confirmation": "confirmation",
     "BreakerState": "breaker",
     "Durability": "store",

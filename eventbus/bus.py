@@ -15,9 +15,9 @@ from eventbus.commands.reader import Commands
 from eventbus.errors import EventBusError
 from eventbus.event import Deliver, Event, Require
 from eventbus.ids import RunId, parse_session_id, parse_user_id
-from eventbus.publisher import Publisher
-from eventbus.publishing import EventFields, append_of, receipts_of, recipients, store_all, submit, to_each
-from eventbus.receipt import Receipt, Receipts
+from eventbus.publishing.making import EventFields, append_of, receipts_of, recipients, store_all, submit, to_each
+from eventbus.publishing.publisher import Publisher
+from eventbus.publishing.receipt import Receipt, Receipts
 from eventbus.runs import PublicError, Run, RunContext
 from eventbus.runs.inbound import OnCancel
 from eventbus.runs.line import RunLine

@@ -16,8 +16,8 @@ from eventbus.history import EventPage, ThreadList, Wanted, event_page, parse_li
 from eventbus.ids import ENTRY_ZERO, parse_entry_id, parse_event_id, parse_run_id, parse_thread_id, parse_user_id
 from eventbus.inspection.lookup import confirmations_of, confirmations_of_entry
 from eventbus.presence import Presence, follow_presence
+from eventbus.publishing.receipt import Receipt
 from eventbus.rates import Rates
-from eventbus.receipt import Receipt
 from eventbus.runs import Run
 from eventbus.runs.confirmations import RunConfirmations, subject_of
 from eventbus.store.figures import OnlineRecord

@@ -16,10 +16,10 @@ from eventbus.commands.commanding import Commanding
 from eventbus.config import Settings
 from eventbus.errors import EventBusError
 from eventbus.looks import Looks
-from eventbus.publisher import Publisher
-from eventbus.publishing import EventMaker
-from eventbus.receipt import PublishStatistics
-from eventbus.retries import RetryPolicy
+from eventbus.publishing.making import EventMaker
+from eventbus.publishing.publisher import Publisher
+from eventbus.publishing.receipt import PublishStatistics
+from eventbus.publishing.retries import RetryPolicy
 from eventbus.runs.confirmations import RunConfirmations
 from eventbus.runs.hold import RunServices
 from eventbus.runs.leases import Leases

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from eventbus.clock import Clock
 from eventbus.errors import StoreError
-from eventbus.retries import RetryPolicy
+from eventbus.publishing.retries import RetryPolicy
 from eventbus.timers import Timers
 
 __all__ = ["retried"]

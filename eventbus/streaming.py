@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from eventbus.clock import Clock
 from eventbus.errors import EventBusError, InvalidEvent, RunClosed, RunMisused, StoreError
 from eventbus.ids import ENTRY_ZERO, RunId, ThreadId, UserId
-from eventbus.retries import RetryPolicy
+from eventbus.publishing.retries import RetryPolicy
 from eventbus.store.texts import TextAnswer, TextOutcome, TextPiece, TextRead, TextStore
 from eventbus.text import Outgoing, Piece, text_data
 from eventbus.timers import Timers

@@ -181,13 +181,13 @@ def serve(**given: str | None) -> None:
 
 
 def _run(settings: NodeSettings) -> int:
-    from gateway.process import run_with_loop
+    from gateway.processes.process import run_with_loop
 
     if settings.listen.workers > 1:
-        from gateway.supervisor import run_workers
+        from gateway.processes.supervisor import run_workers
 
         return run_with_loop(run_workers(settings))
-    from gateway.serving import run_node
+    from gateway.processes.serving import run_node
     from gateway.traces import exported
 
     with exported(settings):

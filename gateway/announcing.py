@@ -13,9 +13,9 @@ from eventbus.ids import NodeName
 from eventbus.store import NodeRecord, Store
 from gateway.config import NodeSettings
 from gateway.counters import Counters
-from gateway.hub import Hub
-from gateway.readiness import Readiness
-from gateway.session import Session
+from gateway.readiness.probes import Readiness
+from gateway.sessions.hub import Hub
+from gateway.sessions.session import Session
 from gateway.version import VERSION
 
 __all__ = ["Announced", "Announcing"]

@@ -27,7 +27,8 @@ from eventbus.known import FOREIGN_VARIABLES, warn_of_unknown_variables
 from eventbus.redis_url import redis_url_setting
 from eventbus.settings import check, group, read, read_secret_file, variables
 from eventbus.tiers import TierTable
-from gateway.auth import Authenticator, AuthSettings
+from gateway.access.auth import Authenticator, AuthSettings
+from gateway.access.keys import VerificationKey, key_from_pem, key_from_secret, keys_from_jwks
 from gateway.groups import (
     JwtSettings,
     LimitSettings,
@@ -38,7 +39,6 @@ from gateway.groups import (
     LogSettings,
     WatchSettings,
 )
-from gateway.keys import VerificationKey, key_from_pem, key_from_secret, keys_from_jwks
 
 __all__ = [
     "JwtSettings",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ssl
 
 from eventbus.redelivery import RedeliveryPolicy
+from gateway.access.limits import is_within, limited_address
 from gateway.config import NodeSettings
-from gateway.gatekeeper import Doorkeeper
-from gateway.limits import is_within, limited_address
-from gateway.listener import ListenerSettings
-from gateway.liveness import LivenessRules
-from gateway.session import SessionSettings
-from gateway.websocket import SocketSettings
+from gateway.sessions.gatekeeper import Doorkeeper
+from gateway.sessions.liveness import LivenessRules
+from gateway.sessions.session import SessionSettings
+from gateway.transport.listener import ListenerSettings
+from gateway.transport.websocket import SocketSettings
 
 __all__ = ["listener_settings", "session_settings", "tls_context"]
 

@@ -22,9 +22,9 @@ from eventbus.clock import Clock, seconds
 from eventbus.errors import CloseCode, StoreError
 from eventbus.store import NodeRecord
 from eventbus.wire import GoAway, GoAwayReason
-from gateway.hub import Hub
-from gateway.lanes import Readers, Senders
-from gateway.session import Session
+from gateway.delivery.lanes import Readers, Senders
+from gateway.sessions.hub import Hub
+from gateway.sessions.session import Session
 
 __all__ = ["Draining", "drain", "reconnect_after_ms", "taken_per_second"]
 

@@ -20,8 +20,8 @@ from eventbus.config import (
 from eventbus.errors import ConfigError
 from eventbus.kinds import Choice, FileName, Integer, Judged, Listed, Network, NetworkKind, SecretBytes, Text
 from eventbus.settings import check, setting
-from gateway.keys import Algorithm
-from gateway.origin import parse_origin
+from gateway.access.keys import Algorithm
+from gateway.access.origin import parse_origin
 
 __all__ = [
     "JwtSettings",

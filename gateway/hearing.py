@@ -10,14 +10,14 @@ from eventbus.clock import Clock
 from eventbus.errors import CloseCode
 from eventbus.ids import ConnectionId, EntryId, RunId, SessionId, UserId
 from eventbus.store.mending import DeadLettered, EndSession, LookAgain, LookAtHeld, Order, SendAgain
+from gateway.access.revocations import Revocations
 from gateway.counters import Counters
+from gateway.delivery.lanes import Keepers
+from gateway.delivery.texting import Texting
 from gateway.holding import Holding
-from gateway.hub import Hub
-from gateway.lanes import Keepers
-from gateway.readiness import Readiness
-from gateway.revocations import Revocations
-from gateway.session import Session
-from gateway.texting import Texting
+from gateway.readiness.probes import Readiness
+from gateway.sessions.hub import Hub
+from gateway.sessions.session import Session
 
 __all__ = ["Hearing"]
 

@@ -21,8 +21,8 @@ from eventbus.store.mending import Hold
 from eventbus.wire import GoAway, GoAwayReason
 from gateway.counters import Counters
 from gateway.drain import reconnect_after_ms
-from gateway.hub import Hub
-from gateway.session import Session
+from gateway.sessions.hub import Hub
+from gateway.sessions.session import Session
 
 __all__ = ["HELD_LOOK_MS", "Holding"]
 

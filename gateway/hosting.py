@@ -1,4 +1,4 @@
-"""A node as its sessions see it: `gateway.host.Host`, each wish handed to the part whose it is."""
+"""A node as its sessions see it: `gateway.sessions.host.Host`, each wish handed to the part whose it is."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from eventbus import moves, wire
 from eventbus.clock import Clock
 from eventbus.ids import SessionId
 from eventbus.tiers import Tier
-from gateway.auth import Authenticator, Identity
+from gateway.access.auth import Authenticator, Identity
+from gateway.access.revocations import Revocations
 from gateway.config import NodeSettings
 from gateway.counters import Counters
+from gateway.delivery.lanes import Keepers, Readers, Senders
+from gateway.delivery.steps import Step
+from gateway.delivery.texting import Texting
 from gateway.hearing import Hearing
-from gateway.host import SessionSettings
-from gateway.hub import Hub
-from gateway.lanes import Keepers, Readers, Senders
-from gateway.revocations import Revocations
-from gateway.session import Session
-from gateway.steps import Step
-from gateway.texting import Texting
-from gateway.tracing import DeliverySpans
-from gateway.wheel import Wheel
+from gateway.sessions.host import SessionSettings
+from gateway.sessions.hub import Hub
+from gateway.sessions.session import Session
+from gateway.sessions.tracing import DeliverySpans
+from gateway.sessions.wheel import Wheel
 
 __all__ = ["Hosting"]
 

@@ -1,8 +1,8 @@
 """The composition root: one gateway node, from its settings to its last word. Everything is made and owned here.
 
 All parts meet here, and little is decided: what sessions ask goes to `gateway.hosting`, what the store tells to
-`gateway.hearing`, who loses a right to `gateway.striking`; whether the node is well is known to `gateway.health`, and
-what a part has to know of the settings is in `gateway.derived`.
+`gateway.hearing`, who loses a right to `gateway.sessions.striking`; whether the node is well is known to
+`gateway.readiness.health`, and what a part has to know of the settings is in `gateway.derived`.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from eventbus.store.redis_store import RedisStore
 from eventbus.store.revoking import Revocation
 from eventbus.store.running import RunRecord
 from eventbus.tracing import load_tracing
+from gateway.access.revocations import Revocations
 from gateway.announcing import Announcing
-from gateway.clockwork import TICK_MS, Clockwork
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
-from gateway.cut_off import CutOff
+from gateway.deadlines.watching import Watcher
+from gateway.deadlines.webhook import Webhook
+from gateway.delivery.lanes import Keepers, Readers, Senders
+from gateway.delivery.texting import Texting
 from gateway.derived import listener_settings, session_settings, tls_context
 from gateway.drain import drain
-from gateway.gatekeeper import Doorkeeper
-from gateway.health import Health
 from gateway.hearing import Hearing
 from gateway.holding import Holding
 from gateway.hosting import Hosting
-from gateway.hub import Hub
-from gateway.lanes import Keepers, Readers, Senders
-from gateway.listener import Listener, serve
-from gateway.moving import Moving
-from gateway.quotas import Quotas
-from gateway.readiness import Readiness, StoreClock
-from gateway.revocations import Revocations
+from gateway.readiness.cut_off import CutOff
+from gateway.readiness.health import Health
+from gateway.readiness.moving import Moving
+from gateway.readiness.probes import Readiness, StoreClock
+from gateway.readiness.sweep import Sweep
 from gateway.rotation import Rotation
-from gateway.routes import make_app
-from gateway.session import Session
-from gateway.shedding import Shedding
-from gateway.sockets import Sockets
-from gateway.striking import Striking
-from gateway.sweep import Sweep
+from gateway.sessions.clockwork import TICK_MS, Clockwork
+from gateway.sessions.gatekeeper import Doorkeeper
+from gateway.sessions.hub import Hub
+from gateway.sessions.session import Session
+from gateway.sessions.striking import Striking
+from gateway.sessions.tracing import DeliverySpans
+from gateway.sessions.wheel import Wheel
 from gateway.tally import Tally
-from gateway.texting import Texting
-from gateway.tracing import DeliverySpans
-from gateway.watching import Watcher
-from gateway.webhook import Webhook
-from gateway.wheel import Wheel
+from gateway.transport.listener import Listener, serve
+from gateway.transport.shedding import Shedding
+from gateway.transport.sockets import Sockets
+from gateway.web.quotas import Quotas
+from gateway.web.routes import make_app
 
 __all__ = ["Node"]
 

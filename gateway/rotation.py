@@ -13,7 +13,7 @@ from typing import Final
 
 from eventbus.clock import seconds
 from eventbus.errors import ConfigError
-from gateway.auth import Authenticator
+from gateway.access.auth import Authenticator
 from gateway.config import NodeSettings, key_files, load_auth
 from gateway.counters import Counters
 

@@ -32,9 +32,9 @@ from eventbus.confirmation import Confirmation, Sessions
 from eventbus.errors import EventBusError, PartialPublish
 from eventbus.event import Event, Level
 from eventbus.ids import RunId
-from eventbus.publishing import EventFields, recipients
-from eventbus.receipt import PublishStatistics, Receipts
-from eventbus.receipt import Receipt as AsyncReceipt
+from eventbus.publishing.making import EventFields, recipients
+from eventbus.publishing.receipt import PublishStatistics, Receipts
+from eventbus.publishing.receipt import Receipt as AsyncReceipt
 from eventbus.runs import PublicError
 from eventbus.runs import Run as AsyncRun
 from eventbus.runs.inbound import OnCancel

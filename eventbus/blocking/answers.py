@@ -13,8 +13,8 @@ from eventbus.event import Event, Level
 from eventbus.history import EventPage, ThreadList
 from eventbus.ids import ENTRY_ZERO
 from eventbus.presence import Presence
+from eventbus.publishing.receipt import Receipt
 from eventbus.rates import Rates
-from eventbus.receipt import Receipt
 from eventbus.runs import Run as AsyncRun
 from eventbus.runs.confirmations import RunConfirmation
 from eventbus.store.figures import OnlineRecord

@@ -15,7 +15,7 @@ from eventbus.errors import EventBusError
 from eventbus.event import Level, Require
 from eventbus.events import Outcome
 from eventbus.ids import EventId, RunId, ThreadId, UserId
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.runs.confirmations import RunConfirmation
 from eventbus.text import DEFAULT_STREAM
 

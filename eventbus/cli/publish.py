@@ -15,7 +15,7 @@ from eventbus.cli.common import as_json_option, redis_option, settings_of
 from eventbus.cli.output import note, objects, print_json
 from eventbus.config import Settings
 from eventbus.errors import PartialPublish
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.store import Durability
 
 __all__ = ["publish"]

@@ -7,7 +7,7 @@ from typing import Any
 from eventbus.commands.command import NO_DEFAULT, Question, Settled, answered_event_id
 from eventbus.event import make_event
 from eventbus.ids import SessionId, UserId
-from eventbus.publishing import append_of
+from eventbus.publishing.making import append_of
 from eventbus.store.inbound import Answer, AnsweredBy, QuestionRecord
 
 __all__ = ["default_answer", "user_answer"]

@@ -19,8 +19,8 @@ from eventbus.commands.reader import HOLD_MS, Commands
 from eventbus.errors import EventBusError, StoreError
 from eventbus.ids import ENTRY_ZERO, RunId, SessionId, UserId
 from eventbus.jsonvalue import unpack
+from eventbus.publishing.retries import RetryPolicy
 from eventbus.retried import retried
-from eventbus.retries import RetryPolicy
 from eventbus.store import Store
 from eventbus.store.inbound import (
     Following,
@@ -30,7 +30,7 @@ from eventbus.timers import Cancellable, Timers
 
 __all__ = ["Commanding", "Watched"]
 
-_log = logging.getLogger("eventbus.commands.command")
+_log = logging.getLogger("eventbus.commands")
 
 T = TypeVar("T")
 

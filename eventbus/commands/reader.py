@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOLD_MS", "MAX_DELIVERIES", "Command", "Commands"]
 
-_log = logging.getLogger("eventbus.commands.command")
+_log = logging.getLogger("eventbus.commands")
 
 HOLD_MS: Final = 30_000
 """A command whose worker says nothing for so long is read again."""

@@ -20,8 +20,8 @@ from eventbus.event import Require
 from eventbus.events import CallId, Outcome
 from eventbus.fields import Level, parse_integer
 from eventbus.ids import EventId, RunId, ThreadId, UserId, parse_run_id, run_id_from
-from eventbus.publishing import demand_of
-from eventbus.receipt import Receipt
+from eventbus.publishing.making import demand_of
+from eventbus.publishing.receipt import Receipt
 from eventbus.run import AGENT_FAILED, UNSENDABLE, Complete, Emit, Phase, Start, Think
 from eventbus.runs.hold import MAX_RECEIPTS, RunContext, RunHold
 from eventbus.runs.inbound import FromUser, OnCancel, RunInbound, on_cancel_of

@@ -1,8 +1,8 @@
 """Closing a run whose process is gone: what it owes its user comes all the same, as failed.
 
-A node does this when a run's lease is over (`gateway.watching`). It claims the run first: its old process stores
-nothing any more, should it come back. The ids of the events follow from the run and their numbers: two nodes that
-close one run store each event once, and whichever claimed it last goes on.
+A node does this when a run's lease is over (`gateway.deadlines.watching`). It claims the run first: its old process
+stores nothing any more, should it come back. The ids of the events follow from the run and their numbers: two nodes
+that close one run store each event once, and whichever claimed it last goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from eventbus.errors import OutOfOrder, RunClosed, StoreError
 from eventbus.event import Event, make_event
 from eventbus.events import Outcome
 from eventbus.ids import EventId, RunId, ThreadId, UserId
-from eventbus.publishing import append_of
+from eventbus.publishing.making import append_of
 from eventbus.run import Complete, Owed, Phase, RunState, step
 from eventbus.store import Append, Appended, Store
 from eventbus.store.running import Lease, RunRecord

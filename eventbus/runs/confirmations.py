@@ -28,7 +28,7 @@ from eventbus.ids import (
     parse_user_id,
 )
 from eventbus.looks import Looks
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.runs import Run
 from eventbus.store import ConfirmationRecord, Store, StoredEntry
 

@@ -14,9 +14,9 @@ from eventbus.commands.commanding import Commanding
 from eventbus.errors import InvalidEvent, InvalidField, RunClosed
 from eventbus.event import Event, decode_envelope
 from eventbus.ids import EntryId, EventId, RunId, ThreadId, UserId, entry_order, parse_thread_id, parse_user_id
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
+from eventbus.publishing.retries import RetryPolicy
 from eventbus.retried import retried
-from eventbus.retries import RetryPolicy
 from eventbus.runs.leases import Leases
 from eventbus.runs.line import RunLine
 from eventbus.schemas import Schemas

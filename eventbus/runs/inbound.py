@@ -33,7 +33,7 @@ from eventbus.errors import (
     TooManyQuestions,
 )
 from eventbus.ids import EventId, RunId, SessionId, ThreadId, UserId
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.store.inbound import (
     Answered,
     Ask,

@@ -17,10 +17,10 @@ from typing import Final, Protocol
 from eventbus.clock import Clock
 from eventbus.errors import EventBusError, OutOfOrder, RunClosed
 from eventbus.event import Event
-from eventbus.lines import Future
-from eventbus.publisher import Publisher
-from eventbus.publishing import append_of
-from eventbus.receipt import Receipt
+from eventbus.publishing.lines import Future
+from eventbus.publishing.making import append_of
+from eventbus.publishing.publisher import Publisher
+from eventbus.publishing.receipt import Receipt
 from eventbus.store import Append, Durability, RunStep
 from eventbus.store.running import StepOrder
 from eventbus.tracing import PublishSpan

@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from eventbus.clock import seconds
 from eventbus.errors import AuthError, EventBusError, Forbidden, RateLimited, StoreError
-from gateway.admin_revocations import AdminAccess
+from gateway.admin.revocations import AdminAccess
 from gateway.console.figures import Figures
-from gateway.http_connection import CARRIER
+from gateway.transport.http_connection import CARRIER
 
 __all__ = ["FEEDS_MAX", "feed_route"]
 

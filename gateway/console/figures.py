@@ -15,7 +15,7 @@ from eventbus.counting import overall_rates
 from eventbus.errors import StoreError
 from eventbus.ids import EntryId
 from eventbus.store import Store
-from gateway.admin_looking import plain_of, rates_object
+from gateway.admin.looking import plain_of, rates_object
 from gateway.console.latency import Sampler
 
 __all__ = ["TOLD_KEPT", "Figures", "Look"]

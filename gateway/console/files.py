@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from eventbus.inspection import EXPLANATIONS, FATE_EXPLANATIONS, Fate, Verdict
-from gateway.web import answer
+from gateway.web.common import answer
 
 __all__ = ["page_routes"]
 

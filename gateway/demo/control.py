@@ -35,8 +35,8 @@ from gateway.demo.fleet import Fleet
 from gateway.demo.jobs import AGENT, TIER, USER, Job
 from gateway.demo.published import Published
 from gateway.demo.ticks import Ticks
-from gateway.handshake import Decision, Reject, UpgradeRequest
-from gateway.routes import answer
+from gateway.transport.handshake import Decision, Reject, UpgradeRequest
+from gateway.web.routes import answer
 
 __all__ = ["Control", "NoSockets", "Refused"]
 

@@ -27,8 +27,8 @@ from gateway.demo.files import Files
 from gateway.demo.fleet import Fleet
 from gateway.demo.processes import AgentProcess, Bell, NodeProcess
 from gateway.demo.published import Published
-from gateway.listener import Listener, serve
-from gateway.process import Stop, bind, close_all, first_of, port_of
+from gateway.processes.process import Stop, bind, close_all, first_of, port_of
+from gateway.transport.listener import Listener, serve
 
 __all__ = ["Options", "run"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from eventbus.breaker import BreakerState
 from eventbus.ids import NodeName
-from eventbus.receipt import PublishStatistics
+from eventbus.publishing.receipt import PublishStatistics
 from gateway.counters import Counters
 from gateway.metrics.lag import LoopLag
 from gateway.tally import Tallied

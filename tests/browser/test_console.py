@@ -18,12 +18,12 @@ from eventbus.clock import Clock, SystemClock
 from eventbus.ids import UserId
 from eventbus.inspection import Actions, action_asked_for
 from eventbus.inspection.lookup import partition_of
-from gateway.admin import make_admin_app, serve_admin
-from gateway.admin_revocations import AdminAccess
-from gateway.listener import Listener
+from gateway.admin.port import make_admin_app, serve_admin
+from gateway.admin.revocations import AdminAccess
 from gateway.node import Node
-from gateway.process import bind
-from gateway.serving import NodeFigures
+from gateway.processes.process import bind
+from gateway.processes.serving import NodeFigures
+from gateway.transport.listener import Listener
 from tests.browser.webdriver import Browser
 from tests.support.servers import NewServer
 from tests.support.wire_client import Nodes, WireClient, ids, opened, publish, token_of

@@ -18,7 +18,7 @@ from eventbus import Bus, Subscriber
 from eventbus.clock import SystemClock
 from eventbus.errors import CloseCode, EventBusError, StoreBusy
 from eventbus.ids import UserId
-from eventbus.publisher import QUEUE_BYTES
+from eventbus.publishing.publisher import QUEUE_BYTES
 from eventbus.subscriber import Delivery
 from eventbus.tokens import make_token
 from tests.support.bench import Bench

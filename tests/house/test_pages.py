@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_every_code_that_a_node_answers_with_stands_on_the_page_of_errors() -> None:
     page = (ROOT / "docs" / "errors.md").read_text()
-    sources = "".join(file.read_text() for file in (ROOT / "gateway").glob("*.py"))
+    sources = "".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
     told = set(re.findall(r'(?:code=|"code": |reason=)"([a-z_]+)"', sources))
     assert {"bad_signature", "upgrade_required", "internal"} <= told
     protocol = (ROOT / "docs" / "protocol.md").read_text()

@@ -19,7 +19,7 @@ from eventbus.config import PublishSettings, Settings, StoreSettings
 from eventbus.errors import NotReplicated, PublishTimeout
 from eventbus.event import decode_envelope
 from eventbus.ids import EntryId, UserId
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.store.redis_store import RedisStore
 from tests.support.proxy import Proxy
 from tests.support.servers import NewServer, request

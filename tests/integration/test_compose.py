@@ -14,7 +14,7 @@ from eventbus.clock import SystemClock
 from eventbus.errors import CloseCode
 from eventbus.subscriber import Delivery, State, StateDetail
 from eventbus.tokens import make_token
-from gateway.auth import Scope
+from gateway.access.auth import Scope
 from gateway.config import NodeSettings, load_authenticator
 from gateway.metrics import METRICS
 from tests.support import needs

@@ -12,7 +12,7 @@ import pytest
 
 from eventbus import Bus, Confirmation, ConfirmationTimeout, Subscriber
 from eventbus.confirmation import Sessions
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from gateway.node import Node
 from tests.support.wire_client import MSGPACK, Nodes, WireClient, ids, opened, token_of, wired
 

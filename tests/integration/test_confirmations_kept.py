@@ -6,7 +6,7 @@ import pytest
 
 from eventbus.ids import ENTRY_ZERO, UserId
 from eventbus.testing import MemoryStore
-from gateway.confirming import WAITING_MAX
+from gateway.delivery.confirming import WAITING_MAX
 from tests.support.deaf_store import DeafStore
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, ids, opened, publish, settled

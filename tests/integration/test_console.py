@@ -19,13 +19,13 @@ from eventbus import Bus, revoking
 from eventbus.ids import EntryId, SessionId
 from eventbus.inspection import Actions, action_asked_for
 from eventbus.store import ConfirmationRecord
-from gateway.admin import make_admin_app, serve_admin
-from gateway.admin_revocations import AdminAccess
+from gateway.admin.port import make_admin_app, serve_admin
+from gateway.admin.revocations import AdminAccess
 from gateway.console.latency import latency_of
-from gateway.listener import Listener
 from gateway.node import Node
-from gateway.process import bind
-from gateway.serving import NodeFigures
+from gateway.processes.process import bind
+from gateway.processes.serving import NodeFigures
+from gateway.transport.listener import Listener
 from tests.support.servers import NewServer
 from tests.support.wire_client import Nodes, bearer, ids, opened, publish, token_of
 

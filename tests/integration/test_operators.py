@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from eventbus.errors import TypePaused
-from gateway.admin import make_admin_app
-from gateway.admin_revocations import AdminAccess
+from gateway.admin.port import make_admin_app
+from gateway.admin.revocations import AdminAccess
 from gateway.node import Node
-from gateway.serving import NodeFigures
+from gateway.processes.serving import NodeFigures
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, WireClient, bearer, ids, opened, publish, refused, texts, token_of
 

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jws
 from joserfc.jwk import ECKey
 
-from gateway.keys import decode_base64url
+from gateway.access.keys import decode_base64url
+from gateway.access.token_source import BEARER_SUBPROTOCOL
 from gateway.node import Node
-from gateway.token_source import BEARER_SUBPROTOCOL
 from tests.support.raw_websocket import TEXT, connected, upgrade_head
 from tests.support.stalls import within
 from tests.support.waiting import until

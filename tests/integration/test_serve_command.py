@@ -368,7 +368,7 @@ async def test_workers_that_can_not_start_end_the_command_with_1(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
-        "import sys\nif 'gateway.worker' in sys.orig_argv:\n    sys.exit('no worker today')\n"
+        "import sys\nif 'gateway.processes.worker' in sys.orig_argv:\n    sys.exit('no worker today')\n"
     )
     child = start(processes, server_url, secret_file, "--workers", "2", PYTHONPATH=f"{broken}{os.pathsep}{Path.cwd()}")
     assert await child.wait() == 1

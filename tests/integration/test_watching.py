@@ -13,12 +13,12 @@ from eventbus import events, watched
 from eventbus.event import Require, make_event
 from eventbus.fields import Level
 from eventbus.ids import RunId, UserId
-from eventbus.publishing import append_of
+from eventbus.publishing.making import append_of
 from eventbus.store.running import RunRequest
 from eventbus.watch import RunAbout, RunLimits, Watch, step_of
 from gateway.metrics import snapshot
 from gateway.node import Node
-from gateway.serving import NodeFigures
+from gateway.processes.serving import NodeFigures
 from tests.integration.test_cli import Command
 from tests.support.processes import Processes
 from tests.support.receiver import Receiver

@@ -12,10 +12,10 @@ import pytest
 from eventbus.clock import SystemClock, new_event_id
 from eventbus.errors import TypePaused
 from eventbus.ids import ENTRY_ZERO, SessionId, UserId, event_id_time_ms
-from gateway.admin import make_admin_app
-from gateway.admin_revocations import AdminAccess
+from gateway.admin.port import make_admin_app
+from gateway.admin.revocations import AdminAccess
 from gateway.node import Node
-from gateway.serving import NodeFigures
+from gateway.processes.serving import NodeFigures
 from tests.integration.test_cli import Command
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, bearer, ids, opened, publish, token_of

@@ -41,7 +41,7 @@ MUTANTS = (
     Mutant(
         requirement="R1",
         name="an ack is dropped on its way to the store",
-        file="gateway/kept_acks.py",
+        file="gateway/delivery/kept_acks.py",
         guard="            acks.ids.extend(said.ids)\n            acks.facts.extend(facts_of(said.payloads))\n",
         replacement="            pass\n",
         test=_CLIENTS + "test_acking_twice_is_no_error_and_releases_nothing_else",
@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="what another primary gives is taken before the session was attached there",
-        file="gateway/reader.py",
+        file="gateway/delivery/reader.py",
         guard="answer.state is ReadState.NO_GROUP or answer.primary != session.primary:",
         replacement="answer.state is ReadState.NO_GROUP:",
         test="tests/unit/test_reader_primaries.py::test_rollback_is_announced_before_what_the_new_primary_gives",
@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="a bus closes without asking the next primary what it has",
-        file="eventbus/publisher.py",
+        file="eventbus/publishing/publisher.py",
         guard=" or self._kept.unasked()):",
         replacement="):",
         test="tests/unit/test_publisher_moves.py::"
@@ -132,7 +132,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="what was sent and not acked is not looked for after a failover",
-        file="gateway/session.py",
+        file="gateway/sessions/session.py",
         guard="self.opening.attach_again(self.delivery.furthest)",
         replacement="self.opening.attach_again(self.delivery.cursor)",
         test="tests/unit/test_reader_primaries.py::test_rollback_of_what_was_sent_and_not_acked_is_announced_too",
@@ -140,7 +140,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="users of all primaries share one line of calls",
-        file="eventbus/lines.py",
+        file="eventbus/publishing/lines.py",
         guard="        lane = 0 if self._lane_of is None else self._lane_of(line.user)",
         replacement="        lane = 0",
         test="tests/unit/test_lanes.py::test_publishes_of_others_go_on_while_a_lane_stands_still",
@@ -164,7 +164,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="a session whose live field has aged out is closed for good",
-        file="gateway/session.py",
+        file="gateway/sessions/session.py",
         guard='        self.reattach("disowned")',
         replacement="        self.lost()",
         test=_SWEEP + "test_a_session_whose_live_field_is_gone_attaches_again_at_its_next_read",
@@ -180,7 +180,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="the sweep does not compare what is pending",
-        file="gateway/session.py",
+        file="gateway/sessions/session.py",
         guard='            self.reattach("sweep")',
         replacement="            pass",
         test=_SWEEP + "test_entries_that_are_pending_and_that_nobody_holds_are_found_within_a_heartbeat",
@@ -188,7 +188,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="the sweep does not look for what is unread",
-        file="gateway/session.py",
+        file="gateway/sessions/session.py",
         guard="        elif beat.unread:",
         replacement="        elif False:",
         test=_SWEEP + "test_an_event_whose_wake_up_was_lost_arrives_within_a_heartbeat",
@@ -204,7 +204,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="acks that the store did not answer are not kept",
-        file="gateway/kept_acks.py",
+        file="gateway/delivery/kept_acks.py",
         guard="        kept.ids[:0] = request.entries\n        kept.facts[:0] = request.facts\n",
         replacement="        pass\n",
         test="tests/integration/test_acks_kept.py::test_an_ack_that_the_store_did_not_take_is_repeated_until_it_does",
@@ -220,7 +220,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="what a rolled-back server lost is not sent again",
-        file="eventbus/kept.py",
+        file="eventbus/publishing/kept.py",
         guard="        while event is not None and (event.primary == self.home or event.refused):",
         replacement="        while event is not None:",
         test="tests/unit/test_bus.py::test_events_lost_in_a_failover_are_stored_again_in_their_order_before_new_ones",
@@ -228,7 +228,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="that a user is elsewhere now is no reason to look after what is kept",
-        file="eventbus/publisher.py",
+        file="eventbus/publishing/publisher.py",
         guard="        nothing = [result for result in results if isinstance(result, StoreUnavailable | StoreMoved)]",
         replacement="        nothing = [result for result in results if isinstance(result, StoreUnavailable)]",
         test="tests/unit/test_bus.py::test_a_user_who_is_elsewhere_now_has_the_kept_events_there_before_a_new_one",
@@ -236,7 +236,7 @@ MUTANTS = (
     Mutant(
         requirement="R2",
         name="what a server that was replaced has answered late is left with it",
-        file="eventbus/kept.py",
+        file="eventbus/publishing/kept.py",
         guard="            moved = of_user.move(now) or primary != now",
         replacement="            moved = False",
         test="tests/unit/test_publisher_moves.py"
@@ -253,7 +253,7 @@ MUTANTS = (
     Mutant(
         requirement="R6",
         name="a new event goes to a server that is not connected yet, and what is kept behind it",
-        file="eventbus/kept.py",
+        file="eventbus/publishing/kept.py",
         guard="                asked = (kept for kept in of_user if not kept.refused)",
         replacement="                asked = iter(())",
         test="tests/unit/test_link_kept.py"
@@ -314,7 +314,7 @@ MUTANTS = (
     Mutant(
         requirement="R4",
         name="a retry goes to the end of its line",
-        file="eventbus/lines.py",
+        file="eventbus/publishing/lines.py",
         guard="            self.queue.appendleft(item)",
         replacement="            self.queue.append(item)",
         test="tests/unit/test_bus.py::test_a_retry_keeps_its_place",
@@ -322,7 +322,7 @@ MUTANTS = (
     Mutant(
         requirement="R4",
         name="the waits between tries do not grow",
-        file="eventbus/retries.py",
+        file="eventbus/publishing/retries.py",
         guard="wait_exponential(multiplier=base, max=longest) + wait_random",
         replacement="wait_exponential(multiplier=base, max=base) + wait_random",
         test="tests/unit/test_bus.py::test_the_waits_between_tries_grow_are_jittered_and_have_a_limit",
@@ -365,7 +365,7 @@ MUTANTS = (
     Mutant(
         requirement="R7",
         name="a gap is not announced",
-        file="gateway/effects.py",
+        file="gateway/sessions/effects.py",
         guard="session.send(wire.Gap(",
         replacement="str(wire.Gap(",
         test=_CLIENTS + "test_what_the_cap_took_from_a_session_that_was_away_is_announced_with_its_range",
@@ -468,7 +468,7 @@ MUTANTS = (
     Mutant(
         requirement="R22",
         name="an event in the wrong stream is sent",
-        file="gateway/payload.py",
+        file="gateway/transport/payload.py",
         guard="    if head.user != user:",
         replacement="    if False:",
         test=_SWEEP + "test_what_a_stranger_wrote_into_a_stream_is_never_sent_and_ends_as_a_dead_letter",
@@ -476,7 +476,7 @@ MUTANTS = (
     Mutant(
         requirement="R22",
         name="another user's token refreshes a session",
-        file="gateway/opening.py",
+        file="gateway/sessions/opening.py",
         guard="    if identity.user != fence.user:",
         replacement="    if False:",
         test=_ISOLATION + "test_a_session_can_not_be_refreshed_into_another_users",
@@ -484,7 +484,7 @@ MUTANTS = (
     Mutant(
         requirement="R22",
         name="the signature is not verified",
-        file="gateway/auth.py",
+        file="gateway/access/auth.py",
         guard="            if key.verifies(signed, signature):",
         replacement="            if True:",
         test=_ISOLATION + "test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_http",
@@ -492,7 +492,7 @@ MUTANTS = (
     Mutant(
         requirement="R22",
         name="a pinned token opens any session",
-        file="gateway/opening.py",
+        file="gateway/sessions/opening.py",
         guard="        if identity.session is not None and hello.session not in (None, identity.session):",
         replacement="        if False:",
         test=_ISOLATION + "test_a_pinned_token_opens_its_own_session_alone",
@@ -508,7 +508,7 @@ MUTANTS = (
     Mutant(
         requirement="R23",
         name="an expired token is accepted",
-        file="gateway/auth.py",
+        file="gateway/access/auth.py",
         guard="        if expires_ms <= now_ms:",
         replacement="        if False:",
         test=_ISOLATION + "test_nobody_gets_in_as_another_by_a_forged_token_or_by_asking_over_http",
@@ -516,7 +516,7 @@ MUTANTS = (
     Mutant(
         requirement="R23",
         name="the tokens of a key that was taken away are remembered",
-        file="gateway/auth.py",
+        file="gateway/access/auth.py",
         guard="            self._cache.clear()",
         replacement="            pass",
         test="tests/unit/test_rotation.py::test_a_secret_that_changes_in_its_file_counts_from_the_next_look_on",
@@ -532,7 +532,7 @@ MUTANTS = (
     Mutant(
         requirement="R23",
         name="a user publishes on each node what one allows",
-        file="gateway/quotas.py",
+        file="gateway/web/quotas.py",
         guard="        if wait_ms:",
         replacement="        if False:",
         test=_SECURITY + "test_a_user_publishes_on_all_nodes_together_no_more_than_the_tier_allows",
@@ -540,7 +540,7 @@ MUTANTS = (
     Mutant(
         requirement="R23",
         name="bodies have no bound together",
-        file="gateway/quotas.py",
+        file="gateway/web/quotas.py",
         guard="        if self._bodies_bytes + more_bytes > self._limits.max_bodies_bytes:",
         replacement="        if False:",
         test=_SECURITY + "test_bodies_that_are_held_open_leave_the_node_within_its_bound",
@@ -548,7 +548,7 @@ MUTANTS = (
     Mutant(
         requirement="R23",
         name="slow requests take every place",
-        file="gateway/listener.py",
+        file="gateway/transport/listener.py",
         guard="            next(iter(self.heads)).drop()",
         replacement="            pass",
         test="tests/unit/test_listener_places.py::test_who_has_waited_longest_for_a_request_makes_room_for_the_next",
@@ -597,7 +597,7 @@ MUTANTS = (
     Mutant(
         requirement="R16",
         name="what the store lost of a run does not come again",
-        file="eventbus/settling.py",
+        file="eventbus/publishing/settling.py",
         guard="            self._kept.lose(line.user, step.run, error.last, step.seq)",
         replacement="            pass",
         test=_LEASES + "test_events_of_a_run_come_again_when_the_store_lost_everything",

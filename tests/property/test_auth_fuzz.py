@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from eventbus.errors import AuthError
 from eventbus.ids import parse_session_id, parse_user_id
 from eventbus.tokens import make_token
-from gateway.auth import Authenticator, AuthSettings
-from gateway.keys import Algorithm, key_from_secret
-from gateway.limits import limited_address
-from gateway.origin import check_origin
-from gateway.token_source import BEARER_SUBPROTOCOL, TokenWay, find_token
+from gateway.access.auth import Authenticator, AuthSettings
+from gateway.access.keys import Algorithm, key_from_secret
+from gateway.access.limits import limited_address
+from gateway.access.origin import check_origin
+from gateway.access.token_source import BEARER_SUBPROTOCOL, TokenWay, find_token
 
 NOW_MS = 1_763_700_000_000
 SECRET = b"a-secret-of-more-than-thirty-two-bytes"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from eventbus.config import PublishSettings
 from eventbus.ids import EventId, RunId, UserId
-from eventbus.lines import Future
-from eventbus.publisher import Publisher
+from eventbus.publishing.lines import Future
+from eventbus.publishing.publisher import Publisher
 from eventbus.store import Append, Durability, RunStep
 from eventbus.testing import ManualClock
 from tests.support.shifting_cluster import ShiftingCluster

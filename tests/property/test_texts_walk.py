@@ -20,7 +20,7 @@ from eventbus.ids import EntryId, RunId, ThreadId, UserId, entry_order
 from eventbus.store.texts import OpenText, TextDelta, TextOutcome
 from eventbus.text import Outgoing, Piece
 from eventbus.text import Texts as Followed
-from gateway.texts import RunTexts, Texts
+from gateway.delivery.texts import RunTexts, Texts
 
 USER = UserId("ann")
 RUNS = (RunId("run_1"), RunId("run_2"))

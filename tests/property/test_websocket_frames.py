@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.handshake import Subprotocol
-from gateway.websocket import Connection, Sockets, SocketSettings
+from gateway.transport.handshake import Subprotocol
+from gateway.transport.websocket import Connection, Sockets, SocketSettings
 from tests.support.loops import on_both_loops
 from tests.support.raw_websocket import (
     BINARY,

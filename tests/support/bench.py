@@ -15,14 +15,14 @@ import orjson
 from eventbus.ids import EntryId, EventId, SessionId, UserId
 from eventbus.store import Append, Appended, LiveRecord
 from eventbus.testing import ManualClock, MemoryStore
-from gateway.auth import Identity, Scope
+from gateway.access.auth import Identity, Scope
 from gateway.config import NodeSettings
-from gateway.framing import SOCKET
-from gateway.handshake import Subprotocol
 from gateway.node import Node
-from gateway.outbox import Backlog
-from gateway.session import Session
-from gateway.websocket import Connection
+from gateway.sessions.session import Session
+from gateway.transport.framing import SOCKET
+from gateway.transport.handshake import Subprotocol
+from gateway.transport.outbox import Backlog
+from gateway.transport.websocket import Connection
 from tests.support.raw_websocket import PING, split_server_frames
 
 SECRET = "a-secret-of-at-least-32-bytes-for-tests"

@@ -29,9 +29,9 @@ COMMANDS = {"gateway": "gateway.__main__", "eventbus": "eventbus.cli"}
 
 _LOADED = (
     *COMMANDS.values(),
-    "gateway.process",
-    "gateway.serving",
-    "gateway.supervisor",
+    "gateway.processes.process",
+    "gateway.processes.serving",
+    "gateway.processes.supervisor",
     "gateway.traces",
     "eventbus.client",
     "eventbus.inspection",

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from struct import pack
 from typing import Any
 
-from gateway.handshake import Accept, Decision, Gatekeeper, Subprotocol, UpgradeRequest
-from gateway.listener import Listener, ListenerSettings, serve
-from gateway.websocket import Connection
+from gateway.transport.handshake import Accept, Decision, Gatekeeper, Subprotocol, UpgradeRequest
+from gateway.transport.listener import Listener, ListenerSettings, serve
+from gateway.transport.websocket import Connection
 
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 READ_TIMEOUT_S = 10.0

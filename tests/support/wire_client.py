@@ -18,9 +18,9 @@ from eventbus.clock import Clock
 from eventbus.store import Store
 from eventbus.testing import ManualClock
 from eventbus.tokens import make_token
-from gateway.clockwork import STALL_MS
 from gateway.config import NodeSettings
 from gateway.node import Node
+from gateway.sessions.clockwork import STALL_MS
 from tests.support.raw_websocket import BINARY, CLOSE, PING, PONG, TEXT, RawClient, connected, upgrade_head
 from tests.support.waiting import until
 

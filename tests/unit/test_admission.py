@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.admission import BURST_MS, FIRST_WAIT_MS, WAIT_MAX_MS, WAITING_MS, Admission, Entry
+from gateway.access.admission import BURST_MS, FIRST_WAIT_MS, WAIT_MAX_MS, WAITING_MS, Admission, Entry
 
 PER_SECOND = 1_000
 

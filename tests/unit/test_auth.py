@@ -15,8 +15,8 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from eventbus.errors import AuthError, CloseCode, ConfigError, Forbidden
-from gateway.auth import Authenticator, AuthSettings, Identity, Scope, require_scope
-from gateway.keys import (
+from gateway.access.auth import Authenticator, AuthSettings, Identity, Scope, require_scope
+from gateway.access.keys import (
     Algorithm,
     VerificationKey,
     decode_base64url,
@@ -24,8 +24,8 @@ from gateway.keys import (
     key_from_secret,
     keys_from_jwks,
 )
-from gateway.origin import check_origin, parse_origin
-from gateway.token_source import BEARER_SUBPROTOCOL, TokenSource, TokenWay, find_token
+from gateway.access.origin import check_origin, parse_origin
+from gateway.access.token_source import BEARER_SUBPROTOCOL, TokenSource, TokenWay, find_token
 
 NOW_S = 1_763_700_000
 NOW_MS = NOW_S * 1000

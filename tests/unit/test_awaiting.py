@@ -16,7 +16,7 @@ from eventbus.confirmation import Standing
 from eventbus.errors import EventBusError, InvalidField
 from eventbus.event import Level, make_event
 from eventbus.ids import ConnectionId, EntryId, NodeName, SessionId, UserId
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.store import (
     Attach,
     AttachMode,

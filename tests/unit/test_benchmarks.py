@@ -29,7 +29,7 @@ from benchmarks.report import (
     shown,
 )
 from benchmarks.roles import ROOT
-from gateway.outbox import frame_size, ping_frame, text_frame
+from gateway.transport.outbox import frame_size, ping_frame, text_frame
 
 TOLD = Circumstances(
     command="python -m benchmarks", commit="abc1234", date="2026-01-01", machine="2 cores", software="x 1"

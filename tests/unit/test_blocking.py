@@ -21,7 +21,7 @@ from eventbus.breaker import BreakerState
 from eventbus.config import PublishSettings, Settings
 from eventbus.errors import BreakerOpen, EventBusError, InvalidEvent, PublishTimeout, StoreUnavailable
 from eventbus.ids import EntryId, UserId
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.store import StoredEntry
 from eventbus.testing import MemoryStore
 from tests.support.waiting import until_blocking

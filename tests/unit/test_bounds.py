@@ -18,16 +18,16 @@ from eventbus.client.sends import Sends, make_send
 from eventbus.errors import CloseCode
 from eventbus.fields import Level
 from eventbus.ids import EntryId, EventId, UserId
-from eventbus.kept import Kept
+from eventbus.publishing.kept import Kept
 from eventbus.store import Append
 from eventbus.testing import ManualClock, MemoryStore
-from gateway.confirming import WAITING_ALL_MAX, WAITING_MAX, Confirming
 from gateway.counters import Counters
-from gateway.kept_acks import REFS_MAX
-from gateway.sending import COMMAND_BYTES, WAITING_BYTES_MAX
-from gateway.sending import WAITING_MAX as COMMANDS_MAX
-from gateway.session import Session
-from gateway.shedding import LEFT_PERCENT, Shedding, heaviest
+from gateway.delivery.confirming import WAITING_ALL_MAX, WAITING_MAX, Confirming
+from gateway.delivery.kept_acks import REFS_MAX
+from gateway.delivery.sending import COMMAND_BYTES, WAITING_BYTES_MAX
+from gateway.delivery.sending import WAITING_MAX as COMMANDS_MAX
+from gateway.sessions.session import Session
+from gateway.transport.shedding import LEFT_PERCENT, Shedding, heaviest
 from tests.support.bench import Bench
 
 pytestmark = pytest.mark.requirement("R9")

@@ -31,7 +31,7 @@ from eventbus.errors import (
     StreamFull,
 )
 from eventbus.event import Deliver, Level, Require, decode_envelope, make_event
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.schemas import Schema
 from eventbus.store import Durability
 from eventbus.testing import ManualClock, MemoryStore

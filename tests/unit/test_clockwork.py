@@ -8,8 +8,8 @@ import logging
 import pytest
 
 from eventbus.testing import ManualClock
-from gateway.clockwork import STALL_MS, TICK_MS, Clockwork
-from gateway.wheel import NEVER_MS, Wheel
+from gateway.sessions.clockwork import STALL_MS, TICK_MS, Clockwork
+from gateway.sessions.wheel import NEVER_MS, Wheel
 from tests.support.waiting import until
 
 

@@ -14,7 +14,7 @@ from eventbus.errors import StoreFull, StoreMisconfigured
 from eventbus.ids import ENTRY_ZERO, EntryId, EventId, RunId, UserId
 from eventbus.store import Append, Appended
 from eventbus.store.inbound import COMMANDS_MAX, Ask, TakeCommands, inbox_group
-from gateway.sending import BATCH_MAX, FULL_MS, PAUSE_MAX_MS, WAITING_MAX
+from gateway.delivery.sending import BATCH_MAX, FULL_MS, PAUSE_MAX_MS, WAITING_MAX
 from tests.support.bench import Bench, BenchClient
 from tests.support.waiting import until
 

@@ -20,10 +20,11 @@ from eventbus.errors import ConfigError
 from eventbus.settings import entries
 from eventbus.tokens import make_token
 from gateway.__main__ import cli
-from gateway.admin import admin_authenticator, make_admin_app
+from gateway.access.loopback import is_loopback
+from gateway.admin.port import admin_authenticator, make_admin_app
 from gateway.config import JwtSettings, ListenSettings, NodeSettings
 from gateway.metrics import Snapshot
-from gateway.process import Stop, bind, close_all, is_loopback, port_of, ready_line
+from gateway.processes.process import Stop, bind, close_all, port_of, ready_line
 from gateway.version import VERSION
 
 # libuv opens one pipe for signals a process, with the first loop; the leak check would blame the first test for it.

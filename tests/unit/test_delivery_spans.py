@@ -8,8 +8,8 @@ from eventbus.event import EventHead, encode_envelope, make_event, peek
 from eventbus.ids import ConnectionId, EntryId, NodeName, RunId, SessionId, UserId
 from eventbus.moves import Sending
 from eventbus.tracing import Outcome, PublishSpan, RunSpan
-from gateway.payload import Payload
-from gateway.tracing import DeliverySpans
+from gateway.sessions.tracing import DeliverySpans
+from gateway.transport.payload import Payload
 
 pytestmark = pytest.mark.requirement("R29")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.demo.door import Door
-from gateway.process import bind, port_of
+from gateway.processes.process import bind, port_of
 
 UPGRADE = b"GET /v1/connect HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 

@@ -11,10 +11,10 @@ import pytest
 from eventbus.store import Ticket
 from eventbus.testing import ManualClock
 from eventbus.tokens import make_token
-from gateway.admission import Entry
-from gateway.gatekeeper import Doorkeeper
-from gateway.handshake import Accept, AcceptThenClose, Decision, Reject, Subprotocol, UpgradeRequest
-from gateway.identities import claims_of
+from gateway.access.admission import Entry
+from gateway.access.identities import claims_of
+from gateway.sessions.gatekeeper import Doorkeeper
+from gateway.transport.handshake import Accept, AcceptThenClose, Decision, Reject, Subprotocol, UpgradeRequest
 from tests.support.bench import SECRET, Bench, identity_of
 
 PAGE = {"origin": "http://bus.example", "host": "bus.example"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.handshake import Subprotocol, choose_subprotocol
+from gateway.transport.handshake import Subprotocol, choose_subprotocol
 from tests.support.raw_websocket import request
 
 BEARER = "base64url.bearer.eventbus.e30"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from eventbus.ids import ConnectionId, UserId
-from gateway.hub import Hub
+from gateway.sessions.hub import Hub
 
 
 @dataclass(frozen=True)

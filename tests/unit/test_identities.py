@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.auth import Scope
-from gateway.identities import claims_of, identity_from_claims
+from gateway.access.auth import Scope
+from gateway.access.identities import claims_of, identity_from_claims
 from tests.support.bench import identity_of
 
 

@@ -11,7 +11,7 @@ from eventbus.errors import StoreUnavailable
 from eventbus.ids import NodeName, UserId
 from eventbus.store import Attach, Attached, AttachRefused, Fence
 from eventbus.testing import ManualClock, MemoryStore
-from gateway.keeper import BATCH_MAX
+from gateway.delivery.keeper import BATCH_MAX
 from tests.support.bench import Bench
 from tests.support.waiting import until
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from eventbus.ids import EventId, UserId
-from eventbus.kept import Kept, KeptEvent
+from eventbus.publishing.kept import Kept, KeptEvent
 from eventbus.store import Append
 
 KEPT_MS = 30_000

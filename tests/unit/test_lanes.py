@@ -29,13 +29,13 @@ from eventbus.store.inbound import CommandRefusal, CommandStored, NewCommand
 from eventbus.store.texts import OpenText, TextPage, TextPiece, TextRead
 from eventbus.store.topology import LANES
 from eventbus.testing import ManualClock, MemoryStore
-from gateway.confirming import WAITING_ALL_MAX, WAITING_MAX
 from gateway.counters import Counters
-from gateway.lanes import Keepers, Readers
-from gateway.reader import CYCLE_MAX_MS
-from gateway.sending import COMMAND_BYTES, WAITING_BYTES_MAX
-from gateway.sending import WAITING_MAX as COMMANDS_MAX
-from gateway.session import Session
+from gateway.delivery.confirming import WAITING_ALL_MAX, WAITING_MAX
+from gateway.delivery.lanes import Keepers, Readers
+from gateway.delivery.reader import CYCLE_MAX_MS
+from gateway.delivery.sending import COMMAND_BYTES, WAITING_BYTES_MAX
+from gateway.delivery.sending import WAITING_MAX as COMMANDS_MAX
+from gateway.sessions.session import Session
 from tests.support.bench import Bench, BenchClient
 from tests.support.waiting import until
 

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from eventbus.errors import RateLimited
-from gateway.limits import (
+from gateway.access.limits import (
     AddressConnections,
     AddressRate,
     FrameLimit,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from eventbus.ids import EventId, UserId
-from eventbus.kept import Kept
+from eventbus.publishing.kept import Kept
 from eventbus.store import Append
 
 ADA, BOB = UserId("ada"), UserId("bob")

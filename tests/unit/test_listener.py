@@ -24,11 +24,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from eventbus.errors import CloseCode, StoreUnavailable
-from gateway.handshake import Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
-from gateway.listener import ListenerSettings, serve
-from gateway.outbox import text_frame
-from gateway.upgrade import Route as Origin
-from gateway.websocket import Connection, SocketSettings
+from gateway.transport.handshake import Accept, AcceptThenClose, Decision, Reject, UpgradeRequest
+from gateway.transport.listener import ListenerSettings, serve
+from gateway.transport.outbox import text_frame
+from gateway.transport.upgrade import Route as Origin
+from gateway.transport.websocket import Connection, SocketSettings
 from tests.support.loops import on_both_loops
 from tests.support.raw_websocket import (
     CLOSE,

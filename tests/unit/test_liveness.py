@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.liveness import AFTER_STALL_MS, Liveness, LivenessRules, Look
-from gateway.outbox import Backlog
+from gateway.sessions.liveness import AFTER_STALL_MS, Liveness, LivenessRules, Look
+from gateway.transport.outbox import Backlog
 
 RULES = LivenessRules(heartbeat_ms=20_000, beat_ms=10_000, stalled_ms=30_000, backlog_bytes=1_000_000)
 

@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from gateway.admission import Entry
-from gateway.handshake import AcceptThenClose, Decision, Reject, UpgradeRequest
-from gateway.lobby import Lobby
-from gateway.upgrade import Route, Upgrades
+from gateway.access.admission import Entry
+from gateway.transport.handshake import AcceptThenClose, Decision, Reject, UpgradeRequest
+from gateway.transport.lobby import Lobby
+from gateway.transport.upgrade import Route, Upgrades
 from tests.support.waiting import until
 
 ROUTE = Route(peer="192.0.2.1", scheme="http")
@@ -169,7 +169,7 @@ def fail() -> None:
 
 @pytest.mark.requirement("R25")
 async def test_nobody_waits_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.lobby.WAIT_MAX_MS", 50)
+    monkeypatch.setattr("gateway.transport.lobby.WAIT_MAX_MS", 50)
     room = Room()
     room.door.turns = -1_000_000
     room.come(b"a")

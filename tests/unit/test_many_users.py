@@ -14,7 +14,7 @@ from eventbus.blocking import Bus as BlockingBus
 from eventbus.errors import InvalidEvent, PartialPublish, StoreMisconfigured
 from eventbus.event import decode_envelope
 from eventbus.ids import ENTRY_ZERO, UserId
-from eventbus.receipt import Receipt
+from eventbus.publishing.receipt import Receipt
 from eventbus.testing import MemoryStore
 from tests.support.scripted_store import Outcome, ScriptedStore
 from tests.support.waiting import until

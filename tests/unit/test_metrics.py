@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from eventbus.breaker import BreakerState
 from eventbus.ids import NodeName
-from eventbus.receipt import PublishStatistics
+from eventbus.publishing.receipt import PublishStatistics
 from eventbus.store import GapReason
 from gateway.counters import Counters
 from gateway.metrics import (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from gateway.outbox import (
+from gateway.transport.outbox import (
     TOO_LARGE,
     Outbox,
     binary_frame,

@@ -12,7 +12,7 @@ from eventbus.event import peek
 from eventbus.ids import EntryId
 from eventbus.moves import Sending
 from eventbus.wire import MAX_ITEMS_BYTES, Events, Format, decode_server
-from gateway.payload import Payload, event_frames
+from gateway.transport.payload import Payload, event_frames
 from tests.support.raw_websocket import BINARY, TEXT, split_server_frames
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy import (
+from gateway.access.proxy import (
     ProxyHeader,
     ProxyProtocolError,
     client_address,

@@ -10,7 +10,7 @@ import pytest
 
 from eventbus.config import PublishSettings
 from eventbus.ids import EventId, UserId
-from eventbus.publisher import Publisher
+from eventbus.publishing.publisher import Publisher
 from eventbus.store import Append, Durability
 from eventbus.testing import ManualClock
 from tests.support.shifting_cluster import ShiftingCluster

@@ -10,10 +10,10 @@ from eventbus.errors import RateLimited, StoreUnavailable
 from eventbus.ids import UserId
 from eventbus.testing import ManualClock, MemoryStore
 from eventbus.tiers import Tier
-from gateway.auth import Identity, Scope
+from gateway.access.auth import Identity, Scope
 from gateway.config import LimitSettings, ListenSettings
 from gateway.counters import Counters
-from gateway.quotas import BodiesFull, Quotas
+from gateway.web.quotas import BodiesFull, Quotas
 
 pytestmark = pytest.mark.requirement("R23")
 

@@ -12,7 +12,7 @@ import pytest
 from eventbus.errors import StoreUnavailable
 from eventbus.ids import NodeName, UserId
 from eventbus.testing import ManualClock, MemoryStore
-from gateway.readiness import Readiness
+from gateway.readiness.probes import Readiness
 from tests.support.waiting import until
 
 NODE = NodeName("n1")

@@ -18,13 +18,13 @@ from eventbus.store import Attach, Attached, AttachRefused
 from eventbus.store.revoking import Revocation, Revoke, Subject
 from eventbus.testing import ManualClock, MemoryStore
 from eventbus.tokens import make_token
-from gateway.admin import make_admin_app
-from gateway.admin_revocations import AdminAccess
+from gateway.access.revocations import LOOK_MS, Revocations, RevokedList
+from gateway.admin.port import make_admin_app
+from gateway.admin.revocations import AdminAccess
 from gateway.counters import Counters
-from gateway.handshake import Accept, Decision, Reject, Subprotocol, UpgradeRequest
 from gateway.metrics import Snapshot
-from gateway.revocations import LOOK_MS, Revocations, RevokedList
-from gateway.routes import make_app
+from gateway.transport.handshake import Accept, Decision, Reject, Subprotocol, UpgradeRequest
+from gateway.web.routes import make_app
 from tests.support.bench import SECRET, Bench, identity_of
 from tests.support.waiting import until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.room import Place, Room
+from gateway.delivery.room import Place, Room
 
 
 def test_one_that_fills_the_room_leaves_each_other_a_little() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from eventbus.errors import AuthError
 from eventbus.tokens import make_token
-from gateway.auth import Authenticator
+from gateway.access.auth import Authenticator
 from gateway.config import NodeSettings, load_authenticator
 from gateway.counters import Counters
 from gateway.rotation import FULL_LOOKS, Rotation

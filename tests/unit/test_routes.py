@@ -32,7 +32,7 @@ from eventbus.store import Append, Appended, Durability, HistoryPage
 from eventbus.store.allowing import Spending
 from eventbus.testing import ManualClock, MemoryStore
 from eventbus.tokens import make_token
-from gateway.routes import client_file, error_answer, make_app
+from gateway.web.routes import client_file, error_answer, make_app
 from tests.support.bench import SECRET, Bench
 
 

@@ -25,8 +25,8 @@ from eventbus.store import (
 from eventbus.store import Lost as LostType
 from eventbus.testing import ManualClock, MemoryStore
 from eventbus.tokens import make_token
-from gateway.session import Session, State
-from gateway.wheel import NEVER_MS
+from gateway.sessions.session import Session, State
+from gateway.sessions.wheel import NEVER_MS
 from tests.support.bench import SECRET, Bench, BenchClient, identity_of
 from tests.support.waiting import until
 

@@ -8,7 +8,7 @@ import pytest
 
 from eventbus.ids import EntryId, UserId
 from eventbus.store import StoredEntry
-from gateway.payload import Payload, payload_of
+from gateway.transport.payload import Payload, payload_of
 from tests.support.bench import Bench
 
 ALICE = UserId("alice")

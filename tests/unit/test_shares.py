@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus.ids import NodeName
-from gateway.shares import Shares
+from gateway.deadlines.shares import Shares
 
 PARTITIONS = 1024
 NAMES = st.sets(st.text("abcdefgh-0123456789", min_size=1, max_size=8).map(NodeName), min_size=1, max_size=8)

@@ -18,13 +18,13 @@ from eventbus.frames import GoAwayReason
 from eventbus.ids import EntryId, SessionId, UserId
 from eventbus.moves import Sending
 from eventbus.store import Start
-from gateway.acking import AckLimit
-from gateway.framing import COMMENT, SSE, close_message, is_ended, message
-from gateway.http_connection import CARRIER
-from gateway.payload import Payload, payload_of
-from gateway.sockets import Sockets, SocketSettings
-from gateway.sse import SseConnection
-from gateway.sse_request import hello_of, read_ack
+from gateway.transport.framing import COMMENT, SSE, close_message, is_ended, message
+from gateway.transport.http_connection import CARRIER
+from gateway.transport.payload import Payload, payload_of
+from gateway.transport.sockets import Sockets, SocketSettings
+from gateway.web.acking import AckLimit
+from gateway.web.sse import SseConnection
+from gateway.web.sse_request import hello_of, read_ack
 from tests.support.loops import on_both_loops
 from tests.support.raw_websocket import Door, connected, listening
 from tests.support.waiting import until

@@ -13,12 +13,12 @@ import pytest
 
 from eventbus.errors import ConfigError
 from eventbus.testing import ManualClock
-from gateway.channel import Channel
 from gateway.config import ListenSettings, NodeSettings
 from gateway.metrics import Snapshot
-from gateway.process import Stop
-from gateway.supervisor import FAILED_STARTS_MAX, STABLE_MS, Supervisor, restart_wait_ms, worker_settings
-from gateway.worker_process import WorkerState
+from gateway.processes.channel import Channel
+from gateway.processes.process import Stop
+from gateway.processes.supervisor import FAILED_STARTS_MAX, STABLE_MS, Supervisor, restart_wait_ms, worker_settings
+from gateway.processes.worker_process import WorkerState
 from tests.support.waiting import until
 
 ACKED = ("eventbus_events_acked_total", ())

@@ -12,12 +12,12 @@ from eventbus.errors import CloseCode, StoreMisconfigured, StoreUnavailable
 from eventbus.ids import NodeName
 from eventbus.store import NodeRecord
 from eventbus.testing import ManualClock
-from gateway.hub import Hub
-from gateway.keeper import Keeper
-from gateway.moving import MOVE_AFTER_MS, Moving
-from gateway.readiness import DEAF_AFTER_MS
-from gateway.session import Session
-from gateway.sweep import SESSIONS_A_TICK, Sweep
+from gateway.delivery.keeper import Keeper
+from gateway.readiness.moving import MOVE_AFTER_MS, Moving
+from gateway.readiness.probes import DEAF_AFTER_MS
+from gateway.readiness.sweep import SESSIONS_A_TICK, Sweep
+from gateway.sessions.hub import Hub
+from gateway.sessions.session import Session
 from tests.support.bench import Bench
 
 

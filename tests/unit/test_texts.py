@@ -17,8 +17,8 @@ from eventbus.ids import ENTRY_ZERO, EntryId, RunId, ThreadId, UserId
 from eventbus.store.texts import OpenText, TextDelta, TextPage, TextPiece, TextRead
 from eventbus.testing import MemoryStore
 from eventbus.text import Chunk
+from gateway.delivery.texts import Part, RunTexts, StreamText, Texts
 from gateway.node import Node
-from gateway.texts import Part, RunTexts, StreamText, Texts
 from tests.support.waiting import until
 from tests.support.wire_client import Nodes, opened
 

@@ -6,8 +6,8 @@ import pytest
 
 from eventbus.errors import ConfigError, EventBusError, InvalidField
 from eventbus.tokens import make_token
-from gateway.auth import Authenticator, AuthSettings, Identity, Scope
-from gateway.keys import Algorithm, key_from_secret
+from gateway.access.auth import Authenticator, AuthSettings, Identity, Scope
+from gateway.access.keys import Algorithm, key_from_secret
 
 NOW_MS = 1_763_700_000_500
 SECRET = b"0123456789abcdef0123456789abcdef"

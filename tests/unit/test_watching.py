@@ -30,7 +30,7 @@ from eventbus.store.running import Demand, DueRecord, RunRecord, RunRequest, Set
 from eventbus.store.topology import LANES, lane_of, slot_of
 from eventbus.testing import ManualClock, MemoryStore
 from gateway.counters import Counters
-from gateway.watching import IDLE_FACTOR, LATE_FACTOR, PAGE, UNKNOWN_MS, Watcher
+from gateway.deadlines.watching import IDLE_FACTOR, LATE_FACTOR, PAGE, UNKNOWN_MS, Watcher
 
 ANN = UserId("ann")
 WATCH_MS = 1_000

@@ -20,7 +20,7 @@ from eventbus.testing import ManualClock, MemoryStore
 from eventbus.watch import WebhookMember, parse_member
 from gateway.config import WatchSettings
 from gateway.counters import Counters
-from gateway.webhook import AT_ONCE, MARGIN_MS, NOT_HERE_MS, OLD_MS, Webhook, signature, signing_key, wait_ms
+from gateway.deadlines.webhook import AT_ONCE, MARGIN_MS, NOT_HERE_MS, OLD_MS, Webhook, signature, signing_key, wait_ms
 from tests.support.receiver import CLOSE, HANG, Receiver
 from tests.support.waiting import until
 

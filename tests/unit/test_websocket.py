@@ -14,9 +14,9 @@ from websockets.typing import Subprotocol as Name
 
 from eventbus.clock import Clock
 from eventbus.errors import BadFrame, CloseCode, Forbidden
-from gateway.handshake import Subprotocol
-from gateway.outbox import binary_frame, ping_frame, text_frame
-from gateway.websocket import Connection, Sockets, SocketSettings
+from gateway.transport.handshake import Subprotocol
+from gateway.transport.outbox import binary_frame, ping_frame, text_frame
+from gateway.transport.websocket import Connection, Sockets, SocketSettings
 from tests.support.loops import on_both_loops
 from tests.support.raw_websocket import (
     BINARY,

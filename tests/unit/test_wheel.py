@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wheel import NEVER_MS, Wheel
+from gateway.sessions.wheel import NEVER_MS, Wheel
 
 TICK_MS = 50
 

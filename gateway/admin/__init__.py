@@ -1,0 +1,1 @@
+"""The admin port: what operators look at and do, over HTTP."""
