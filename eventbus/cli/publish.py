@@ -105,8 +105,10 @@ async def _publish(settings: Settings, event: dict[str, Any], durability: str | 
         told = asyncio.get_running_loop().call_later(
             _SILENT_S, note, f"Redis has not answered yet; it is tried for {most_s} s (EVENTBUS_PUBLISH_DEADLINE_MS)."
         )
-        receipts = await bus.publish(**event, durability=durability)
-        told.cancel()
+        try:
+            receipts = await bus.publish(**event, durability=durability)
+        finally:
+            told.cancel()
         return [receipts] if isinstance(receipts, Receipt) else list(receipts.values())
 
 
